@@ -1,0 +1,1 @@
+//! Pure MQTT session state machines: no socket, clock or store inside.

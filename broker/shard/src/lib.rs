@@ -1,0 +1,1 @@
+//! One core of the broker: the loop, connections, routing and delivery.

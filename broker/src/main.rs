@@ -1,0 +1,2 @@
+//! The Ringtide broker.
+fn main() {}

@@ -1,0 +1,1 @@
+//! What the host offers: cores, limits and kernel settings, checked.
