@@ -1,0 +1,1 @@
+//! The interest table: which shards may have a match for a topic.
