@@ -1,0 +1,76 @@
+//! `[[listeners]]`: where clients connect.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+/// A protocol version that a listener may accept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Version {
+    /// MQTT 3.1 (protocol level 3, name `MQIsdp`).
+    #[serde(rename = "3.1")]
+    V3_1,
+    /// MQTT 3.1.1 (protocol level 4).
+    #[serde(rename = "3.1.1")]
+    V3_1_1,
+    /// MQTT 5.0 (protocol level 5).
+    #[serde(rename = "5.0")]
+    V5_0,
+}
+
+/// How many versions there are.
+pub const MAX_VERSIONS: usize = 3;
+
+impl Version {
+    /// The name used in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Version::V3_1 => "3.1",
+            Version::V3_1_1 => "3.1.1",
+            Version::V5_0 => "5.0",
+        }
+    }
+
+    /// The protocol level byte of CONNECT.
+    pub fn level(self) -> u8 {
+        match self {
+            Version::V3_1 => 3,
+            Version::V3_1_1 => 4,
+            Version::V5_0 => 5,
+        }
+    }
+}
+
+/// One address on which clients connect over TCP.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Listener {
+    /// Name in logs and counters; empty = the address.
+    pub name: String,
+    /// Address and port. Port 0 lets the system choose one, which the start-up log names.
+    pub bind: SocketAddr,
+    /// Connections that may wait in the kernel to be accepted, per shard.
+    pub backlog: u32,
+    /// Connections at a time; 0 = as many as there are descriptors for.
+    pub max_connections: u32,
+    /// Protocol versions that are accepted.
+    pub versions: Vec<Version>,
+    /// Seconds within which a client's CONNECT must have come, 1 to 3600.
+    pub handshake_timeout_s: u16,
+    /// Tenant that all clients of this listener belong to.
+    pub tenant: u32,
+}
+
+impl Default for Listener {
+    fn default() -> Self {
+        Listener {
+            name: String::new(),
+            bind: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 1883)),
+            backlog: 4096,
+            max_connections: 0,
+            versions: vec![Version::V3_1, Version::V3_1_1, Version::V5_0],
+            handshake_timeout_s: 10,
+            tenant: 0,
+        }
+    }
+}

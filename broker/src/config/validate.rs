@@ -1,0 +1,208 @@
+//! Rules that types cannot say: ranges, and keys that must fit each other.
+
+use std::collections::HashSet;
+
+use super::layers::{Layers, Origin};
+use super::load::Problem;
+use super::path::KeyPath;
+use super::{Config, Descriptors, Driver, Durability, Limits, Listener, SHARDS_MAX};
+
+/// The largest packet that the standard's length field can say, with its fixed header.
+const PACKET_BYTES_MAX: u64 = 268_435_455 + 5;
+
+/// What is wrong with a configuration whose types are right. Empty = nothing.
+pub(super) fn validate(config: &Config, layers: &Layers) -> Vec<Problem> {
+    let mut report = Report { layers, problems: Vec::new() };
+    machine(config, &mut report);
+    listeners(&config.listeners, &mut report);
+    limits(&config.limits, &mut report);
+    groups(config, &mut report);
+    report.problems
+}
+
+/// Collects problems, each with the origin of the value.
+struct Report<'a> {
+    layers: &'a Layers,
+    problems: Vec<Problem>,
+}
+
+impl Report<'_> {
+    fn add(&mut self, path: &KeyPath, text: String) {
+        let place = match self.layers.origin(path) {
+            Origin::Default => "configuration".to_owned(),
+            origin => origin.to_string(),
+        };
+        self.problems.push(Problem { place, text: format!("`{path}` {text}") });
+    }
+
+    fn range(&mut self, path: &KeyPath, value: impl Into<u64>, low: u64, high: u64) {
+        let value = value.into();
+        if value < low || value > high {
+            self.add(path, format!("is {value}, must be {low} to {high}"));
+        }
+    }
+}
+
+fn machine(config: &Config, report: &mut Report<'_>) {
+    let root = KeyPath::default();
+    report.range(&root.key("shards"), config.shards, 0, SHARDS_MAX.into());
+    report.range(&root.key("shutdown_timeout_s"), config.shutdown_timeout_s, 1, 3600);
+    report.range(&root.key("sys_interval_s"), config.sys_interval_s, 0, 86_400);
+    let mut seen = HashSet::new();
+    if let Some(cpu) = config.cpus.iter().find(|cpu| !seen.insert(**cpu)) {
+        report.add(&root.key("cpus"), format!("names processor {cpu} twice"));
+    }
+    if config.durability != Durability::Memory {
+        report.add(
+            &root.key("durability"),
+            format!(
+                "is \"{}\", which this version does not have: it keeps sessions in memory only; \
+                 set \"memory\"",
+                config.durability.name()
+            ),
+        );
+    }
+    if config.driver == Driver::Epoll {
+        let text = "is \"epoll\", which this version does not have; set \"auto\" or \"io_uring\"";
+        report.add(&root.key("driver"), text.to_owned());
+    }
+    if config.driver == Driver::Epoll && config.descriptors == Descriptors::Direct {
+        let text = "is \"direct\", which only the io_uring driver has".to_owned();
+        report.add(&root.key("descriptors"), text);
+    }
+}
+
+fn listeners(listeners: &[Listener], report: &mut Report<'_>) {
+    let list = KeyPath::default().key("listeners");
+    if listeners.is_empty() {
+        report.add(&list, "is empty: no client could connect".to_owned());
+    }
+    // Listeners are numbered in 16 bits, and each is opened once per shard.
+    if listeners.len() > 64 {
+        report.add(&list, format!("has {} elements, at most 64 are possible", listeners.len()));
+    }
+    let mut names = HashSet::new();
+    let mut binds = HashSet::new();
+    for (index, listener) in listeners.iter().enumerate() {
+        let at = list.index(index);
+        if !names.insert(listener.name.as_str()) {
+            report.add(&at.key("name"), format!("\"{}\" is used twice", listener.name));
+        }
+        if listener.bind.port() != 0 && !binds.insert(listener.bind) {
+            report.add(&at.key("bind"), format!("{} is used twice", listener.bind));
+        }
+        if listener.versions.is_empty() {
+            report.add(&at.key("versions"), "is empty: no client could connect".to_owned());
+        }
+        report.range(&at.key("backlog"), listener.backlog, 1, i32::MAX as u64);
+        report.range(&at.key("handshake_timeout_s"), listener.handshake_timeout_s, 1, 3600);
+    }
+}
+
+fn limits(limits: &Limits, report: &mut Report<'_>) {
+    let at = KeyPath::default().key("limits");
+    let packet = u64::from(limits.max_packet_bytes);
+    report.range(&at.key("max_packet_bytes"), packet, 32, PACKET_BYTES_MAX);
+    report.range(&at.key("max_connect_bytes"), limits.max_connect_bytes, 32, PACKET_BYTES_MAX);
+    report.range(&at.key("receive_maximum"), limits.receive_maximum, 1, 65_535);
+    report.range(&at.key("inflight_count_max"), limits.inflight_count_max, 1, 65_535);
+    report.range(&at.key("topic_levels_max"), limits.topic_levels_max, 1, 65_535);
+    report.range(&at.key("client_id_bytes_max"), limits.client_id_bytes_max, 23, 65_535);
+    report.range(&at.key("session_count_max"), limits.session_count_max, 1, u32::MAX.into());
+    let subscriptions = limits.subscription_count_max;
+    report.range(&at.key("subscription_count_max"), subscriptions, 1, u32::MAX.into());
+    report.range(&at.key("queue_count_max"), limits.queue_count_max, 1, u32::MAX.into());
+    let high = i64::MAX as u64;
+    report.range(&at.key("retained_bytes_max"), limits.retained_bytes_max, 0, high);
+    report.range(&at.key("write_buffer_bytes_max"), limits.write_buffer_bytes_max, 4096, 1 << 31);
+    if limits.queue_bytes_max < packet || limits.queue_bytes_max > high {
+        let bytes = limits.queue_bytes_max;
+        let text = format!("is {bytes}, less than one packet of max_packet_bytes ({packet})");
+        report.add(&at.key("queue_bytes_max"), text);
+    }
+    let (default, max) = (limits.keep_alive_default_s, limits.keep_alive_max_s);
+    if max != 0 && default > max {
+        let text = format!("is {default}, more than keep_alive_max_s ({max})");
+        report.add(&at.key("keep_alive_default_s"), text);
+    }
+}
+
+fn groups(config: &Config, report: &mut Report<'_>) {
+    let list = KeyPath::default().key("shared").key("groups");
+    let mut names = HashSet::new();
+    for (index, group) in config.shared.groups.iter().enumerate() {
+        let path = list.index(index).key("name");
+        if group.name.is_empty() || group.name.contains(['/', '+', '#', '\0']) {
+            report.add(&path, format!("\"{}\" is no name of a group", group.name));
+        }
+        if !names.insert(group.name.as_str()) {
+            report.add(&path, format!("\"{}\" is used twice", group.name));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Group, Version};
+
+    fn problems(change: impl FnOnce(&mut Config)) -> String {
+        let mut config = Layers::default().resolve().unwrap();
+        change(&mut config);
+        let found = validate(&config, &Layers::default());
+        found.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(problems(|_| ()), "");
+    }
+
+    #[test]
+    fn durability_that_is_not_there_is_refused() {
+        let text = problems(|config| config.durability = Durability::Sync);
+        assert!(text.contains("`durability` is \"sync\""), "{text}");
+        assert!(text.contains("set \"memory\""), "{text}");
+        assert!(!problems(|config| config.durability = Durability::Os).is_empty());
+    }
+
+    #[test]
+    fn a_driver_that_is_not_there_is_refused() {
+        let text = problems(|config| config.driver = Driver::Epoll);
+        assert!(text.contains("set \"auto\" or \"io_uring\""), "{text}");
+    }
+
+    #[test]
+    fn ranges_are_checked() {
+        assert!(problems(|config| config.shards = 251).contains("must be 0 to 250"));
+        assert!(problems(|config| config.limits.receive_maximum = 0).contains("1 to 65535"));
+        assert!(problems(|config| config.limits.max_packet_bytes = 1).contains("max_packet_bytes"));
+        assert!(problems(|config| config.limits.client_id_bytes_max = 22).contains("23 to"));
+        assert!(problems(|config| config.limits.queue_bytes_max = 1).contains("one packet"));
+        assert!(problems(|config| config.listeners[0].backlog = 0).contains("backlog"));
+        assert!(problems(|config| config.cpus = vec![1, 1]).contains("processor 1 twice"));
+        let text = problems(|config| {
+            config.limits.keep_alive_max_s = 60;
+            config.limits.keep_alive_default_s = 61;
+        });
+        assert!(text.contains("more than keep_alive_max_s (60)"), "{text}");
+    }
+
+    #[test]
+    fn listeners_must_differ_and_accept_something() {
+        assert!(problems(|config| config.listeners.clear()).contains("no client could connect"));
+        let text = problems(|config| config.listeners.push(config.listeners[0].clone()));
+        assert!(text.contains("`listeners[1].name`") && text.contains("`listeners[1].bind`"));
+        let text = problems(|config| config.listeners[0].versions = Vec::<Version>::new());
+        assert!(text.contains("listeners[0].versions"), "{text}");
+    }
+
+    #[test]
+    fn group_names_must_be_possible() {
+        let group = |name: &str| Group { name: name.into(), ..Group::default() };
+        let text = problems(|config| config.shared.groups = vec![group("a/b"), group("")]);
+        assert!(text.contains("shared.groups[0].name") && text.contains("shared.groups[1].name"));
+        let text = problems(|config| config.shared.groups = vec![group("a"), group("a")]);
+        assert!(text.contains("used twice"), "{text}");
+    }
+}

@@ -1,0 +1,8 @@
+//! The Ringtide broker around its core: arguments, configuration, logs, signals and start-up.
+//!
+//! What happens to a packet is the business of the crates below this one; here a configuration
+//! becomes listeners, drivers and shards, and a signal becomes a shutdown. Nothing here is on the
+//! path of a message.
+#![forbid(unsafe_code)]
+
+pub mod config;
