@@ -228,3 +228,20 @@ pub trait Driver {
     /// The next completion that is ready, without a system call.
     fn next(&mut self) -> Option<Completion>;
 }
+
+/// What a shard wants after one turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TurnEnd {
+    /// Call [`Turn::turn`] again.
+    Again,
+    /// The shard has ended; do not call it again.
+    Done,
+}
+
+/// A shard's loop body, called again and again by whatever hosts it: a plain thread or an
+/// executor. One call is one turn: it ends with the driver's `submit_and_wait`, so a call may
+/// sleep there; between two calls the host may do work of its own.
+pub trait Turn {
+    /// Runs one turn.
+    fn turn(&mut self) -> TurnEnd;
+}

@@ -1,0 +1,209 @@
+//! Listening sockets: one per shard on the same address, shared out by the kernel.
+//!
+//! Owns the making of sockets and the wording of what can go wrong with it; accepting is the
+//! driver's business.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddr {
+    /// A TCP port.
+    Tcp(SocketAddr),
+    /// A Unix stream socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for ListenAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ListenAddr::Tcp(address) => address.fmt(f),
+            ListenAddr::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl FromStr for ListenAddr {
+    type Err = std::net::AddrParseError;
+
+    /// `ADDRESS:PORT`, `:PORT` (every IPv4 and IPv6 address), or `unix:PATH`.
+    fn from_str(text: &str) -> Result<ListenAddr, Self::Err> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return Ok(ListenAddr::Unix(PathBuf::from(path)));
+        }
+        match text.strip_prefix(':') {
+            Some(port) => format!("[::]:{port}").parse().map(ListenAddr::Tcp),
+            None => text.parse().map(ListenAddr::Tcp),
+        }
+    }
+}
+
+/// How to listen.
+#[derive(Clone, Debug)]
+pub struct ListenOptions {
+    /// Connections that wait to be accepted; the kernel clips it to net.core.somaxconn.
+    pub backlog: u32,
+    /// Send small segments at once. Accepted sockets inherit it.
+    pub nodelay: bool,
+    /// Bytes of the kernel's send buffer per connection; `None` leaves it to the kernel.
+    pub send_buffer_bytes: Option<u32>,
+    /// Bytes of the kernel's receive buffer per connection; `None` leaves it to the kernel.
+    pub receive_buffer_bytes: Option<u32>,
+}
+
+impl Default for ListenOptions {
+    fn default() -> ListenOptions {
+        ListenOptions {
+            backlog: 4096,
+            nodelay: true,
+            send_buffer_bytes: None,
+            receive_buffer_bytes: None,
+        }
+    }
+}
+
+/// Why an address cannot be listened on. Displays as one line that says what to do.
+#[derive(Debug)]
+pub struct ListenError {
+    /// The address.
+    pub addr: ListenAddr,
+    /// What the system said.
+    pub error: io::Error,
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ListenError { addr, error } = self;
+        match error.kind() {
+            io::ErrorKind::AddrInUse => write!(
+                f,
+                "cannot listen on {addr}: another process has it; stop that process (`ss -ltnp` \
+                 shows it) or choose another address"
+            ),
+            io::ErrorKind::PermissionDenied => write!(
+                f,
+                "cannot listen on {addr}: permission denied; ports below 1024 need \
+                 CAP_NET_BIND_SERVICE, a path needs a writable directory"
+            ),
+            io::ErrorKind::AddrNotAvailable => {
+                write!(f, "cannot listen on {addr}: this host has no such address")
+            }
+            _ => write!(f, "cannot listen on {addr}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ListenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+/// Makes one listening socket.
+///
+/// # Errors
+/// As the system says, see [`ListenError`].
+pub fn listen(addr: &ListenAddr, options: &ListenOptions) -> Result<OwnedFd, ListenError> {
+    listen_shared(addr, options, 1).map(|mut sockets| sockets.remove(0))
+}
+
+/// Makes one listening socket per shard on the same address. Port 0 gives all of them the same
+/// free port.
+///
+/// A Unix path has one queue only: its sockets are duplicates of one.
+///
+/// # Errors
+/// As the system says; also if another process has the port with SO_REUSEPORT, where the system
+/// would let both share it and clients would land on either.
+pub fn listen_shared(
+    addr: &ListenAddr,
+    options: &ListenOptions,
+    shards: u16,
+) -> Result<Vec<OwnedFd>, ListenError> {
+    let made = match addr {
+        ListenAddr::Tcp(address) => listen_tcp(*address, options, shards),
+        ListenAddr::Unix(path) => listen_unix(path, options, shards),
+    };
+    made.map_err(|error| ListenError { addr: addr.clone(), error })
+}
+
+fn tcp_socket(address: SocketAddr, options: &ListenOptions) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if options.nodelay {
+        socket.set_tcp_nodelay(true)?;
+    }
+    if let Some(bytes) = options.send_buffer_bytes {
+        socket.set_send_buffer_size(bytes as usize)?;
+    }
+    if let Some(bytes) = options.receive_buffer_bytes {
+        socket.set_recv_buffer_size(bytes as usize)?;
+    }
+    if address.ip().is_unspecified() && address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    Ok(socket)
+}
+
+fn listen_tcp(
+    address: SocketAddr,
+    options: &ListenOptions,
+    shards: u16,
+) -> io::Result<Vec<OwnedFd>> {
+    // SO_REUSEPORT lets any process of the same user join a port in silence. A bind and listen
+    // without it fails if anyone is there. With it set afterwards, the others can still join.
+    let first = tcp_socket(address, options)?;
+    first.bind(&address.into())?;
+    let backlog = i32::try_from(options.backlog).unwrap_or(i32::MAX);
+    let bound = first.local_addr()?;
+    let mut sockets = Vec::with_capacity(usize::from(shards));
+    if shards > 1 {
+        first.set_reuse_port(true)?;
+    }
+    first.listen(backlog)?;
+    sockets.push(first.into());
+    for _ in 1..shards {
+        let socket = tcp_socket(address, options)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&bound)?;
+        socket.listen(backlog)?;
+        sockets.push(socket.into());
+    }
+    Ok(sockets)
+}
+
+fn listen_unix(path: &PathBuf, options: &ListenOptions, shards: u16) -> io::Result<Vec<OwnedFd>> {
+    let address = SockAddr::unix(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    remove_stale(path, &address)?;
+    socket.bind(&address)?;
+    socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+    let mut sockets = Vec::with_capacity(usize::from(shards));
+    for _ in 1..shards {
+        sockets.push(socket.try_clone()?.into());
+    }
+    sockets.push(socket.into());
+    Ok(sockets)
+}
+
+/// Removes the path if it is a socket that nobody listens on any more.
+fn remove_stale(path: &PathBuf, address: &SockAddr) -> io::Result<()> {
+    let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
+    if !metadata.file_type().is_socket() {
+        return Err(io::Error::from(io::ErrorKind::AddrInUse));
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    match socket.connect(address) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        _ => Err(io::Error::from(io::ErrorKind::AddrInUse)),
+    }
+}
