@@ -1,1 +1,31 @@
-fn main() {}
+//! The load generator and bench runner: see `perf/README.md`.
+#![forbid(unsafe_code)]
+
+mod client;
+mod epoll;
+mod failure;
+mod io;
+mod options;
+mod pacing;
+mod procfs;
+mod reflect;
+mod report;
+mod run;
+mod scenario;
+mod sequence;
+mod streams;
+mod template;
+mod wire;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let options: options::Options = argh::from_env();
+    match options::execute(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("ringtide-perf: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
