@@ -1,0 +1,384 @@
+//! The exchanges under way with one client, in the order in which they began, and their packet
+//! ids. Owns the ids: which is taken next, which are in use. Knows nothing of quotas, of what is
+//! queued, or of which acknowledgement fits which exchange.
+
+use std::collections::VecDeque;
+
+use ringtide_codec::PacketId;
+
+use super::Delivery;
+
+/// How many packet ids there are; zero is none.
+const LAP: u64 = 65_535;
+
+/// Finished exchanges that may lie between unfinished ones before they are squeezed out.
+const HOLES_MIN: usize = 16;
+
+/// An empty window keeps room for this many exchanges, so that a busy client allocates nothing.
+const KEPT_CAPACITY: usize = 256;
+
+/// Where an exchange stands.
+///
+/// ```text
+///              QoS 2: PUBREC below 0x80
+///  Published ─────────────────────────────► Released
+///      │                                        │
+///      │ QoS 1: PUBACK                          │ PUBCOMP
+///      │ QoS 2: PUBREC 0x80 and above           │
+///      │ dropped as too large                   ▼
+///      └─────────────────────────────────────► Done ──► its packet id is free
+/// ```
+#[derive(Clone, Debug)]
+pub(super) enum Exchange<M> {
+    /// The PUBLISH is unacknowledged; the message is kept, to be sent again on resume.
+    Published(Delivery<M>),
+    /// PUBREC has come and PUBREL is owed or unanswered; the message is no longer needed.
+    Released,
+    /// Over; only its place in the window is left.
+    Done,
+}
+
+/// One exchange and its packet id.
+#[derive(Clone, Debug)]
+pub(super) struct Slot<M> {
+    /// How often the ids had started anew when this one was taken.
+    lap: u32,
+    id: PacketId,
+    /// Whether this connection has carried the PUBLISH (or the PUBREL, once released).
+    pub(super) on_wire: bool,
+    pub(super) exchange: Exchange<M>,
+}
+
+impl<M> Slot<M> {
+    pub(super) fn id(&self) -> PacketId {
+        self.id
+    }
+
+    pub(super) fn position(&self) -> Position {
+        Position { lap: self.lap, id: self.id }
+    }
+
+    fn is_done(&self) -> bool {
+        matches!(self.exchange, Exchange::Done)
+    }
+}
+
+/// Where in the endless sequence of packet ids an exchange stands; ordered by age, oldest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Position {
+    lap: u32,
+    id: PacketId,
+}
+
+impl Position {
+    pub(super) const FIRST: Position = Position { lap: 0, id: PacketId::MIN };
+
+    fn successor(self) -> Position {
+        match PacketId::new(self.id.get().wrapping_add(1)) {
+            Some(id) => Position { lap: self.lap, id },
+            // Zero is no packet id: a lap is over.
+            None => Position { lap: self.lap.saturating_add(1), id: PacketId::MIN },
+        }
+    }
+
+    /// How many positions lie from `earlier` to here; nothing if `earlier` is later.
+    fn distance_from(self, earlier: Position) -> Option<u64> {
+        self.ordinal().checked_sub(earlier.ordinal())
+    }
+
+    fn ordinal(self) -> u64 {
+        u64::from(self.lap) * LAP + u64::from(self.id.get() - 1)
+    }
+}
+
+/// See the module's documentation.
+///
+/// Slots are sorted by position, so that an id is found from its distance to either end (ids are
+/// handed out in turn and mostly acknowledged in turn), and by bisection where finished exchanges
+/// have been squeezed out. One exchange that is never finished therefore costs its own slot, and
+/// not one for each message that overtook it.
+#[derive(Clone, Debug)]
+pub(super) struct Window<M> {
+    slots: VecDeque<Slot<M>>,
+    live: usize,
+    next: Position,
+}
+
+impl<M> Window<M> {
+    pub(super) const fn new() -> Window<M> {
+        Window { slots: VecDeque::new(), live: 0, next: Position::FIRST }
+    }
+
+    /// Exchanges that are not over.
+    pub(super) fn len(&self) -> usize {
+        self.live
+    }
+
+    /// Whether every packet id is in use.
+    pub(super) fn is_full(&self) -> bool {
+        self.live as u64 >= LAP
+    }
+
+    /// Begins an exchange under an id that no other one holds, and returns that id. Not to be
+    /// called when the window is full.
+    pub(super) fn push(&mut self, delivery: Delivery<M>) -> PacketId {
+        assert!(!self.is_full(), "every packet id is in use");
+        let position = self.take_position();
+        self.append(position, true, Exchange::Published(delivery));
+        position.id
+    }
+
+    /// The exchange that [`Window::push`] has just begun.
+    pub(super) fn newest(&self) -> Option<(PacketId, &Delivery<M>)> {
+        match self.slots.back() {
+            Some(Slot { id, exchange: Exchange::Published(delivery), .. }) => Some((*id, delivery)),
+            _ => None,
+        }
+    }
+
+    /// Puts back an exchange that another window held, behind those that are there. False when
+    /// its id is in use.
+    pub(super) fn restore(&mut self, id: PacketId, exchange: Exchange<M>) -> bool {
+        if self.index_of(id).is_some() {
+            return false;
+        }
+        let lap = self.next.lap + u32::from(id < self.next.id);
+        let position = Position { lap, id };
+        self.append(position, false, exchange);
+        self.next = position.successor();
+        true
+    }
+
+    fn append(&mut self, position: Position, on_wire: bool, exchange: Exchange<M>) {
+        self.slots.push_back(Slot { lap: position.lap, id: position.id, on_wire, exchange });
+        self.live += 1;
+    }
+
+    //= [MQTT-2.2.1-4]
+    //= [MQTT-4.3.2-1]
+    //= [MQTT-4.3.3-1]
+    //= 3.1.1 [MQTT-2.3.1-4]
+    fn take_position(&mut self) -> Position {
+        while self.is_taken() {
+            self.advance();
+        }
+        let position = self.next;
+        self.advance();
+        position
+    }
+
+    fn advance(&mut self) {
+        self.next = self.next.successor();
+        if self.next.id == PacketId::MIN {
+            self.tighten();
+        }
+    }
+
+    /// Whether the next id belongs to an exchange that is a lap or more old.
+    fn is_taken(&self) -> bool {
+        let oldest = self.slots.front().map(Slot::position);
+        let age = oldest.and_then(|oldest| self.next.distance_from(oldest));
+        age.is_some_and(|age| age >= LAP) && self.index_of(self.next.id).is_some()
+    }
+
+    /// Moves exchanges that are several laps old up to the latest lap that keeps their order, so
+    /// that a look-up has few laps to try however long a client leaves an exchange open. Runs once
+    /// a lap.
+    fn tighten(&mut self) {
+        let oldest = self.slots.front().map(Slot::position);
+        let age = oldest.and_then(|oldest| self.next.distance_from(oldest));
+        if age.is_none_or(|age| age <= LAP) {
+            return;
+        }
+        self.slots.retain(|slot| !slot.is_done());
+        let mut later = self.next;
+        for slot in self.slots.iter_mut().rev() {
+            slot.lap = later.lap - u32::from(slot.id >= later.id);
+            later = slot.position();
+        }
+    }
+
+    /// Where the unfinished exchange with this id stands. Constant time unless finished exchanges
+    /// were squeezed out from among unfinished ones; then logarithmic.
+    pub(super) fn index_of(&self, id: PacketId) -> Option<usize> {
+        let oldest = self.slots.front()?.position();
+        let mut lap = self.next.lap.checked_sub(u32::from(id >= self.next.id))?;
+        loop {
+            let position = Position { lap, id };
+            let ahead = position.distance_from(oldest)?;
+            if let Some(index) = self.index_at(position, ahead) {
+                // A finished one here means that no older one had the id when it was taken.
+                return self.slots.get(index).is_some_and(|slot| !slot.is_done()).then_some(index);
+            }
+            lap = lap.checked_sub(1)?;
+        }
+    }
+
+    fn index_at(&self, position: Position, ahead: u64) -> Option<usize> {
+        let is_at =
+            |index: &usize| self.slots.get(*index).is_some_and(|s| s.position() == position);
+        if let Some(index) = usize::try_from(ahead).ok().filter(is_at) {
+            return Some(index);
+        }
+        let behind = self.slots.back()?.position().distance_from(position)?;
+        let from_back =
+            usize::try_from(behind).ok().and_then(|n| self.slots.len().checked_sub(n + 1));
+        if let Some(index) = from_back.filter(is_at) {
+            return Some(index);
+        }
+        self.slots.binary_search_by(|slot| slot.position().cmp(&position)).ok()
+    }
+
+    pub(super) fn slot(&self, index: usize) -> Option<&Slot<M>> {
+        self.slots.get(index)
+    }
+
+    pub(super) fn slot_mut(&mut self, index: usize) -> Option<&mut Slot<M>> {
+        self.slots.get_mut(index)
+    }
+
+    pub(super) fn slots_mut(&mut self) -> impl Iterator<Item = &mut Slot<M>> {
+        self.slots.iter_mut()
+    }
+
+    /// The first exchange at or after a position that fits; its index.
+    pub(super) fn find_from(
+        &self,
+        from: Position,
+        mut fits: impl FnMut(&Slot<M>) -> bool,
+    ) -> Option<usize> {
+        let start = self.slots.partition_point(|slot| slot.position() < from);
+        let found = self.slots.range(start..).position(&mut fits);
+        found.map(|offset| start + offset)
+    }
+
+    /// Ends the exchange at `index`: its id is free from here on. What it was, and whether this
+    /// connection had carried it.
+    //= [MQTT-2.2.1-4]
+    pub(super) fn finish(&mut self, index: usize) -> Option<(Exchange<M>, bool)> {
+        let slot = self.slots.get_mut(index)?;
+        let on_wire = slot.on_wire;
+        let exchange = core::mem::replace(&mut slot.exchange, Exchange::Done);
+        self.live -= 1;
+        self.squeeze();
+        Some((exchange, on_wire))
+    }
+
+    fn squeeze(&mut self) {
+        while self.slots.front().is_some_and(Slot::is_done) {
+            self.slots.pop_front();
+        }
+        while self.slots.back().is_some_and(Slot::is_done) {
+            self.slots.pop_back();
+        }
+        // Each hole is squeezed out once, and there are at least as many as slots to move.
+        if self.slots.len() - self.live > self.live.max(HOLES_MIN) {
+            self.slots.retain(|slot| !slot.is_done());
+        }
+        if self.slots.is_empty() && self.slots.capacity() > KEPT_CAPACITY {
+            self.slots = VecDeque::new();
+        }
+    }
+
+    /// Unfinished exchanges, oldest first.
+    pub(super) fn into_slots(self) -> impl Iterator<Item = Slot<M>> {
+        self.slots.into_iter().filter(|slot| !slot.is_done())
+    }
+
+    #[cfg(test)]
+    fn room(&self) -> usize {
+        self.slots.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{delivery, id};
+    use super::*;
+
+    fn finish_id(window: &mut Window<u32>, packet_id: u16) {
+        let index = window.index_of(id(packet_id)).unwrap();
+        window.finish(index).unwrap();
+    }
+
+    #[test]
+    fn ids_are_taken_in_turn_and_skip_those_in_use_after_a_lap() {
+        let mut window = Window::new();
+        assert_eq!(window.push(delivery(0)).get(), 1);
+        assert_eq!(window.push(delivery(1)).get(), 2);
+        for expected in 3..=65_535_u16 {
+            assert_eq!(window.push(delivery(0)).get(), expected);
+            finish_id(&mut window, expected);
+        }
+        assert_eq!(window.push(delivery(2)).get(), 3, "1 and 2 are in flight");
+        assert_eq!(window.len(), 3);
+    }
+
+    #[test]
+    fn a_full_window_takes_the_first_id_that_is_freed() {
+        let mut window = Window::new();
+        for _ in 0..65_535 {
+            assert!(!window.is_full());
+            window.push(delivery(0));
+        }
+        assert!(window.is_full());
+        finish_id(&mut window, 777);
+        assert_eq!(window.push(delivery(0)).get(), 777);
+    }
+
+    #[test]
+    fn an_exchange_left_open_costs_one_slot_over_many_laps() {
+        let mut window = Window::new();
+        let stuck = window.push(delivery(7));
+        let other = window.push(delivery(8));
+        for _ in 0..400_000 {
+            let a = window.push(delivery(1));
+            let b = window.push(delivery(2));
+            assert!(a != stuck && b != stuck && a != other && b != other);
+            finish_id(&mut window, b.get());
+            finish_id(&mut window, a.get());
+            assert!(window.room() <= 64);
+        }
+        let index = window.index_of(stuck).unwrap();
+        assert!(
+            matches!(&window.slot(index).unwrap().exchange, Exchange::Published(d) if d.message == 7)
+        );
+        assert!(
+            window.next.distance_from(window.slot(index).unwrap().position()).unwrap() <= 2 * LAP
+        );
+        finish_id(&mut window, stuck.get());
+        finish_id(&mut window, other.get());
+        assert_eq!(window.len(), 0);
+        assert_eq!(window.room(), 0);
+    }
+
+    #[test]
+    fn holes_in_the_middle_are_squeezed_out_and_the_rest_still_found() {
+        let mut window = Window::new();
+        for n in 0..1000_u32 {
+            window.push(delivery(n));
+        }
+        for n in (1..=1000_u16).filter(|n| n % 10 != 0 && *n != 1) {
+            finish_id(&mut window, n);
+        }
+        assert_eq!(window.len(), 101);
+        assert!(window.room() <= 2 * 101 + HOLES_MIN);
+        for n in (10..=1000_u16).step_by(10) {
+            let index = window.index_of(id(n)).unwrap();
+            assert_eq!(window.slot(index).unwrap().id(), id(n));
+        }
+        assert_eq!(window.index_of(id(15)), None);
+    }
+
+    #[test]
+    fn an_empty_window_gives_a_large_room_back() {
+        let mut window = Window::new();
+        for n in 0..2000_u32 {
+            window.push(delivery(n));
+        }
+        for n in 1..=2000_u16 {
+            finish_id(&mut window, n);
+        }
+        assert_eq!(window.slots.capacity(), 0);
+    }
+}
