@@ -5,4 +5,15 @@
 //! path of a message.
 #![forbid(unsafe_code)]
 
+pub mod args;
+pub mod banner;
 pub mod config;
+pub mod control;
+pub mod exit;
+pub mod listen;
+pub mod logs;
+pub mod preflight;
+pub mod program;
+pub mod reload;
+pub mod signals;
+pub mod start;

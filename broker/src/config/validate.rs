@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::layers::{Layers, Origin};
 use super::load::Problem;
 use super::path::KeyPath;
-use super::{Config, Descriptors, Driver, Durability, Limits, Listener, SHARDS_MAX};
+use super::{Config, Driver, Durability, Limits, Listener, SHARDS_MAX};
 
 /// The largest packet that the standard's length field can say, with its fixed header.
 const PACKET_BYTES_MAX: u64 = 268_435_455 + 5;
@@ -65,10 +65,6 @@ fn machine(config: &Config, report: &mut Report<'_>) {
     if config.driver == Driver::Epoll {
         let text = "is \"epoll\", which this version does not have; set \"auto\" or \"io_uring\"";
         report.add(&root.key("driver"), text.to_owned());
-    }
-    if config.driver == Driver::Epoll && config.descriptors == Descriptors::Direct {
-        let text = "is \"direct\", which only the io_uring driver has".to_owned();
-        report.add(&root.key("descriptors"), text);
     }
 }
 

@@ -1,0 +1,107 @@
+//! The first lines of the log: what was started and how.
+
+use std::net::SocketAddr;
+
+use crate::config::{Config, Listener, Loaded};
+use crate::preflight::Footing;
+
+/// The program's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What the banner tells.
+pub struct Banner<'a> {
+    /// The configuration that was loaded.
+    pub loaded: &'a Loaded,
+    /// What the host gives.
+    pub footing: &'a Footing,
+    /// The addresses that are listened on, one per listener of the configuration.
+    pub addresses: &'a [SocketAddr],
+    /// The driver and what it found in the kernel.
+    pub driver: &'a str,
+}
+
+impl Banner<'_> {
+    /// The lines, in their order.
+    pub fn lines(&self) -> Vec<String> {
+        let config = &self.loaded.config;
+        let from = match &self.loaded.file {
+            Some(path) => path.display().to_string(),
+            None => "built-in defaults".to_owned(),
+        };
+        let mut lines = vec![
+            format!("ringtide {VERSION}, configuration: {from}"),
+            self.shards(config),
+            format!("driver: {}", self.driver),
+            format!(
+                "connections: up to {} (nofile {})",
+                self.footing.connections_max, self.footing.nofile
+            ),
+            format!("durability: {}: {}", config.durability.name(), config.durability.meaning()),
+        ];
+        if config.access.allow_anonymous {
+            lines.push("access: anonymous clients are let in".to_owned());
+        }
+        lines.extend(config.listeners.iter().zip(self.addresses).map(listener));
+        lines
+    }
+
+    fn shards(&self, config: &Config) -> String {
+        let cpus: Vec<String> = self.footing.cpus.iter().map(ToString::to_string).collect();
+        let count = cpus.len();
+        let plural = if count == 1 { "" } else { "s" };
+        format!("{count} shard{plural} on cpu {}, host {}", cpus.join(","), config.host.name())
+    }
+}
+
+fn listener((listener, address): (&Listener, &SocketAddr)) -> String {
+    let versions: Vec<&str> = listener.versions.iter().map(|version| version.name()).collect();
+    let limit = match listener.max_connections {
+        0 => String::new(),
+        most => format!(", up to {most} connections"),
+    };
+    let name = match listener.name == listener.bind.to_string() {
+        true => String::new(),
+        false => format!(" ({})", listener.name),
+    };
+    format!("listening on {address}{name}, MQTT {} over TCP{limit}", versions.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Sources, load};
+
+    #[test]
+    fn the_banner_tells_version_shards_driver_durability_and_listeners() {
+        let variables = [
+            ("RINGTIDE_LISTENERS_0_BIND", "127.0.0.1:0"),
+            ("RINGTIDE_LISTENERS_0_NAME", "lan"),
+            ("RINGTIDE_LISTENERS_0_MAX_CONNECTIONS", "9"),
+        ];
+        let environment = variables.map(|(n, v)| (n.to_owned(), v.to_owned())).to_vec();
+        let loaded = load(&Sources { environment, ..Sources::default() }).unwrap();
+        let footing =
+            Footing { cpus: vec![0, 1], connections_max: 7, nofile: 1024, warnings: Vec::new() };
+        let addresses = ["127.0.0.1:4711".parse().unwrap()];
+        let banner = Banner {
+            loaded: &loaded,
+            footing: &footing,
+            addresses: &addresses,
+            driver: "io_uring (multishot)",
+        };
+        assert_eq!(
+            banner.lines(),
+            [
+                &format!("ringtide {VERSION}, configuration: built-in defaults"),
+                "2 shards on cpu 0,1, host glommio",
+                "driver: io_uring (multishot)",
+                "connections: up to 7 (nofile 1024)",
+                "durability: memory: sessions, queued and retained messages live in memory only \
+                 and are lost when the broker stops",
+                "access: anonymous clients are let in",
+                "listening on 127.0.0.1:4711 (lan), MQTT 3.1, 3.1.1, 5.0 over TCP, up to 9 \
+                 connections",
+            ]
+        );
+    }
+}

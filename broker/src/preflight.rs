@@ -1,0 +1,183 @@
+//! Checks before the start: does the host give what the configuration needs?
+//!
+//! Each failure is one line that says what to do. Limits of the process are raised as far as the
+//! host allows; no setting of the host is changed.
+
+use std::fs::File;
+
+use ringtide_tuning::{Check, cores, kernel, limits};
+
+use crate::config::{Config, ConfigError, Descriptors, Host, KeyPath, Problem};
+use crate::exit::Failure;
+
+/// Descriptors of one shard's own: rings, eventfds, timers of its host.
+const DESCRIPTORS_PER_SHARD: u64 = 24;
+
+/// Locked memory, in bytes, that a glommio executor insists on.
+const MEMLOCK_GLOMMIO: u64 = 512 * 1024;
+
+/// The most slots for descriptors that the kernel gives to one ring.
+const RING_SLOTS_MAX: u64 = 1 << 20;
+
+/// What the host gives to this configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Footing {
+    /// The processor of each shard.
+    pub cpus: Vec<usize>,
+    /// Connections that there are descriptors for.
+    pub connections_max: u64,
+    /// Descriptors in all.
+    pub nofile: u64,
+    /// What should be told, but keeps nothing from working.
+    pub warnings: Vec<String>,
+}
+
+/// Checks the host and raises the process's limits.
+///
+/// # Errors
+/// The first thing that is missing.
+pub fn check(config: &Config) -> Result<Footing, Failure> {
+    check_files(config).map_err(|error| Failure::usage(error.to_string()))?;
+    let cpus = place_shards(config, &cores::usable())?;
+    let nofile = limits::raise_nofile();
+    let memlock = limits::raise_memlock();
+    let own = descriptors_of_its_own(config, cpus.len());
+    let mut checks = vec![
+        kernel::check_version(),
+        kernel::check_io_uring(),
+        limits::check_nofile(nofile, descriptors_wanted(config, own)),
+    ];
+    if config.host == Host::Glommio {
+        checks.push(limits::check_memlock(memlock, MEMLOCK_GLOMMIO));
+    }
+    if let Some(failed) = checks.iter().find(|check| check.failed()) {
+        return Err(Failure::host(failed.to_string()));
+    }
+    let warned = |check: &&Check| check.verdict == ringtide_tuning::Verdict::Warn;
+    let warnings = checks.iter().filter(warned).map(ToString::to_string).collect();
+    let connections_max = connections_max(config, nofile, own, cpus.len());
+    Ok(Footing { cpus, connections_max, nofile, warnings })
+}
+
+/// The files that the configuration names can be read.
+///
+/// # Errors
+/// Names the key and the file.
+pub fn check_files(config: &Config) -> Result<(), ConfigError> {
+    let Some(path) = config.access.acl_file() else { return Ok(()) };
+    let read = File::open(path).and_then(|file| file.metadata()).and_then(|found| {
+        if found.is_dir() { Err(std::io::ErrorKind::IsADirectory.into()) } else { Ok(()) }
+    });
+    read.map_err(|error| {
+        let key = KeyPath::default().key("access").key("acl_file");
+        ConfigError(vec![Problem {
+            place: path.display().to_string(),
+            text: format!("named by `{key}`, cannot be read: {error}"),
+        }])
+    })
+}
+
+/// The processor of each shard: those configured, else those usable, used again from the start
+/// when there are more shards.
+fn place_shards(config: &Config, usable: &cores::Usable) -> Result<Vec<usize>, Failure> {
+    if let Some(cpu) = config.cpus.iter().find(|cpu| !usable.cpus.contains(cpu)) {
+        let known: Vec<String> = usable.cpus.iter().map(ToString::to_string).collect();
+        return Err(Failure::host(format!(
+            "`cpus` names processor {cpu}, which this process may not use; usable: {}",
+            known.join(", ")
+        )));
+    }
+    let pool = if config.cpus.is_empty() { &usable.cpus } else { &config.cpus };
+    let shards = match (config.shards, config.cpus.len()) {
+        (0, 0) => usable.shards().min(crate::config::SHARDS_MAX.into()),
+        (0, named) => named,
+        (shards, _) => shards.into(),
+    };
+    Ok(pool.iter().copied().cycle().take(shards).collect())
+}
+
+/// Descriptors that the broker needs besides those of its connections.
+fn descriptors_of_its_own(config: &Config, shards: usize) -> u64 {
+    let shards = shards as u64;
+    limits::NOFILE_MIN + shards * (DESCRIPTORS_PER_SHARD + config.listeners.len() as u64)
+}
+
+/// Connections that there are descriptors for: those that the process has left, or the slots of
+/// each shard's ring, which the kernel bounds by the same limit.
+fn connections_max(config: &Config, nofile: u64, own: u64, shards: usize) -> u64 {
+    match config.descriptors {
+        Descriptors::Plain => nofile.saturating_sub(own),
+        Descriptors::Direct => nofile.min(RING_SLOTS_MAX) * shards as u64,
+    }
+}
+
+fn descriptors_wanted(config: &Config, own: u64) -> u64 {
+    let connections: u64 = match config.descriptors {
+        Descriptors::Plain => config.listeners.iter().map(|l| u64::from(l.max_connections)).sum(),
+        Descriptors::Direct => 0,
+    };
+    own + connections
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usable(cpus: &[usize]) -> cores::Usable {
+        cores::Usable { cpus: cpus.to_vec(), quota: None }
+    }
+
+    #[test]
+    fn shards_are_placed_one_per_core_and_around_again() {
+        let mut config = Config::default();
+        assert_eq!(place_shards(&config, &usable(&[2, 3])), Ok(vec![2, 3]));
+        config.shards = 5;
+        assert_eq!(place_shards(&config, &usable(&[2, 3])), Ok(vec![2, 3, 2, 3, 2]));
+        config.cpus = vec![3];
+        assert_eq!(place_shards(&config, &usable(&[2, 3])), Ok(vec![3; 5]));
+        config.shards = 0;
+        assert_eq!(place_shards(&config, &usable(&[2, 3])), Ok(vec![3]));
+    }
+
+    #[test]
+    fn a_processor_that_is_not_there_is_named() {
+        let config = Config { cpus: vec![0, 9], ..Config::default() };
+        let failure = place_shards(&config, &usable(&[0, 1])).unwrap_err();
+        assert!(failure.text.contains("processor 9") && failure.text.contains("usable: 0, 1"));
+        assert_eq!(failure.exit, crate::exit::Exit::Host);
+    }
+
+    #[test]
+    fn connections_count_only_where_they_take_descriptors() {
+        let mut config = Config::default();
+        config.listeners[0].max_connections = 10_000;
+        assert_eq!(descriptors_wanted(&config, 100), 10_100);
+        config.descriptors = Descriptors::Direct;
+        assert_eq!(descriptors_wanted(&config, 100), 100);
+        assert_eq!(connections_max(&config, 20_000, 100, 2), 40_000);
+        assert_eq!(connections_max(&config, u64::MAX, 100, 1), 1 << 20);
+        config.descriptors = Descriptors::Plain;
+        assert_eq!(connections_max(&config, 20_000, 100, 2), 19_900);
+    }
+
+    #[test]
+    fn more_connections_than_descriptors_are_refused_in_one_line() {
+        let mut config = Config::default();
+        config.listeners[0].max_connections = u32::MAX;
+        let failure = check(&config).unwrap_err();
+        assert_eq!(failure.text.lines().count(), 1);
+        assert!(failure.text.starts_with("nofile: found"), "{failure}");
+        assert!(failure.text.contains("max_connections"), "{failure}");
+    }
+
+    #[test]
+    fn a_file_of_rules_must_be_readable() {
+        let mut config = Config::default();
+        assert!(check_files(&config).is_ok());
+        config.access.acl_file = std::env::temp_dir();
+        assert!(check_files(&config).is_err(), "a folder is no file");
+        config.access.acl_file = "/nonexistent/acl".into();
+        let text = check_files(&config).unwrap_err().to_string();
+        assert!(text.starts_with("/nonexistent/acl: named by `access.acl_file`"), "{text}");
+    }
+}

@@ -1,0 +1,117 @@
+//! The commands, from arguments to exit code.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tracing::{error, info, warn};
+
+use crate::args::{self, Command, Settings};
+use crate::banner::{Banner, VERSION};
+use crate::config::{self, Loaded, Sources};
+use crate::control::{Control, Live};
+use crate::exit::{Exit, Failure};
+use crate::listen::{self, Opened};
+use crate::logs::{self, LogLevel};
+use crate::{preflight, signals, start};
+
+/// Does what the arguments (without the program's name) ask for.
+pub fn main(arguments: &[&str]) -> Exit {
+    let done = match args::parse(arguments) {
+        Ok(Command::Run(settings)) => return run(&settings),
+        Ok(Command::CheckConfig(settings)) => check_config(&settings),
+        Ok(Command::Config(settings)) => {
+            load(&settings).map(|(_, loaded)| config::effective(&loaded))
+        }
+        Ok(Command::Version) => Ok(format!("ringtide {VERSION}\n")),
+        Ok(Command::Help(text)) => Ok(text),
+        Err(failure) => Err(failure),
+    };
+    match done {
+        Ok(text) => {
+            // A reader that has gone away (`ringtide config | head`) is no failure.
+            let _ = io::stdout().write_all(text.as_bytes());
+            Exit::Done
+        }
+        Err(failure) => complain(&failure),
+    }
+}
+
+fn complain(failure: &Failure) -> Exit {
+    let _ = writeln!(io::stderr(), "ringtide: {failure}");
+    failure.exit
+}
+
+fn load(settings: &Settings) -> Result<(Sources, Loaded), Failure> {
+    let sources = settings.sources()?;
+    let loaded = config::load(&sources).map_err(|error| Failure::usage(error.to_string()))?;
+    Ok((sources, loaded))
+}
+
+fn check_config(settings: &Settings) -> Result<String, Failure> {
+    let (_, loaded) = load(settings)?;
+    preflight::check_files(&loaded.config).map_err(|error| Failure::usage(error.to_string()))?;
+    for warning in &loaded.warnings {
+        let _ = writeln!(io::stderr(), "ringtide: warning: {warning}");
+    }
+    Ok(match &loaded.file {
+        Some(path) => format!("{}: the configuration can be used\n", path.display()),
+        None => "the configuration can be used (no file, built-in defaults)\n".to_owned(),
+    })
+}
+
+/// Starts the broker and returns when it has ended. What is wrong before the logs are there is a
+/// plain line; after that it is a log line, in the log's format.
+fn run(settings: &Settings) -> Exit {
+    let (sources, loaded) = match load(settings) {
+        Ok(found) => found,
+        Err(failure) => return complain(&failure),
+    };
+    let level = logs::init(loaded.config.log);
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    match serve(sources, &loaded, level) {
+        Ok(()) => {
+            info!("ended");
+            Exit::Done
+        }
+        Err(failure) => {
+            error!("{failure}");
+            failure.exit
+        }
+    }
+}
+
+fn serve(sources: Sources, loaded: &Loaded, level: LogLevel) -> Result<(), Failure> {
+    let config = &loaded.config;
+    let footing = preflight::check(config)?;
+    for warning in &footing.warnings {
+        warn!("{warning}");
+    }
+    let driver = start::probe(config)?;
+    let listeners = config
+        .listeners
+        .iter()
+        .map(|listener| listen::open(listener, footing.cpus.len()))
+        .collect::<Result<Vec<Opened>, Failure>>()?;
+    let control = Arc::new(Control::new(Live::from(config)));
+    signals::start(signals::Wiring {
+        control: Arc::clone(&control),
+        sources,
+        running: config.clone(),
+        level,
+    })?;
+    let addresses: Vec<SocketAddr> = listeners.iter().map(|opened| opened.address).collect();
+    let banner = Banner { loaded, footing: &footing, addresses: &addresses, driver: &driver };
+    for line in banner.lines() {
+        info!("{line}");
+    }
+    start::run(start::Plan {
+        config: config.clone(),
+        cpus: footing.cpus,
+        listeners,
+        connections_max: footing.connections_max,
+        control,
+    })
+}

@@ -1,0 +1,140 @@
+//! SIGHUP: reads the configuration again, applies what a running broker can change and says what
+//! needs a restart.
+
+use crate::config::{Config, ConfigError, KeyPath, Sources, flatten, load};
+use crate::control::{Control, Live};
+use crate::preflight;
+
+/// Keys, or sections with all their keys, that a running broker can change.
+const LIVE_KEYS: [&str; 6] =
+    ["access", "limits", "log.level", "shared", "shutdown_timeout_s", "sys_interval_s"];
+
+/// What a reload has done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Changes in force now: `KEY: OLD -> NEW`.
+    pub applied: Vec<String>,
+    /// Changes that wait for a restart.
+    pub restart: Vec<String>,
+}
+
+/// The differences between the running configuration and a new one.
+pub fn compare(running: &Config, new: &Config) -> Changes {
+    let mut changes = Changes::default();
+    let before = flatten(&running.to_table());
+    let after = flatten(&new.to_table());
+    let find = |leaves: &[(KeyPath, toml::Value)], path: &KeyPath| {
+        leaves.iter().find(|(known, _)| known == path).map(|(_, value)| value.to_string())
+    };
+    let mut paths: Vec<&KeyPath> = before.iter().chain(&after).map(|(path, _)| path).collect();
+    paths.sort();
+    paths.dedup();
+    for path in paths {
+        let (old, new) = (find(&before, path), find(&after, path));
+        if old == new {
+            continue;
+        }
+        let show = |value: Option<String>| value.unwrap_or_else(|| "nothing".to_owned());
+        let line = format!("{path}: {} -> {}", show(old), show(new));
+        let list = if is_live(path) { &mut changes.applied } else { &mut changes.restart };
+        list.push(line);
+    }
+    changes
+}
+
+fn is_live(path: &KeyPath) -> bool {
+    let name = path.to_string();
+    LIVE_KEYS.iter().any(|key| {
+        name.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    })
+}
+
+/// Reads the configuration again and puts in force what can be. `running` becomes what is in force
+/// now; what waits for a restart is not in it, and is named again by the next reload.
+///
+/// # Errors
+/// When the new configuration cannot be used; then nothing has changed.
+pub fn reload(
+    sources: &Sources,
+    running: &mut Config,
+    control: &Control,
+) -> Result<Changes, ConfigError> {
+    let new = load(sources)?.config;
+    preflight::check_files(&new)?;
+    let changes = compare(running, &new);
+    running.access = new.access;
+    running.limits = new.limits;
+    running.log.level = new.log.level;
+    running.shared = new.shared;
+    running.shutdown_timeout_s = new.shutdown_timeout_s;
+    running.sys_interval_s = new.sys_interval_s;
+    control.set_live(Live::from(&*running));
+    Ok(changes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Level;
+
+    fn sources(variables: &[(&str, &str)]) -> Sources {
+        let environment =
+            variables.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        Sources { environment, ..Sources::default() }
+    }
+
+    fn started(variables: &[(&str, &str)]) -> (Config, Control) {
+        let config = load(&sources(variables)).unwrap().config;
+        let control = Control::new(Live::from(&config));
+        (config, control)
+    }
+
+    #[test]
+    fn what_can_be_changed_is_and_what_cannot_is_named() {
+        let (mut running, control) = started(&[]);
+        let again = sources(&[
+            ("RINGTIDE_LIMITS_RECEIVE_MAXIMUM", "7"),
+            ("RINGTIDE_LOG_LEVEL", "debug"),
+            ("RINGTIDE_LOG_FORMAT", "json"),
+            ("RINGTIDE_SHARDS", "2"),
+            ("RINGTIDE_LISTENERS_1_BIND", "127.0.0.1:9"),
+        ]);
+        let changes = reload(&again, &mut running, &control).unwrap();
+        assert_eq!(
+            changes.applied,
+            ["limits.receive_maximum: 1024 -> 7", "log.level: \"info\" -> \"debug\""]
+        );
+        let restart = changes.restart.join("\n");
+        assert!(restart.contains("shards: 0 -> 2"), "{restart}");
+        assert!(restart.contains("log.format: \"text\" -> \"json\""), "{restart}");
+        assert!(restart.contains("listeners[1].bind: nothing -> \"127.0.0.1:9\""), "{restart}");
+        assert_eq!(control.live().limits.receive_maximum, 7);
+        assert_eq!(control.live().log.level, Level::Debug);
+        assert_eq!(control.epoch(), 1);
+
+        let changes = reload(&again, &mut running, &control).unwrap();
+        assert!(changes.applied.is_empty());
+        assert!(!changes.restart.is_empty(), "what waits is named again");
+    }
+
+    #[test]
+    fn a_configuration_that_cannot_be_used_changes_nothing() {
+        let (mut running, control) = started(&[]);
+        let before = running.clone();
+        let bad = sources(&[("RINGTIDE_LIMITS_RECEIVE_MAXIMUM", "0")]);
+        assert!(reload(&bad, &mut running, &control).is_err());
+        let missing = sources(&[("RINGTIDE_ACCESS_ACL_FILE", "/nonexistent/acl")]);
+        let error = reload(&missing, &mut running, &control).unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/acl"), "{error}");
+        assert_eq!(running, before);
+        assert_eq!(control.epoch(), 0);
+    }
+
+    #[test]
+    fn a_key_is_not_taken_for_one_that_begins_like_it() {
+        let path = |name: &str| KeyPath::default().key(name);
+        assert!(is_live(&path("limits").key("queue_count_max")));
+        assert!(!is_live(&path("log").key("format")));
+        assert!(!is_live(&path("shards")));
+    }
+}

@@ -1,0 +1,235 @@
+//! The program from outside: exit codes, the banner, signals, refused configurations.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+
+/// The program, with nothing from this environment that it would read.
+fn program(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringtide"));
+    command.env_clear().env("RINGTIDE_CONFIG", "/dev/null").args(arguments);
+    command
+}
+
+fn output(arguments: &[&str]) -> Output {
+    program(arguments).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A broker that has printed its banner. Killed when dropped.
+struct Running {
+    child: Child,
+    log: BufReader<ChildStderr>,
+    banner: Vec<String>,
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Running {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let mut running = Running { child, log, banner: Vec::new() };
+        while running.banner.last().is_none_or(|line: &String| !line.contains("listening on")) {
+            let line = running.line();
+            running.banner.push(line);
+        }
+        running
+    }
+
+    /// The next line of the log. Panics when the program has ended.
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        assert_ne!(self.log.read_line(&mut line).unwrap(), 0, "ended after {:?}", self.banner);
+        line
+    }
+
+    fn line_with(&mut self, text: &str) -> String {
+        loop {
+            let line = self.line();
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A file of one test's own, removed when dropped.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str, text: &str) -> Scratch {
+        let name = format!("ringtide-program-{}-{name}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::write(&path, text).unwrap();
+        Scratch(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn version_and_help_end_well() {
+    let version = output(&["version"]);
+    assert!(version.status.success());
+    let expected = format!("ringtide {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(String::from_utf8_lossy(&version.stdout), expected);
+    let help = output(&["--help"]);
+    assert!(help.status.success());
+    assert!(String::from_utf8_lossy(&help.stdout).contains("check-config"));
+}
+
+#[test]
+fn wrong_arguments_end_with_2_and_a_hint() {
+    for (arguments, hint) in [
+        (&[][..], "`ringtide run` starts the broker"),
+        (&["rn"][..], "did you mean `ringtide run`?"),
+        (&["run", "--listen", "nowhere"][..], "argument --listen: `nowhere`"),
+        (&["run", "--driver", "dpdk"][..], "unknown variant `dpdk`"),
+    ] {
+        let output = output(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(stderr(&output).contains(hint), "{arguments:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn an_unknown_key_ends_with_2_its_line_and_the_nearest_name() {
+    let file = Scratch::new("unknown.toml", "[limits]\nmax_paket_bytes = 1\n");
+    for command in ["check-config", "run", "config"] {
+        let output = output(&[command, "--config", file.path()]);
+        assert_eq!(output.status.code(), Some(2), "{command}");
+        let expected = format!(
+            "ringtide: {}:2: unknown key `limits.max_paket_bytes`: did you mean \
+             `max_packet_bytes`?\n",
+            file.path()
+        );
+        assert_eq!(stderr(&output), expected, "{command}");
+    }
+}
+
+#[test]
+fn durability_that_this_version_lacks_is_refused() {
+    let file = Scratch::new("durability.toml", "durability = \"sync\"\n");
+    let output = output(&["run", "--config", file.path()]);
+    assert_eq!(output.status.code(), Some(2));
+    let text = stderr(&output);
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.contains("`durability` is \"sync\"") && text.contains("set \"memory\""), "{text}");
+}
+
+#[test]
+fn the_effective_configuration_says_where_each_value_comes_from() {
+    let file = Scratch::new("effective.toml", "\nsys_interval_s = 3\n");
+    let output = program(&["config", "--config", file.path(), "--shards", "2"])
+        .env("RINGTIDE_LIMITS_RECEIVE_MAXIMUM", "9")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let origin = |start: &str| {
+        let line = text.lines().find(|line| line.starts_with(start)).unwrap();
+        line.rsplit("# ").next().unwrap().to_owned()
+    };
+    assert_eq!(origin("shards = 2"), "argument --shards");
+    assert_eq!(origin("sys_interval_s = 3"), format!("{}:2", file.path()));
+    assert_eq!(origin("receive_maximum = 9"), "environment RINGTIDE_LIMITS_RECEIVE_MAXIMUM");
+    assert_eq!(origin("driver = "), "default");
+}
+
+#[test]
+fn a_port_that_is_taken_ends_with_3_and_one_line() {
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap().to_string();
+    let output = output(&["run", "--listen", &address]);
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    let text = stderr(&output);
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.contains(&address) && text.contains("another process has this port"), "{text}");
+}
+
+#[test]
+fn a_file_of_rules_that_cannot_be_read_never_means_allow() {
+    let output =
+        program(&["run"]).env("RINGTIDE_ACCESS_ACL_FILE", "/nonexistent/acl").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("/nonexistent/acl: named by `access.acl_file`"));
+}
+
+#[test]
+fn too_few_descriptors_end_with_3_and_one_line() {
+    let file = Scratch::new(
+        "nofile.toml",
+        "[[listeners]]\nbind = \"127.0.0.1:0\"\nmax_connections = 4000000000\n",
+    );
+    let output = output(&["run", "--config", file.path()]);
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    let text = stderr(&output);
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.contains("nofile: found") && text.contains("LimitNOFILE="), "{text}");
+}
+
+#[test]
+fn a_terminated_broker_ends_well() {
+    for signal in ["TERM", "INT"] {
+        let mut running = Running::start(&mut program(&["run", "--listen", "127.0.0.1:0"]));
+        let banner = running.banner.concat();
+        assert!(banner.contains("durability: memory"), "{banner}");
+        assert!(banner.contains("host glommio"), "{banner}");
+        running.signal(signal);
+        running.line_with("shutting down");
+        assert_eq!(running.child.wait().unwrap().code(), Some(0), "{signal}");
+    }
+}
+
+#[test]
+fn a_hangup_applies_what_it_can_and_names_the_rest() {
+    let file = Scratch::new("hangup.toml", "[[listeners]]\nbind = \"127.0.0.1:0\"\n");
+    let mut running = Running::start(&mut program(&["run", "--config", file.path()]));
+    let listener = "[[listeners]]\nbind = \"127.0.0.1:0\"\nbacklog = 9\n";
+    fs::write(&file.0, format!("{listener}[limits]\nreceive_maximum = 7\n")).unwrap();
+    running.signal("HUP");
+    running.line_with("applied: limits.receive_maximum: 1024 -> 7");
+    running.line_with("needs a restart: listeners[0].backlog: 4096 -> 9");
+
+    fs::write(&file.0, "[limits]\nreceive_maximum = 0\n").unwrap();
+    running.signal("HUP");
+    running.line_with("nothing has changed");
+    running.signal("TERM");
+    assert_eq!(running.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn json_logs_are_one_object_a_line() {
+    let arguments = ["run", "--listen", "127.0.0.1:0", "--log", "json"];
+    let running = Running::start(&mut program(&arguments));
+    for line in &running.banner {
+        let value: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(value["level"], "INFO", "{line}");
+        assert!(value["message"].is_string(), "{line}");
+    }
+}
