@@ -5,13 +5,30 @@
 //! errors.
 #![forbid(unsafe_code)]
 
+pub mod filter;
 pub mod hash;
+mod index;
 pub mod interest;
+mod list;
+pub mod matching;
+pub mod name;
+mod postings;
+pub mod retained;
+mod shape_set;
 pub mod shapes;
 pub mod shared;
+mod slab;
+pub mod table;
+mod text;
+mod trie;
 
+pub use filter::{Filter, matches};
 pub use hash::{seed_hashes, topic_hash};
+pub use matching::{Hit, MatchScratch};
+pub use name::{TopicError, valid_name};
+pub use retained::Retained;
 pub use shapes::{InterestKey, Levels, Shape, interest_key, key_for_topic};
+pub use table::{FilterId, Subscribed, Subscription, Table, Unsubscribed};
 
 /// A tenant. 0 is the default tenant; the same topic in two tenants is two topics.
 #[repr(transparent)]

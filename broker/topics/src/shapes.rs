@@ -266,6 +266,20 @@ impl Levels {
         self.hashes.get(level).copied().unwrap_or(0)
     }
 
+    /// The text of the levels from `first` up to before `behind`, with the separators between
+    /// them; empty if the topic does not have them all.
+    #[inline]
+    #[must_use]
+    pub(crate) fn span(&self, first: usize, behind: usize) -> &[u8] {
+        let begin = match first {
+            0 => Some(0),
+            _ => self.ends.get(first - 1).map(|end| *end as usize + 1),
+        };
+        let end = self.ends.get(behind.wrapping_sub(1)).map(|end| *end as usize);
+        let (Some(begin), Some(end)) = (begin, end) else { return &[] };
+        self.text.as_bytes().get(begin..end).unwrap_or_default()
+    }
+
     /// Whether the topic begins with `$`: no filter with a leading wildcard matches it.
     #[inline]
     #[must_use]
