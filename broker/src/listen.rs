@@ -43,6 +43,7 @@ pub fn open(listener: &Listener, shards: usize) -> Result<Opened, Failure> {
     Ok(Opened { address, sockets })
 }
 
+//= [MQTT-4.2-1]
 fn bind(address: SocketAddr, share_port: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {

@@ -19,6 +19,9 @@ const PREFIX: &str = "RINGTIDE_";
 /// Names the configuration file; not a key of it.
 pub(super) const CONFIG_VARIABLE: &str = "RINGTIDE_CONFIG";
 
+/// Switches of the test suite; no keys either.
+const TEST_PREFIX: &str = "RINGTIDE_TEST_";
+
 /// Adds the variables that name a key to the layers; returns warnings about those that do not.
 ///
 /// # Errors
@@ -32,7 +35,7 @@ pub(super) fn apply(
     let mut warnings = Vec::new();
     for (name, text) in variables {
         let Some(rest) = name.strip_prefix(PREFIX) else { continue };
-        if name == CONFIG_VARIABLE {
+        if name == CONFIG_VARIABLE || name.starts_with(TEST_PREFIX) {
             continue;
         }
         match find(rest, &schema, &KeyPath::default()) {
@@ -139,6 +142,7 @@ mod tests {
             ("RINGTIDE_SHARED_STRATEGY", "sticky"),
             ("RINGTIDE_SHARED_GROUPS_0_NAME", "g"),
             ("RINGTIDE_CONFIG", "/dev/null"),
+            ("RINGTIDE_TEST_SEED", "1"),
             ("PATH", "/bin"),
         ])
         .unwrap();
