@@ -12,6 +12,10 @@ use crate::Violation;
 /// An empty state keeps room for this many ids, so that a busy client allocates nothing.
 const KEPT_CAPACITY: usize = 256;
 
+/// So many ids may be open however low the Receive Maximum is: clients may carry them over from a
+/// connection on which it was higher.
+const OPEN_MAX_LEAST: usize = 1024;
+
 /// Where a QoS 2 exchange stands.
 ///
 /// ```text
@@ -90,7 +94,8 @@ impl Inbound {
     ///
     /// # Errors
     /// [`Violation::ReceiveMaximumExceeded`] if the client sent more than the server announced, or
-    /// if it left twice as many ids open over several connections; nothing has changed then.
+    /// if it has gathered twice as many open ids (and more than 1024) over several connections;
+    /// nothing has changed then.
     //= [MQTT-3.3.4-7]
     //= [MQTT-4.3.2-5]
     //= [MQTT-4.3.3-10]
@@ -123,7 +128,8 @@ impl Inbound {
         self.check_receive_maximum()?;
         // Ids left open by earlier connections do not count against the Receive Maximum, but a
         // client must not gather them without end.
-        if self.open.len() >= 2 * usize::from(self.receive_maximum) {
+        let open_max = (2 * usize::from(self.receive_maximum)).max(OPEN_MAX_LEAST);
+        if self.open.len() >= open_max {
             return Err(Violation::ReceiveMaximumExceeded);
         }
         self.unacknowledged += 1;
@@ -321,17 +327,17 @@ mod tests {
 
     #[test]
     fn ids_gathered_over_many_connections_have_a_limit() {
-        let mut inbound = Inbound::new(10);
-        let mut next = 0;
-        let exceeded = (0..10).any(|_| {
-            inbound.on_resume(10);
-            (0..10).any(|_| {
-                next += 1;
-                inbound.on_publish(ExactlyOnce, id(next)).is_err()
-            })
-        });
-        assert!(exceeded);
-        assert_eq!(inbound.awaiting_release().count(), 20);
+        for (receive_maximum, limit) in [(10, 1024), (1000, 2000)] {
+            let mut inbound = Inbound::new(receive_maximum);
+            let mut ids = (1..=u16::MAX).map(id);
+            let exceeded = (0..1000).any(|_| {
+                inbound.on_resume(receive_maximum);
+                let mut batch = ids.by_ref().take(receive_maximum.into());
+                batch.any(|id| inbound.on_publish(ExactlyOnce, id).is_err())
+            });
+            assert!(exceeded);
+            assert_eq!(inbound.awaiting_release().count(), limit);
+        }
     }
 
     #[test]

@@ -371,6 +371,31 @@ mod tests {
     }
 
     #[test]
+    fn an_exchange_costs_eight_bytes_beside_its_message() {
+        assert_eq!(size_of::<Slot<u64>>(), size_of::<Delivery<u64>>() + 8);
+    }
+
+    #[test]
+    fn a_busy_window_stops_growing() {
+        let mut window = Window::new();
+        let mut capacity = 0;
+        for n in 0..200_000_u32 {
+            window.push(delivery(n));
+            if window.len() == 32 {
+                // Pairs out of order, as QoS 1 and QoS 2 overtake each other.
+                let oldest = window.slots.front().map(Slot::id).unwrap();
+                let second = window.slots.get(1).map(Slot::id).unwrap();
+                finish_id(&mut window, second.get());
+                finish_id(&mut window, oldest.get());
+            }
+            if n == 1000 {
+                capacity = window.slots.capacity();
+            }
+        }
+        assert_eq!(window.slots.capacity(), capacity);
+    }
+
+    #[test]
     fn an_empty_window_gives_a_large_room_back() {
         let mut window = Window::new();
         for n in 0..2000_u32 {
