@@ -1,0 +1,275 @@
+//! The broker under test: started on a free port, its log captured, ended through its own handle.
+//! Must not speak MQTT.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use super::PATIENCE;
+
+/// The address of an already running broker, if the suite is to use one.
+pub fn target() -> Option<String> {
+    std::env::var("RINGTIDE_TEST_TARGET").ok().filter(|t| !t.is_empty())
+}
+
+/// How a broker is started.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub shards: u32,
+    /// The configuration file's text; none: the embedded defaults.
+    pub config: String,
+    pub env: Vec<(&'static str, String)>,
+    /// Files beside the configuration file; `@DIR@` in `config` stands for their folder.
+    pub files: Vec<(&'static str, &'static str)>,
+    /// Soft and hard limit of open descriptors, set by prlimit.
+    pub nofile: Option<u32>,
+}
+
+impl Settings {
+    pub fn new(shards: u32) -> Settings {
+        let seed = std::env::var("RINGTIDE_TEST_STORE_SEED").unwrap_or_else(|_| "1".to_owned());
+        Settings {
+            shards,
+            config: String::new(),
+            env: vec![("RINGTIDE_TEST_STORE_SEED", seed)],
+            files: Vec::new(),
+            nofile: None,
+        }
+    }
+
+    pub fn config(mut self, toml: &str) -> Settings {
+        self.config.push_str(toml);
+        self
+    }
+
+    pub fn env(mut self, name: &'static str, value: &str) -> Settings {
+        self.env.push((name, value.to_owned()));
+        self
+    }
+
+    pub fn file(mut self, name: &'static str, text: &'static str) -> Settings {
+        self.files.push((name, text));
+        self
+    }
+
+    pub fn nofile(mut self, limit: u32) -> Settings {
+        self.nofile = Some(limit);
+        self
+    }
+
+    /// Whether a broker that is already there can stand in.
+    pub fn is_plain(&self) -> bool {
+        self.config.is_empty()
+            && self.files.is_empty()
+            && self.nofile.is_none()
+            && self.env.len() == 1
+    }
+}
+
+/// A running broker, or one that someone else runs.
+pub struct Broker {
+    pub address: String,
+    pub shards: u32,
+    process: Option<Process>,
+    log: Option<PathBuf>,
+}
+
+struct Process {
+    child: Child,
+    /// The broker's own process id; the child may be the shell that guards it.
+    pid: u32,
+}
+
+static STARTED: AtomicU32 = AtomicU32::new(0);
+
+impl Broker {
+    /// The broker named by `RINGTIDE_TEST_TARGET`.
+    pub fn external(address: &str) -> Broker {
+        Broker { address: address.to_owned(), shards: 1, process: None, log: None }
+    }
+
+    /// Starts a broker that ends when the value is dropped.
+    pub fn start(settings: &Settings) -> Broker {
+        Broker::start_by(settings, false)
+    }
+
+    /// Starts a broker that lives as long as this process: a static is never dropped, so a shell
+    /// waits at the end of a pipe and ends the broker when this process is gone, however it went.
+    pub fn start_guarded(settings: &Settings) -> Broker {
+        Broker::start_by(settings, true)
+    }
+
+    fn start_by(settings: &Settings, guarded: bool) -> Broker {
+        // Between finding a free port and listening on it another process may take it.
+        for _ in 0..5 {
+            if let Some(broker) = Broker::attempt(settings, guarded) {
+                return broker;
+            }
+        }
+        panic!("no broker could be started; the log is above");
+    }
+
+    fn attempt(settings: &Settings, guarded: bool) -> Option<Broker> {
+        let dir = scratch();
+        let log = dir.join("log");
+        let address = free_address();
+        let child = command(settings, &dir, &address, guarded, &log).spawn();
+        let mut child = child.expect("the broker's program starts");
+        let pid = if guarded { guarded_pid(&dir) } else { child.id() };
+        let end = Instant::now() + PATIENCE;
+        while TcpStream::connect(&address).is_err() {
+            let gone =
+                child.try_wait().expect("a child to ask").is_some() || (guarded && !alive(pid));
+            if gone || Instant::now() > end {
+                eprintln!("the broker did not come up:\n{}", read_log(&log));
+                let _ = child.kill();
+                let _ = child.wait();
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let process = Some(Process { child, pid });
+        Some(Broker { address, shards: settings.shards, process, log: Some(log) })
+    }
+
+    /// The broker's process id; none for a broker that someone else runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(|p| p.pid)
+    }
+
+    /// Sends a signal by its name, such as TERM.
+    pub fn signal(&self, name: &str) {
+        let pid = self.pid().expect("a broker of our own").to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(sent.expect("kill runs").success(), "kill -s {name} {pid}");
+    }
+
+    /// Waits for the end of a broker that was started unguarded.
+    pub fn wait(&mut self) -> ExitStatus {
+        let child = &mut self.process.as_mut().expect("a broker of our own").child;
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = child.try_wait().expect("a child to ask") {
+                return status;
+            }
+            assert!(Instant::now() < end, "the broker did not end within {PATIENCE:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Resident memory in KiB; none for a broker that someone else runs.
+    pub fn resident_kib(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?)).ok()?;
+        let line = status.lines().find(|l| l.starts_with("VmRSS:"))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    }
+
+    /// What the broker has printed so far.
+    pub fn log_text(&self) -> String {
+        self.log.as_deref().map_or_else(String::new, read_log)
+    }
+
+    /// Whether the broker's process still runs (true for one that someone else runs).
+    pub fn is_running(&self) -> bool {
+        self.pid().is_none_or(alive)
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if let Some(process) = &mut self.process {
+            let _ = process.child.kill();
+            let _ = process.child.wait();
+        }
+    }
+}
+
+/// Whether a process exists and is no zombie.
+fn alive(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(')').next().is_some_and(|s| s.starts_with(" Z")))
+}
+
+fn read_log(path: &Path) -> String {
+    let mut bytes = Vec::new();
+    if let Ok(mut file) = File::open(path) {
+        let _ = file.read_to_end(&mut bytes);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A fresh folder for one broker's files.
+pub fn scratch() -> PathBuf {
+    let n = STARTED.fetch_add(1, Ordering::Relaxed);
+    let name = format!("broker-{}-{n}", std::process::id());
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir).expect("a scratch folder");
+    dir
+}
+
+/// A loopback address whose port was free a moment ago.
+pub fn free_address() -> String {
+    let probe = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    probe.local_addr().expect("its address").to_string()
+}
+
+// The shell passes the broker's pid on, then waits for the end of its input, which is the end of
+// this process, and ends that one pid.
+const GUARD: &str = r#"
+pidfile=$1; shift
+"$@" & echo $! >"$pidfile.new"; mv "$pidfile.new" "$pidfile"
+cat >/dev/null
+kill -9 $!
+"#;
+
+fn command(s: &Settings, dir: &Path, address: &str, guarded: bool, log: &Path) -> Command {
+    let mut words = Vec::new();
+    if let Some(limit) = s.nofile {
+        words.extend(["prlimit".to_owned(), format!("--nofile={limit}:{limit}")]);
+    }
+    words.push(env!("CARGO_BIN_EXE_ringtide").to_owned());
+    words.extend(["run", "--listen", address, "--shards"].map(str::to_owned));
+    words.push(s.shards.to_string());
+    words.push("--data-dir".to_owned());
+    words.push(dir.join("data").display().to_string());
+    for (name, text) in &s.files {
+        fs::write(dir.join(name), text).expect("a file for the broker");
+    }
+    if !s.config.is_empty() {
+        let path = dir.join("ringtide.toml");
+        let text = s.config.replace("@DIR@", &dir.display().to_string());
+        fs::write(&path, text).expect("a configuration file");
+        words.extend(["--config".to_owned(), path.display().to_string()]);
+    }
+    let mut command = if guarded {
+        let mut sh = Command::new("sh");
+        sh.args(["-c", GUARD, "guard"]).arg(dir.join("pid")).stdin(Stdio::piped());
+        sh.args(&words);
+        sh
+    } else {
+        let mut direct = Command::new(&words[0]);
+        direct.args(&words[1..]).stdin(Stdio::null());
+        direct
+    };
+    let out = File::create(log).expect("a log file");
+    let err = out.try_clone().expect("the same log file");
+    command.stdout(out).stderr(err).envs(s.env.iter().map(|(k, v)| (k, v)));
+    command
+}
+
+fn guarded_pid(dir: &Path) -> u32 {
+    let path = dir.join("pid");
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Ok(text) = fs::read_to_string(&path) {
+            return text.trim().parse().expect("a pid");
+        }
+        assert!(Instant::now() < end, "the guard did not start the broker");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
