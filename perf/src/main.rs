@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod connect;
 mod epoll;
 mod failure;
 mod io;

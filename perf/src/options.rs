@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use argh::FromArgs;
 
+use crate::connect::{self, Connections};
 use crate::epoll::EpollIo;
 use crate::failure::Failure;
 use crate::report::Report;
 use crate::run::{self, Target};
 use crate::scenario::{Scenario, Work};
+use crate::wire::Version;
 use crate::{procfs, reflect};
 
 /// Load generator and bench runner of Ringtide.
@@ -32,7 +34,7 @@ enum Command {
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "load")]
 struct Load {
-    /// pairs, fan-out, fan-in or wildcard
+    /// pairs, fan-out, fan-in, wildcard, connect, connect-close or idle
     #[argh(positional)]
     work: String,
     /// the broker, a loopback address; 127.0.0.1:1883 by default
@@ -118,13 +120,25 @@ pub(crate) fn execute(options: Options) -> Result<(), Failure> {
 fn run_load(load: &Load) -> Result<(), Failure> {
     pin(load.cpu)?;
     let target = Target::new(load.address, load.pid)?;
-    let work = match load.work.as_str() {
-        "pairs" => Work::Pairs,
-        "fan-out" => Work::FanOut,
-        "fan-in" => Work::FanIn,
-        "wildcard" => Work::Wildcard,
-        other => return Err(Failure::Option(format!("there is no work called {other}"))),
+    let connections = Connections {
+        count: load.count,
+        version: Version::from_level(load.mqtt).unwrap_or(Version::V3_1_1),
+        measure: Duration::from_millis(load.measure_ms),
     };
+    let report = match load.work.as_str() {
+        "pairs" => messages(load, &target, Work::Pairs),
+        "fan-out" => messages(load, &target, Work::FanOut),
+        "fan-in" => messages(load, &target, Work::FanIn),
+        "wildcard" => messages(load, &target, Work::Wildcard),
+        "connect" => connect::held(epoll, &target, &connections),
+        "connect-close" => connect::closed(epoll, &target, &connections),
+        "idle" => connect::idle(epoll, &target, &connections),
+        other => Err(Failure::Option(format!("there is no work called {other}"))),
+    }?;
+    show(&report, load.json.as_ref())
+}
+
+fn messages(load: &Load, target: &Target, work: Work) -> Result<Report, Failure> {
     let scenario = Scenario {
         work,
         count: load.count,
@@ -141,8 +155,7 @@ fn run_load(load: &Load) -> Result<(), Failure> {
         random_ids: load.random_ids,
         spin: load.spin,
     };
-    let report = run::run(&mut epoll()?, &target, &scenario)?;
-    show(&report, load.json.as_ref())
+    run::run(&mut epoll()?, target, &scenario)
 }
 
 fn show(report: &Report, json: Option<&PathBuf>) -> Result<(), Failure> {
