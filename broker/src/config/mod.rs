@@ -125,6 +125,20 @@ mod tests {
     }
 
     #[test]
+    fn the_sample_file_names_every_key_with_its_default() {
+        let text = include_str!("../../ringtide.toml");
+        assert_eq!(toml::from_str::<Config>(text).unwrap(), Config::default());
+        let given: toml::Table = toml::from_str(text).unwrap();
+        let given: Vec<String> = flatten(&given).iter().map(|(p, _)| p.to_string()).collect();
+        for (path, _) in flatten(&Config::schema()) {
+            let name = path.to_string();
+            let by_comment = name.starts_with("shared.groups");
+            assert!(given.contains(&name) || by_comment, "ringtide.toml lacks {name}");
+        }
+        assert!(text.contains("# [[shared.groups]]"));
+    }
+
+    #[test]
     fn defaults_survive_a_round_trip() {
         let text = toml::to_string(&Config::default()).unwrap();
         assert_eq!(toml::from_str::<Config>(&text).unwrap(), Config::default());

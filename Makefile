@@ -1,0 +1,88 @@
+# The one front door: everything is done from here. `make help` lists it.
+# Variables: ARGS (of run), PREFIX and DESTDIR (of install), FUZZ_SECONDS, SHARDS (of the tests).
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+ARGS ?=
+SHARDS ?= 1,2,3,8
+FUZZ_SECONDS ?= 60
+TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+PROFILE := ci
+
+.DEFAULT_GOAL := help
+.PHONY: help build run test test-rust test-clients lint fmt bench bench-peer fuzz miri loom \
+	install uninstall clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build the broker for use (target/release/ringtide)
+	@scripts/ensure.sh run
+	cargo build --release --locked -p ringtide
+
+run: build ## build and start the broker on port 1883 (ARGS="--shards 2 --listen 1884")
+	$(TARGET)/release/ringtide run $(ARGS)
+
+test: ## format, lints, all tests, real clients against the broker
+	@scripts/ensure.sh test
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked --profile $(PROFILE) -- -D warnings
+	@$(MAKE) --no-print-directory test-rust test-clients
+
+test-rust: ## all cargo tests, the rules of the tree and the server duties among them
+	RINGTIDE_TEST_SHARDS=$(SHARDS) cargo test --workspace --locked --profile $(PROFILE)
+
+test-clients: ## mosquitto, paho-mqtt and mqtt.js against the broker
+	@scripts/ensure.sh test
+	cargo build --locked --profile $(PROFILE) -p ringtide
+	scripts/clients.sh $(TARGET)/$(PROFILE)/ringtide
+
+lint: ## format check and clippy
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+fmt: ## format the sources
+	cargo fmt --all
+
+bench: ## measure every row of the figures into perf/results/
+	@scripts/ensure.sh bench
+	cargo build --release --locked -p ringtide -p ringtide-perf
+	scripts/bench.sh $(TARGET)/release ringtide
+
+bench-peer: ## the same rows with Debian's mosquitto, to compare with
+	@scripts/ensure.sh bench
+	cargo build --release --locked -p ringtide-perf
+	scripts/bench.sh $(TARGET)/release mosquitto
+
+fuzz: ## run every fuzz target for FUZZ_SECONDS each
+	@scripts/ensure.sh fuzz
+	cd broker && for target in $$(cargo +nightly fuzz list); do \
+		cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
+
+miri: ## the lanes' tests under miri
+	@scripts/ensure.sh miri
+	cargo +nightly miri test -p ringtide-ring
+
+loom: ## every interleaving of the lanes and the interest table
+	RUSTFLAGS="--cfg loom" cargo test --release -p ringtide-ring --test loom
+	RUSTFLAGS="--cfg loom" cargo test --release -p ringtide-topics loom
+
+install: ## install binary, configuration and systemd unit (PREFIX=/usr/local DESTDIR=)
+	@test -x $(TARGET)/release/ringtide || { echo "run 'make build' first"; exit 1; }
+	install -D -m 755 $(TARGET)/release/ringtide $(DESTDIR)$(PREFIX)/bin/ringtide
+	@if [ -e $(DESTDIR)/etc/ringtide/ringtide.toml ]; then \
+		echo "kept $(DESTDIR)/etc/ringtide/ringtide.toml as it is"; \
+	else \
+		install -D -m 644 broker/ringtide.toml $(DESTDIR)/etc/ringtide/ringtide.toml; fi
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|@PREFIX@|$(PREFIX)|' scripts/ringtide.service \
+		>$(DESTDIR)$(PREFIX)/lib/systemd/system/ringtide.service
+
+uninstall: ## remove what install put there; the configuration stays
+	rm -f $(DESTDIR)$(PREFIX)/bin/ringtide
+	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/ringtide.service
+	@echo "kept $(DESTDIR)/etc/ringtide"
+
+clean: ## remove what was built and what was installed into the tree
+	cargo clean
+	rm -rf .venv broker/tests/clients/node_modules

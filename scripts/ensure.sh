@@ -1,0 +1,153 @@
+#!/bin/sh
+# Installs what this machine lacks for one task, and says so. Silent where nothing is missing.
+# Usage: scripts/ensure.sh run|test|bench|fuzz|miri
+# Debian packages come by apt-get (with sudo unless root); Python and npm packages stay in the tree.
+set -eu
+cd "$(dirname "$0")/.."
+
+RUST_MIN=1.95
+packages=""
+
+say() { echo "ensure: $*"; }
+fail() { echo "ensure: $*" >&2; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ]; }
+
+# want COMMAND PACKAGE...: if the command is missing, its packages will be installed.
+want() {
+    command=$1
+    shift
+    have "$command" || packages="$packages $*"
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif have sudo; then
+        sudo "$@"
+    else
+        fail "not root and no sudo; run as root: $*"
+    fi
+}
+
+install_packages() {
+    [ -n "$packages" ] || return 0
+    have apt-get || fail "please install what provides:$packages (no apt-get here)"
+    say "installing Debian packages:$packages"
+    as_root apt-get update -q >/dev/null || say "apt-get update failed; trying with the old lists"
+    # shellcheck disable=SC2086
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -q -y --no-install-recommends $packages >/dev/null ||
+        fail "apt-get could not install:$packages"
+    packages=""
+}
+
+rust() {
+    if ! have cargo && [ -x "$HOME/.cargo/bin/cargo" ]; then
+        fail "cargo is in $HOME/.cargo/bin, which is not in PATH; run: . \"$HOME/.cargo/env\""
+    fi
+    have cargo || fail "Rust is missing; install Rust $RUST_MIN or newer (rustup.rs)"
+    found=$(rustc --version | cut -d' ' -f2)
+    lowest=$(printf '%s\n%s\n' "$RUST_MIN" "$found" | sort -V | head -n 1)
+    [ "$lowest" = "$RUST_MIN" ] || fail "Rust $found is too old; install $RUST_MIN or newer"
+}
+
+# component NAME COMMAND: a part of the Rust toolchain.
+component() {
+    cargo "$2" --version >/dev/null 2>&1 && return 0
+    have rustup || fail "cargo $2 is missing; install the Rust component $1"
+    say "installing the Rust component $1"
+    rustup component add "$1"
+}
+
+# What a build needs: a C compiler for the allocator and liburing, git for glommio's build script.
+build() {
+    rust
+    want cc build-essential
+    want git git
+    install_packages
+}
+
+# paho-mqtt in .venv, by the versions of the clients' folder.
+python_client() {
+    wanted=broker/tests/clients/requirements.txt
+    stamp=.venv/.ringtide-stamp
+    if [ -f "$stamp" ] && { [ ! -f "$wanted" ] || cmp -s "$stamp" "$wanted"; }; then
+        return 0
+    fi
+    say "installing paho-mqtt from PyPI into .venv"
+    [ -x .venv/bin/python ] || python3 -m venv .venv
+    if [ -f "$wanted" ]; then
+        .venv/bin/python -m pip install -q --disable-pip-version-check -r "$wanted"
+        cp "$wanted" "$stamp"
+    else
+        .venv/bin/python -m pip install -q --disable-pip-version-check "paho-mqtt>=2,<3"
+        : >"$stamp"
+    fi
+}
+
+# mqtt in the clients' folder, by its lock file.
+node_client() {
+    folder=broker/tests/clients
+    [ -f "$folder/package.json" ] || return 0
+    stamp=$folder/node_modules/.ringtide-stamp
+    [ -f "$stamp" ] && cmp -s "$stamp" "$folder/package.json" && return 0
+    say "installing mqtt from npm into $folder/node_modules"
+    if [ -f "$folder/package-lock.json" ]; then how=ci; else how=install; fi
+    (cd "$folder" && npm "$how" --silent --no-audit --no-fund)
+    cp "$folder/package.json" "$stamp"
+}
+
+real_clients() {
+    want mosquitto_pub mosquitto-clients
+    # The shell's own kill does not count: the tests start the program.
+    [ -x /bin/kill ] || [ -x /usr/bin/kill ] || packages="$packages procps"
+    want prlimit util-linux
+    python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || packages="$packages python3 python3-venv"
+    want node nodejs
+    want npm npm
+    install_packages
+    python_client
+    node_client
+}
+
+# The broker to compare with. Installing it must not start it: it would take port 1883.
+peer() {
+    have mosquitto && return 0
+    guard=/usr/sbin/policy-rc.d
+    if [ ! -e "$guard" ]; then
+        printf '#!/bin/sh\nexit 101\n' | as_root tee "$guard" >/dev/null
+        as_root chmod 755 "$guard"
+        # shellcheck disable=SC2064
+        trap "as_root rm -f $guard" EXIT
+    fi
+    packages=mosquitto
+    install_packages
+    if have systemctl; then as_root systemctl disable mosquitto >/dev/null 2>&1 || true; fi
+}
+
+# tool COMMAND CRATE: a cargo subcommand.
+tool() {
+    have "$1" && return 0
+    say "installing $2 with cargo"
+    cargo install --locked "$2"
+}
+
+nightly() {
+    have rustup || fail "this needs a nightly Rust by rustup"
+    rustup toolchain list | grep -q '^nightly' && return 0
+    say "installing the nightly toolchain"
+    rustup toolchain install nightly --profile minimal
+}
+
+case "${1:-}" in
+run) build ;;
+test) build && component rustfmt fmt && component clippy clippy && real_clients ;;
+bench) build && peer ;;
+fuzz) build && nightly && tool cargo-fuzz cargo-fuzz ;;
+miri)
+    build && nightly
+    cargo +nightly miri --version >/dev/null 2>&1 ||
+        rustup +nightly component add miri rust-src
+    ;;
+*) fail "usage: scripts/ensure.sh run|test|bench|fuzz|miri" ;;
+esac
