@@ -121,7 +121,7 @@ impl Table {
         let Some(id) = self.find(tenant, filter, &key) else {
             let id = self.insert(tenant, filter, &key, subscription);
             self.subscriptions += 1;
-            let interest = self.is_first(&key, filter).then_some(key);
+            let interest = self.is_first(&key).then_some(key);
             return Subscribed { existed: false, filter: FilterId(id), interest };
         };
         let mut existed = false;
@@ -259,12 +259,12 @@ impl Table {
             EXACT => {}
             place => self.shapes.release(place),
         }
-        self.is_last(&key, entry.text()).then_some(key)
+        self.is_last(&key).then_some(key)
     }
 
-    /// Counts a new filter under its key. Only filters deeper than shapes can tell share keys.
-    fn is_first(&mut self, key: &InterestKey, filter: &str) -> bool {
-        if key.shape.is_exact() || !is_deep(filter) {
+    /// Counts a new filter under its key.
+    fn is_first(&mut self, key: &InterestKey) -> bool {
+        if !may_share(key) {
             return true;
         }
         let hash = key.hash;
@@ -274,8 +274,8 @@ impl Table {
         slot.get().1 == 1
     }
 
-    fn is_last(&mut self, key: &InterestKey, filter: &str) -> bool {
-        if key.shape.is_exact() || !is_deep(filter) {
+    fn is_last(&mut self, key: &InterestKey) -> bool {
+        if !may_share(key) {
             return true;
         }
         let hash = key.hash;
@@ -295,4 +295,9 @@ impl Table {
 fn is_deep(filter: &str) -> bool {
     let levels = filter.bytes().filter(|byte| *byte == b'/').count() + 1;
     levels - usize::from(filter.ends_with('#')) > SHAPE_LEVELS_MAX
+}
+
+/// Whether other filters may have this key: those cut off at the deepest level of a shape.
+fn may_share(key: &InterestKey) -> bool {
+    key.shape.is_multi() && key.shape.levels() == SHAPE_LEVELS_MAX
 }
