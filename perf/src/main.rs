@@ -1,6 +1,7 @@
 //! The load generator and bench runner: see `perf/README.md`.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod client;
 mod connect;
 mod epoll;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use argh::FromArgs;
 
+use crate::bench;
 use crate::connect::{self, Connections};
 use crate::epoll::EpollIo;
 use crate::failure::Failure;
@@ -28,6 +29,7 @@ pub(crate) struct Options {
 enum Command {
     Load(Load),
     Reflect(Reflect),
+    Bench(bench::Bench),
 }
 
 /// Send one load to a broker on a loopback address and report.
@@ -114,6 +116,7 @@ pub(crate) fn execute(options: Options) -> Result<(), Failure> {
     match options.command {
         Command::Load(load) => run_load(&load),
         Command::Reflect(reflect) => run_reflect(&reflect),
+        Command::Bench(options) => bench::bench(epoll, &options),
     }
 }
 

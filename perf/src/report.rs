@@ -133,6 +133,9 @@ impl Report {
     }
 
     fn verdict(&self) -> String {
+        if self.unit != Unit::Message {
+            return String::new();
+        }
         if self.faults.none() {
             return if self.order_proved { "; all in order" } else { "; none lost" }.to_owned();
         }

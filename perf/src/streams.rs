@@ -181,11 +181,6 @@ impl<'a, I: Io> Streams<'a, I> {
         self.receipts.received
     }
 
-    /// Messages sent since the start.
-    pub(crate) fn sent(&self) -> u64 {
-        self.receipts.publishers.iter().map(|publisher| publisher.sent).sum()
-    }
-
     /// Messages that are due at a fixed rate and have not been sent.
     pub(crate) fn backlog(&self) -> u64 {
         self.receipts.publishers.iter().map(|publisher| publisher.due).sum()

@@ -1,0 +1,192 @@
+//! The runner: starts brokers, runs each row several times in alternation, prints and records.
+
+mod broker;
+mod record;
+mod rows;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use argh::FromArgs;
+
+use crate::connect::{self, Connections};
+use crate::failure::Failure;
+use crate::io::Io;
+use crate::options::pin;
+use crate::procfs;
+use crate::report::Report;
+use crate::run::{self, Target};
+use crate::wire::Version;
+use broker::{Broker, Kind, say};
+use record::{Measured, Record, Side};
+use rows::{Load, Row};
+
+/// Measure every row of the figures with a broker of its own on one CPU, alternating with another
+/// broker or binary, and record the results.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "bench")]
+pub(crate) struct Bench {
+    /// the broker; target/release/ringtide by default; what it is follows from its name
+    #[argh(option, default = "PathBuf::from(\"target/release/ringtide\")")]
+    broker: PathBuf,
+    /// an argument for it, after the usual ones; may be given several times
+    #[argh(option)]
+    broker_arg: Vec<String>,
+    /// another broker to alternate with: a ringtide, mosquitto, nats-server or rumqttd binary
+    #[argh(option)]
+    against: Option<PathBuf>,
+    /// an argument for that one; may be given several times
+    #[argh(option)]
+    against_arg: Vec<String>,
+    /// runs of each row; 3 by default
+    #[argh(option, default = "3")]
+    rounds: u32,
+    /// only rows whose name holds one of these parts, separated by commas
+    #[argh(option)]
+    rows: Option<String>,
+    /// milliseconds measured in each run; 5000 by default
+    #[argh(option, default = "5000")]
+    measure_ms: u64,
+    /// CPU of the broker; 0 by default
+    #[argh(option, default = "0")]
+    broker_cpu: usize,
+    /// CPU of the generator; 1 by default
+    #[argh(option, default = "1")]
+    cpu: usize,
+    /// where results go; perf/results by default
+    #[argh(option, default = "PathBuf::from(\"perf/results\")")]
+    results: PathBuf,
+    /// list the rows and end
+    #[argh(switch)]
+    list: bool,
+}
+
+impl Bench {
+    fn wants(&self, row: &Row) -> bool {
+        let parts = self.rows.as_deref().unwrap_or("");
+        parts.split(',').any(|part| row.id.contains(part.trim()))
+    }
+
+    fn broker(&self, program: &std::path::Path, extra: &[String]) -> Broker {
+        Broker {
+            program: resolve(program),
+            kind: Kind::of(program),
+            extra: extra.to_vec(),
+            cpu: self.broker_cpu,
+        }
+    }
+}
+
+/// Relative paths must outlive a change of directory; bare names are looked up in `PATH`.
+fn resolve(program: &std::path::Path) -> PathBuf {
+    if program.components().count() > 1 {
+        std::path::absolute(program).unwrap_or_else(|_| program.to_owned())
+    } else {
+        program.to_owned()
+    }
+}
+
+fn side(broker: &Broker) -> Side {
+    let version = broker::version(&broker.program, broker.kind);
+    Side { program: broker.program.clone(), kind: broker.kind, version }
+}
+
+/// Runs the bench.
+///
+/// # Errors
+/// If nothing can be measured; a row that fails is recorded with its error.
+pub(crate) fn bench<I: Io>(
+    make: impl Fn() -> Result<I, Failure>,
+    options: &Bench,
+) -> Result<(), Failure> {
+    let wanted: Vec<_> =
+        rows::rows(options.measure_ms).into_iter().filter(|row| options.wants(row)).collect();
+    if options.list {
+        return wanted.iter().try_for_each(|row| say(&row.id));
+    }
+    if wanted.is_empty() {
+        return Err(Failure::Option("no row has such a name; see --list".to_owned()));
+    }
+    pin(Some(options.cpu))?;
+    let ours = options.broker(&options.broker, &options.broker_arg);
+    let against = options.against.as_ref();
+    let other = against.map(|program| options.broker(program, &options.against_arg));
+    let control = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control");
+    let mut record = Record {
+        time: record::time(),
+        commit: record::commit(),
+        command: std::env::args().collect::<Vec<_>>().join(" "),
+        host: procfs::host(),
+        congestion_control: control.unwrap_or_default().trim().to_owned(),
+        ours: side(&ours),
+        other: other.as_ref().map(side),
+        rows: Vec::new(),
+    };
+    if record.congestion_control == "bbr" {
+        say("note: this host paces TCP with bbr, which costs every broker CPU; Debian has cubic")?;
+    }
+    for row in wanted {
+        record.rows.push(measure(&make, options, row, &ours, other.as_ref())?);
+    }
+    say(&record.table())?;
+    let path = record.write(&options.results)?;
+    say(&format!("recorded in {}", path.display()))
+}
+
+fn measure<I: Io>(
+    make: &impl Fn() -> Result<I, Failure>,
+    options: &Bench,
+    row: Row,
+    ours: &Broker,
+    other: Option<&Broker>,
+) -> Result<Measured, Failure> {
+    let mut measured = Measured { row, ours: Vec::new(), other: Vec::new(), errors: Vec::new() };
+    for round in 0..options.rounds {
+        let mut sides = vec![("ours", Some(ours)), ("other", other)];
+        // Neither side always runs first.
+        if round % 2 == 1 {
+            sides.reverse();
+        }
+        for (name, broker) in sides {
+            let Some(broker) = broker else { continue };
+            if measured.row.needs_shards() && broker.kind != Kind::Ringtide {
+                continue;
+            }
+            match run_once(make, options, &measured.row, broker) {
+                Ok(report) => {
+                    say(&format!("{name:>6} {}: {}", measured.row.id, report.line()))?;
+                    let list =
+                        if name == "ours" { &mut measured.ours } else { &mut measured.other };
+                    list.push(report);
+                }
+                Err(failure) => {
+                    say(&format!("{name:>6} {}: {failure}", measured.row.id))?;
+                    measured.errors.push(format!("{name}, round {}: {failure}", round + 1));
+                }
+            }
+        }
+    }
+    Ok(measured)
+}
+
+/// One run of a row with a fresh broker.
+fn run_once<I: Io>(
+    make: &impl Fn() -> Result<I, Failure>,
+    options: &Bench,
+    row: &Row,
+    broker: &Broker,
+) -> Result<Report, Failure> {
+    let running = broker.start(row.shards)?;
+    let target = Target::new(running.address, Some(running.pid()))?;
+    let connections = |count| Connections {
+        count,
+        version: Version::V3_1_1,
+        measure: Duration::from_millis(options.measure_ms),
+    };
+    match &row.load {
+        Load::Messages(scenario) => run::run(&mut make()?, &target, scenario),
+        Load::Connect(count) => connect::held(make, &target, &connections(*count)),
+        Load::ConnectClose => connect::closed(make, &target, &connections(0)),
+        Load::Idle(count) => connect::idle(make, &target, &connections(*count)),
+    }
+}
