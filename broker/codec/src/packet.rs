@@ -55,6 +55,7 @@ pub enum Packet<'a> {
 ///
 /// `version` is the connection's; CONNECT names its own. Errors: a packet, property or reason code
 /// that `role` must not be sent, and what the packet's own `decode` refuses.
+#[inline]
 pub fn decode<'a>(
     role: Role,
     version: Version,

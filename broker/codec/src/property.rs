@@ -276,15 +276,20 @@ pub(crate) fn read_block<'a>(
     place: Place,
     mut each: impl FnMut(Property<'a>) -> Result<(), DecodeError>,
 ) -> Result<&'a [u8], DecodeError> {
-    let len = reader.varint()? as usize;
-    let raw = reader.take(len)?;
-    if !raw.is_empty() {
-        walk(raw, place, &mut each)?;
-    }
+    let raw = raw_block(reader)?;
+    walk(raw, place, &mut each)?;
     Ok(raw)
 }
 
-fn walk<'a>(
+/// Reads a property block with its length, but checks only that it is there.
+#[inline]
+pub(crate) fn raw_block<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], DecodeError> {
+    let len = reader.varint()? as usize;
+    reader.take(len)
+}
+
+/// Checks all of a property block and shows each property to `each`.
+pub(crate) fn walk<'a>(
     raw: &'a [u8],
     place: Place,
     each: &mut impl FnMut(Property<'a>) -> Result<(), DecodeError>,

@@ -3,7 +3,7 @@
 //! This is the hot path of decoding; sending is `publish_out`.
 
 use crate::header::{DUP, publish_flags};
-use crate::property::{Place, PropertyIter, copy_if, read_block};
+use crate::property::{Place, PropertyIter, copy_if, raw_block, walk};
 use crate::writer::{begin, packet_len, put_two, text_len};
 use crate::{
     DecodeError, DecodeErrorKind, PacketId, PacketType, Property, PropertyId, QoS, Reader, Role,
@@ -74,8 +74,13 @@ impl Default for PublishProperties<'_> {
 impl<'a> PublishProperties<'a> {
     #[inline]
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
-        let mut seen = Self::EMPTY;
-        let raw = read_block(reader, Place::Packet(PacketType::Publish), |property| {
+        let raw = raw_block(reader)?;
+        if raw.is_empty() { Ok(Self::EMPTY) } else { Self::check(raw) }
+    }
+
+    fn check(raw: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut seen = Self { raw, ..Self::EMPTY };
+        walk(raw, Place::Packet(PacketType::Publish), &mut |property| {
             match property {
                 Property::TopicAlias(alias) => seen.topic_alias = Some(alias),
                 Property::MessageExpiryInterval(seconds) => seen.message_expiry_s = Some(seconds),
@@ -86,7 +91,6 @@ impl<'a> PublishProperties<'a> {
             }
             Ok(())
         })?;
-        seen.raw = raw;
         seen.forward_is_raw =
             seen.topic_alias.is_none() && seen.message_expiry_s.is_none() && !seen.subscription_ids;
         Ok(seen)

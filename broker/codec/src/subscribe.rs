@@ -10,6 +10,7 @@ use crate::{
     Version,
 };
 use alloc::vec::Vec;
+use core::fmt;
 
 const QOS: u8 = 0b0000_0011;
 const NO_LOCAL: u8 = 0b0000_0100;
@@ -219,7 +220,7 @@ fn filters_len<'a>(filters: impl Iterator<Item = &'a str>) -> usize {
 }
 
 /// The filters of a [`Subscribe`], checked when it was decoded.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SubscribeFilters<'a> {
     version: Version,
     reader: Reader<'a>,
@@ -233,6 +234,12 @@ impl PartialEq for SubscribeFilters<'_> {
 }
 
 impl Eq for SubscribeFilters<'_> {}
+
+impl fmt::Debug for SubscribeFilters<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.clone()).finish()
+    }
+}
 
 impl<'a> SubscribeFilters<'a> {
     fn check(version: Version, reader: Reader<'a>) -> Result<Self, DecodeError> {

@@ -8,6 +8,7 @@ use crate::{
     DecodeError, DecodeErrorKind, PacketId, PacketType, Property, Reader, UserProperties, Version,
 };
 use alloc::vec::Vec;
+use core::fmt;
 
 /// A request to end subscriptions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +81,7 @@ impl PropertySource for Unsubscribe<'_> {
 }
 
 /// The filters of an [`Unsubscribe`], checked when it was decoded.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct UnsubscribeFilters<'a> {
     reader: Reader<'a>,
     left: usize,
@@ -93,6 +94,12 @@ impl PartialEq for UnsubscribeFilters<'_> {
 }
 
 impl Eq for UnsubscribeFilters<'_> {}
+
+impl fmt::Debug for UnsubscribeFilters<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.clone()).finish()
+    }
+}
 
 impl<'a> UnsubscribeFilters<'a> {
     fn check(reader: Reader<'a>) -> Result<Self, DecodeError> {
