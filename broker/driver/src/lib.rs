@@ -20,6 +20,9 @@
 //!   before `close` is still attempted.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
+
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;

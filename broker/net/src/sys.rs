@@ -90,3 +90,11 @@ impl Drop for Pages {
         unsafe { libc::munmap(self.start.cast(), self.len) };
     }
 }
+
+/// The soft limit of locked memory in bytes.
+pub(crate) fn memlock_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid place for the answer.
+    let rc = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(limit.rlim_cur) }
+}

@@ -251,11 +251,6 @@ impl Sends {
         true
     }
 
-    /// Sends whose rest is in the kernel.
-    pub(super) fn stalled(&self) -> usize {
-        self.stalled.len()
-    }
-
     /// Keeps a finished send's memory for later ones.
     #[inline]
     pub(super) fn recycle(&mut self, send: Send) {

@@ -117,9 +117,4 @@ impl Table {
         self.len -= 1;
         Some(entry)
     }
-
-    /// Every token with something in flight, in no particular order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, Entry)> + '_ {
-        self.segments.iter().flat_map(|segment| segment.iter().map(|e| (e.token(), *e)))
-    }
 }

@@ -1,7 +1,10 @@
-//! Who runs a shard: a pinned thread, which may carry an executor.
+//! Who runs a shard: a glommio executor on a pinned thread, or the thread alone.
 //!
-//! Owns the threads. A shard is a [`Turn`] that is built on its own thread by a closure, so
+//! Owns the threads and their start. A shard is a [`Turn`] that is built on its own thread by a closure, so
 //! neither the shard nor its driver need be `Send`.
+
+#[cfg(feature = "glommio")]
+mod executor;
 
 use std::error::Error;
 use std::io;
@@ -11,6 +14,8 @@ use ringtide_driver::{Turn, TurnEnd};
 
 use crate::sys;
 use crate::uring::HostWatch;
+#[cfg(feature = "glommio")]
+pub use executor::{ExecutorOptions, run_on_glommio};
 
 /// What a shard's builder is told.
 #[derive(Debug)]

@@ -1,0 +1,173 @@
+//! Shards hosted by glommio executors.
+//!
+//! The shard's loop is the executor's root future, but it parks in the shard's own ring, never in
+//! glommio's. That ring polls the descriptors of glommio's rings; only when one of them has
+//! something does the loop step aside and let the executor work. No shard depends on what the
+//! executor does: it carries guests, such as slow tasks of an embedder.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::fd::RawFd;
+use std::pin::Pin;
+use std::sync::mpsc;
+use std::task::{Context, Poll};
+use std::thread::Builder;
+use std::time::Duration;
+
+use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement};
+use ringtide_driver::{Turn, TurnEnd};
+
+use super::{ShardContext, ShardError, Shards, cpu_of};
+use crate::uring::HostWatch;
+
+/// What glommio itself demands of RLIMIT_MEMLOCK before it starts an executor.
+const MEMLOCK_BYTES_MIN: u64 = 512 * 1024;
+
+/// How to set an executor up. The defaults keep eight of them inside the usual 8 MiB of locked
+/// memory.
+#[derive(Clone, Debug)]
+pub struct ExecutorOptions {
+    /// Entries of each of the executor's three rings.
+    pub ring_depth: usize,
+    /// Bytes of registered buffers: 64 KiB is the least that glommio takes.
+    pub io_memory_bytes: usize,
+    /// How often the executor gets a turn even if nothing of its own is ready. Its timers are
+    /// late by up to this much; each turn costs some 20 us.
+    pub preempt: Duration,
+}
+
+impl Default for ExecutorOptions {
+    fn default() -> ExecutorOptions {
+        ExecutorOptions {
+            ring_depth: 16,
+            io_memory_bytes: 64 * 1024,
+            preempt: Duration::from_millis(1),
+        }
+    }
+}
+
+/// Runs one shard per builder, each as the root future of a glommio executor that is pinned to
+/// `cpus` in turn (unbound if the list is empty). The executors start one after another: each is
+/// built before the next begins.
+///
+/// # Errors
+/// A thread or an executor could not be started, or a shard could not be built; the shards
+/// before it keep running.
+pub fn run_on_glommio<F, T>(
+    cpus: &[usize],
+    options: &ExecutorOptions,
+    builders: Vec<F>,
+) -> Result<Shards, ShardError>
+where
+    F: FnOnce(ShardContext) -> Result<T, ShardError> + Send + 'static,
+    T: Turn + 'static,
+{
+    check_memlock()?;
+    let shards = builders.len() as u16;
+    let mut threads = Vec::with_capacity(builders.len());
+    for (number, build) in builders.into_iter().enumerate() {
+        let cpu = cpu_of(number, cpus);
+        let shard = number as u16;
+        let options = options.clone();
+        let (started, start) = mpsc::channel();
+        let thread = Builder::new().name(format!("shard-{shard}")).spawn(move || {
+            let (executor, fds) = executor(cpu, &options)?;
+            let watch = HostWatch { fds, ..HostWatch::default() };
+            let context = ShardContext { shard, shards, cpu, watch: watch.clone() };
+            executor.run(async move {
+                let turns = build(context)?;
+                // The starter may have gone; the shard runs all the same.
+                started.send(()).unwrap_or(());
+                turn_by_turn(turns, &watch).await;
+                Ok(())
+            })
+        })?;
+        if start.recv().is_err() {
+            // The thread ended before it had a shard: its result says why.
+            return match thread.join() {
+                Ok(Err(error)) => Err(error),
+                Ok(Ok(())) => Err("a shard ended before it began".into()),
+                Err(_) => Err("a shard panicked while it was built".into()),
+            };
+        }
+        threads.push(thread);
+    }
+    Ok(Shards { threads })
+}
+
+/// The loop. Between two turns it lets glommio work, if glommio has something to do.
+async fn turn_by_turn(mut turns: impl Turn, watch: &HostWatch) {
+    while turns.turn() == TurnEnd::Again {
+        if watch.ready.replace(false) {
+            StepAside { stepped: false }.await;
+        }
+    }
+}
+
+/// Lets the executor run its other tasks, and look at its rings if its preempt timer is due.
+///
+/// The loop stays runnable meanwhile, so glommio never parks the thread in a ring of its own,
+/// where a shard's work could not wake it. What becomes ready in glommio's other rings waits for
+/// the preempt timer, which glommio arms anew each time that it looks.
+struct StepAside {
+    stepped: bool,
+}
+
+impl Future for StepAside {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if std::mem::replace(&mut self.stepped, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// An executor on this thread, and the descriptors of its rings.
+fn executor(
+    cpu: Option<usize>,
+    options: &ExecutorOptions,
+) -> Result<(LocalExecutor, Vec<RawFd>), ShardError> {
+    let placement = cpu.map_or(Placement::Unbound, Placement::Fixed);
+    let before = ring_fds()?;
+    let executor = LocalExecutorBuilder::new(placement)
+        .ring_depth(options.ring_depth)
+        .io_memory(options.io_memory_bytes)
+        .preempt_timer(options.preempt)
+        .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
+        .make()
+        .map_err(|error| format!("glommio cannot start an executor: {error}"))?;
+    let fds = ring_fds()?.difference(&before).copied().collect();
+    Ok((executor, fds))
+}
+
+/// Every io_uring of this process.
+fn ring_fds() -> io::Result<BTreeSet<RawFd>> {
+    let mut fds = BTreeSet::new();
+    for entry in fs::read_dir("/proc/self/fd")? {
+        let entry = entry?;
+        // A descriptor may be closed between the listing and the reading.
+        let Ok(target) = fs::read_link(entry.path()) else { continue };
+        if target.as_os_str() == "anon_inode:[io_uring]" {
+            fds.extend(entry.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()));
+        }
+    }
+    Ok(fds)
+}
+
+fn check_memlock() -> Result<(), ShardError> {
+    let limit = crate::sys::memlock_limit()?;
+    if limit < MEMLOCK_BYTES_MIN {
+        return Err(format!(
+            "the limit of locked memory is {} KiB, glommio needs {} KiB: raise it with \
+             `ulimit -l 8192` or `LimitMEMLOCK=8M` in the service's unit",
+            limit >> 10,
+            MEMLOCK_BYTES_MIN >> 10
+        )
+        .into());
+    }
+    Ok(())
+}

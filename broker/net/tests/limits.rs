@@ -1,0 +1,355 @@
+//! The driver where something runs out: completions, entries, buffers, descriptors, room in the
+//! socket.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ringtide_driver::conformance::pattern;
+use ringtide_driver::{Completion, Driver, ListenerId, Outgoing, Socket, Token, Wait};
+use ringtide_net::{UringConfig, UringDriver};
+use support::{driver, turn, until};
+
+/// Accepts `count` connections; connection `n` gets token `n` and its client is `clients[n]`.
+fn connect_many(
+    driver: &mut UringDriver,
+    address: std::net::SocketAddr,
+    count: usize,
+) -> (Vec<TcpStream>, Vec<Socket>) {
+    driver.start_accept(ListenerId(0));
+    let mut clients: Vec<TcpStream> = Vec::new();
+    let mut sockets = Vec::new();
+    for _ in 0..count {
+        let client = TcpStream::connect(address).unwrap();
+        let own = client.local_addr().unwrap();
+        clients.push(client);
+        sockets.push(until(driver, |_, completion| match completion {
+            Completion::Accepted { socket, peer, .. } => {
+                assert_eq!(peer, Some(own));
+                Some(socket)
+            }
+            _ => None,
+        }));
+    }
+    (clients, sockets)
+}
+
+/// Every client sends `len` bytes of its own pattern from a thread of its own.
+fn all_send(clients: &[TcpStream], len: usize) -> Vec<thread::JoinHandle<()>> {
+    let send = |(number, client): (usize, &TcpStream)| {
+        let mut client = client.try_clone().unwrap();
+        thread::spawn(move || client.write_all(&pattern(len, number as u32)).unwrap())
+    };
+    clients.iter().enumerate().map(send).collect()
+}
+
+/// Receives until every connection has its `len` bytes, holding each buffer for `hold` turns.
+fn receive_all(driver: &mut UringDriver, count: usize, len: usize, hold: usize) {
+    let mut got: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+    let mut held = Vec::new();
+    let mut quiet = 0;
+    while got.values().map(Vec::len).sum::<usize>() < count * len {
+        let completions = turn(driver, Wait::AtMost(Duration::from_millis(1)));
+        quiet = if completions.is_empty() { quiet + 1 } else { 0 };
+        assert!(quiet < 20_000, "nothing comes any more");
+        for completion in completions {
+            let Completion::Received { token, buffer } = completion else {
+                panic!("unexpected {completion:?}");
+            };
+            got.entry(token.0).or_default().extend_from_slice(driver.bytes(buffer));
+            held.push((hold, buffer));
+        }
+        held.retain_mut(|(turns, buffer)| {
+            if *turns == 0 {
+                driver.release(*buffer);
+                return false;
+            }
+            *turns -= 1;
+            true
+        });
+    }
+    for (token, bytes) in got {
+        assert!(bytes == pattern(len, token as u32), "connection {token} got other bytes");
+    }
+}
+
+fn receive_from_many(adjust: impl FnOnce(&mut UringConfig), hold: usize) -> UringDriver {
+    let (count, len) = (200, 20_000);
+    let (mut driver, address) = driver(adjust);
+    let (clients, sockets) = connect_many(&mut driver, address, count);
+    for (number, socket) in sockets.iter().enumerate() {
+        driver.start_receive(Token(number as u64), *socket);
+    }
+    let senders = all_send(&clients, len);
+    receive_all(&mut driver, count, len, hold);
+    for sender in senders {
+        sender.join().unwrap();
+    }
+    driver
+}
+
+#[test]
+fn four_buffers_serve_200_connections() {
+    let driver = receive_from_many(|config| config.receive_buffers = 4, 0);
+    assert!(driver.stats().starved > 0, "four buffers were enough, the test is too easy");
+}
+
+#[test]
+fn four_buffers_serve_200_connections_that_hold_them_for_a_while() {
+    let driver = receive_from_many(|config| config.receive_buffers = 4, 3);
+    assert!(driver.stats().starved > 0);
+}
+
+#[test]
+fn a_completion_queue_of_8_overflows_and_loses_nothing() {
+    let small = |config: &mut UringConfig| {
+        config.submission_entries = 4;
+        config.completion_entries = Some(8);
+    };
+    let driver = receive_from_many(small, 0);
+    assert!(driver.stats().overflows > 0, "the queue never overflowed");
+}
+
+/// Sends `rounds` turns of data to slow readers and compares every byte.
+fn send_to_slow_readers(adjust: impl FnOnce(&mut UringConfig)) -> UringDriver {
+    let (count, rounds) = (40, 60);
+    let (mut driver, address) = driver(adjust);
+    let (clients, sockets) = connect_many(&mut driver, address, count);
+    // Nobody reads before every connection has stalled once.
+    let begin = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = clients
+        .iter()
+        .map(|client| {
+            let mut client = client.try_clone().unwrap();
+            let begin = Arc::clone(&begin);
+            thread::spawn(move || {
+                while !begin.load(Ordering::Acquire) {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                let mut all = Vec::new();
+                let mut chunk = [0; 3_000];
+                while let Ok(read @ 1..) = client.read(&mut chunk) {
+                    all.extend_from_slice(&chunk[..read]);
+                    if all.len() % 7 == 0 {
+                        thread::sleep(Duration::from_micros(200));
+                    }
+                }
+                all
+            })
+        })
+        .collect();
+    let shared = Bytes::from(pattern(30_000, 77));
+    let mut sent = vec![Vec::new(); count];
+    let mut busy = vec![false; count];
+    let mut left = vec![rounds; count];
+    while left.iter().any(|left| *left > 0) || busy.contains(&true) {
+        for number in 0..count {
+            if left[number] == 0 || busy[number] {
+                continue;
+            }
+            left[number] -= 1;
+            let head = pattern(10_000 + number, left[number]);
+            let outgoing = if left[number] % 2 == 0 {
+                sent[number].extend_from_slice(&head[..5]);
+                sent[number].extend_from_slice(&shared);
+                sent[number].extend_from_slice(&head[5..]);
+                Outgoing { head, shared: vec![(5, shared.clone())] }
+            } else {
+                sent[number].extend_from_slice(&head);
+                Outgoing { head, shared: Vec::new() }
+            };
+            driver.send(Token(number as u64), sockets[number], outgoing);
+        }
+        for completion in turn(&mut driver, Wait::AtMost(Duration::from_millis(1))) {
+            match completion {
+                Completion::SendStalled { token } => busy[token.0 as usize] = true,
+                Completion::Sent { token } => busy[token.0 as usize] = false,
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+        if driver.stats().stalls >= count as u64 {
+            begin.store(true, Ordering::Release);
+        }
+    }
+    for (number, socket) in sockets.iter().enumerate() {
+        driver.close(Token(number as u64), *socket);
+    }
+    let mut open = count;
+    while open > 0 {
+        let completions = turn(&mut driver, Wait::AtMost(Duration::from_millis(20)));
+        open -= completions.iter().filter(|c| matches!(c, Completion::Closed { .. })).count();
+    }
+    for (reader, sent) in readers.into_iter().zip(sent) {
+        assert!(reader.join().unwrap() == sent, "a reader got other bytes");
+    }
+    assert!(shared.is_unique());
+    driver
+}
+
+#[test]
+fn slow_readers_get_every_byte() {
+    let driver = send_to_slow_readers(|_| {});
+    assert_eq!(driver.stats().overflows, 0);
+}
+
+#[test]
+fn slow_readers_get_every_byte_through_a_completion_queue_of_8() {
+    let driver = send_to_slow_readers(|config| {
+        config.submission_entries = 8;
+        config.completion_entries = Some(8);
+    });
+    assert!(driver.stats().overflows > 0, "the queue never overflowed");
+}
+
+#[test]
+fn slow_readers_get_every_byte_through_short_submits() {
+    let driver = send_to_slow_readers(|config| config.submit_max = Some(3));
+    assert!(driver.stats().short_submits > 0);
+}
+
+#[test]
+fn slow_readers_get_every_byte_with_counted_sends() {
+    send_to_slow_readers(|config| config.counted_sends = true);
+}
+
+#[test]
+fn a_reset_while_sending_fails_that_connection_only() {
+    let (mut driver, address) = driver(|_| {});
+    let (mut clients, sockets) = connect_many(&mut driver, address, 2);
+    let (victim, other) = (Token(0), Token(1));
+    // Fill the victim's socket until a send waits for room.
+    loop {
+        let head = pattern(50_000, 1);
+        driver.send(victim, sockets[0], Outgoing { head, shared: Vec::new() });
+        let stalled = |c: &Completion| matches!(c, Completion::SendStalled { .. });
+        if turn(&mut driver, Wait::Poll).iter().any(stalled) {
+            break;
+        }
+    }
+    let dead = clients.remove(0);
+    socket2::SockRef::from(&dead).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(dead);
+    let errno = until(&mut driver, |_, completion| match completion {
+        Completion::SendFailed { token, errno } => {
+            assert_eq!(token, victim);
+            Some(errno)
+        }
+        _ => None,
+    });
+    assert_ne!(errno, 0);
+    driver.send(other, sockets[1], Outgoing { head: b"alive".to_vec(), shared: Vec::new() });
+    driver.close(victim, sockets[0]);
+    until(&mut driver, |_, completion| {
+        matches!(completion, Completion::Closed { token } if token == victim).then_some(())
+    });
+    let mut got = [0; 5];
+    clients[0].read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"alive");
+}
+
+#[test]
+fn one_turn_is_one_enter() {
+    let (mut driver, address) = driver(|_| {});
+    let (mut clients, sockets) = connect_many(&mut driver, address, 100);
+    for (number, socket) in sockets.iter().enumerate() {
+        driver.start_receive(Token(number as u64), *socket);
+    }
+    turn(&mut driver, Wait::Poll);
+    for client in &mut clients {
+        client.write_all(b"ping").unwrap();
+    }
+    let before = driver.stats().enters;
+    let mut turns = 0;
+    let mut echoed = 0;
+    while echoed < 100 {
+        let completions = turn(&mut driver, Wait::AtMost(Duration::from_secs(1)));
+        turns += 1;
+        for completion in completions {
+            if let Completion::Received { token, buffer } = completion {
+                let mut head = driver.reclaim().unwrap_or_default();
+                head.extend_from_slice(driver.bytes(buffer));
+                driver.release(buffer);
+                let outgoing = Outgoing { head, shared: Vec::new() };
+                driver.send(token, sockets[token.0 as usize], outgoing);
+                echoed += 1;
+            }
+        }
+    }
+    turn(&mut driver, Wait::Poll);
+    turns += 1;
+    assert_eq!(driver.stats().enters - before, turns);
+    for client in &mut clients {
+        let mut back = [0; 4];
+        client.read_exact(&mut back).unwrap();
+        assert_eq!(&back, b"ping");
+    }
+}
+
+const CHILD: &str = "RINGTIDE_TEST_FEW_DESCRIPTORS";
+
+/// Runs this test once more in a process that may have few descriptors only.
+#[test]
+fn accepting_survives_the_end_of_descriptors() {
+    if std::env::var_os(CHILD).is_some() {
+        return without_descriptors();
+    }
+    let test = std::env::current_exe().unwrap();
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -n 40 && exec \"$0\" \"$@\""])
+        .arg(test)
+        .args(["--exact", "accepting_survives_the_end_of_descriptors", "--test-threads=1"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+fn without_descriptors() {
+    let (mut driver, address) = driver(|_| {});
+    driver.start_accept(ListenerId(0));
+    // Each connection takes two descriptors here, so accepting fails before connecting does.
+    let mut clients = Vec::new();
+    let mut sockets = Vec::new();
+    let mut failed = None;
+    while failed.is_none() {
+        let Ok(client) = TcpStream::connect(address) else { break };
+        clients.push(client);
+        for completion in turn(&mut driver, Wait::AtMost(Duration::from_millis(20))) {
+            match completion {
+                Completion::Accepted { socket, .. } => sockets.push(socket),
+                Completion::AcceptFailed { errno, .. } => failed = Some(errno),
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+    }
+    // The last client may have had the last descriptor: then accepting fails now.
+    let errno = failed.unwrap_or_else(|| {
+        until(&mut driver, |_, completion| match completion {
+            Completion::AcceptFailed { errno, .. } => Some(errno),
+            _ => None,
+        })
+    });
+    assert_eq!(errno, 24, "EMFILE");
+    // Existing connections work, and accepting goes on once there is room.
+    let first = sockets[0];
+    driver.send(Token(0), first, Outgoing { head: b"still here".to_vec(), shared: Vec::new() });
+    turn(&mut driver, Wait::Poll);
+    let mut got = [0; 10];
+    clients[0].read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"still here");
+    for (number, socket) in sockets.iter().enumerate().skip(1).take(4) {
+        driver.close(Token(number as u64), *socket);
+    }
+    until(&mut driver, |_, completion| {
+        matches!(completion, Completion::Accepted { .. }).then_some(())
+    });
+    assert!(driver.stats().accepts_failed > 0);
+}

@@ -1,0 +1,372 @@
+//! Several drivers in one process: wakes, hand-overs, shared listeners, hosts.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ringtide_driver::{
+    Completion, Driver, ListenerId, Outgoing, Socket, Token, Turn, TurnEnd, Wait, Waker,
+};
+use ringtide_net::host::{ShardContext, ShardError, Shards, run_on_threads};
+use ringtide_net::listen::listen_shared;
+use ringtide_net::{
+    Descriptors, ListenAddr, ListenOptions, Peers, UringConfig, UringDriver, listen,
+};
+use socket2::SockRef;
+use support::{driver_of, turn, until};
+
+#[test]
+fn a_thread_wakes_a_sleeping_driver() {
+    let peers = Peers::new(1).unwrap();
+    let (mut driver, _) = driver_of(0, &peers, |_| {});
+    for _ in 0..20 {
+        let waker = peers.waker(0).unwrap();
+        let thread = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(2));
+            waker.wake();
+            waker.wake();
+        });
+        let start = Instant::now();
+        until(&mut driver, |_, completion| matches!(completion, Completion::Woken).then_some(()));
+        assert!(start.elapsed() < Duration::from_secs(10));
+        thread.join().unwrap();
+        // The second wake may or may not have met the first; a later one must count again.
+        turn(&mut driver, Wait::AtMost(Duration::from_millis(5)));
+    }
+}
+
+#[test]
+fn a_wake_before_the_driver_exists_is_not_lost() {
+    let peers = Peers::new(1).unwrap();
+    peers.waker(0).unwrap().wake();
+    let (mut driver, _) = driver_of(0, &peers, |_| {});
+    until(&mut driver, |_, completion| matches!(completion, Completion::Woken).then_some(()));
+}
+
+#[test]
+fn drivers_wake_each_other() {
+    let peers = Peers::new(2).unwrap();
+    let (theirs, ours) = (Arc::clone(&peers), peers);
+    let rounds = 200;
+    // Shard 1 answers every wake with a wake.
+    let thread = thread::spawn(move || {
+        let (mut driver, _) = driver_of(1, &theirs, |_| {});
+        for _ in 0..rounds {
+            until(&mut driver, |driver, completion| {
+                matches!(completion, Completion::Woken).then(|| driver.wake(0))
+            });
+        }
+        turn(&mut driver, Wait::Poll);
+    });
+    let (mut driver, _) = driver_of(0, &ours, |_| {});
+    for _ in 0..rounds {
+        driver.wake(1);
+        until(&mut driver, |_, completion| matches!(completion, Completion::Woken).then_some(()));
+    }
+    thread.join().unwrap();
+    // A driver that has ended cannot be woken, and that harms nobody.
+    driver.wake(1);
+    assert!(turn(&mut driver, Wait::Poll).is_empty());
+}
+
+/// Accepts on shard 0, reads the first chunk there, hands the socket over with the next bytes
+/// already on their way, and lets shard 1 serve it.
+fn hand_over(adjust: fn(&mut UringConfig)) {
+    let peers = Peers::new(2).unwrap();
+    let theirs = Arc::clone(&peers);
+    let (give, take) = mpsc::channel::<Option<Socket>>();
+    let (ready, is_ready) = mpsc::channel();
+    let (rounds, token) = (30, Token(5));
+    let home = thread::spawn(move || {
+        let (mut driver, _) = driver_of(1, &theirs, adjust);
+        ready.send(()).unwrap();
+        for round in 0..rounds {
+            let socket = match take.recv().unwrap() {
+                Some(socket) => socket,
+                None => until(&mut driver, |_, completion| match completion {
+                    Completion::Arrived { tag, socket } => {
+                        assert_eq!(tag, 1000 + round);
+                        Some(socket)
+                    }
+                    _ => None,
+                }),
+            };
+            driver.start_receive(token, socket);
+            let mut got = Vec::new();
+            until(&mut driver, |driver, completion| {
+                if let Completion::Received { buffer, .. } = completion {
+                    got.extend_from_slice(driver.bytes(buffer));
+                    driver.release(buffer);
+                }
+                (got.len() >= 6).then_some(())
+            });
+            assert_eq!(got, b"second");
+            driver.send(token, socket, Outgoing { head: b"home".to_vec(), shared: Vec::new() });
+            driver.close(token, socket);
+            until(&mut driver, |_, completion| {
+                matches!(completion, Completion::Closed { .. }).then_some(())
+            });
+        }
+    });
+    is_ready.recv().unwrap();
+    let (mut driver, address) = driver_of(0, &peers, adjust);
+    driver.start_accept(ListenerId(0));
+    for round in 0..rounds {
+        let mut client = TcpStream::connect(address).unwrap();
+        client.write_all(b"first").unwrap();
+        let socket = until(&mut driver, |_, completion| match completion {
+            Completion::Accepted { socket, .. } => Some(socket),
+            _ => None,
+        });
+        driver.receive_once(token, socket);
+        until(&mut driver, |driver, completion| {
+            let Completion::Received { buffer, .. } = completion else { return None };
+            assert_eq!(driver.bytes(buffer), b"first");
+            driver.release(buffer);
+            Some(())
+        });
+        client.write_all(b"second").unwrap();
+        give.send(driver.hand_over(socket, 1, 1000 + round)).unwrap();
+        turn(&mut driver, Wait::Poll);
+        let mut answer = Vec::new();
+        // Shard 0 must not keep the connection open either.
+        let reader = thread::spawn(move || {
+            client.read_to_end(&mut answer).unwrap();
+            answer
+        });
+        while !reader.is_finished() {
+            turn(&mut driver, Wait::AtMost(Duration::from_millis(1)));
+        }
+        assert_eq!(reader.join().unwrap(), b"home");
+    }
+    home.join().unwrap();
+}
+
+#[test]
+fn plain_descriptors_are_handed_over() {
+    hand_over(|_| {});
+}
+
+#[test]
+fn direct_descriptors_are_handed_over() {
+    hand_over(|config| config.descriptors = Descriptors::Direct { slots_max: 8 });
+}
+
+#[test]
+fn a_hand_over_to_nobody_fails_and_closes() {
+    let peers = Peers::new(2).unwrap();
+    let direct = |config: &mut UringConfig| {
+        config.descriptors = Descriptors::Direct { slots_max: 8 };
+    };
+    let (mut driver, address) = driver_of(0, &peers, direct);
+    driver.start_accept(ListenerId(0));
+    let mut client = TcpStream::connect(address).unwrap();
+    let socket = until(&mut driver, |_, completion| match completion {
+        Completion::Accepted { socket, .. } => Some(socket),
+        _ => None,
+    });
+    assert_eq!(driver.hand_over(socket, 1, 9), None);
+    until(&mut driver, |_, completion| match completion {
+        Completion::HandOverFailed { tag, errno } => {
+            assert_eq!(tag, 9);
+            assert_ne!(errno, 0);
+            Some(())
+        }
+        _ => None,
+    });
+    turn(&mut driver, Wait::Poll);
+    assert_eq!(client.read(&mut [0; 8]).unwrap(), 0);
+}
+
+#[test]
+fn accepted_sockets_inherit_nodelay() {
+    let (fd, address) = support::listener();
+    let listener = std::net::TcpListener::from(fd);
+    let _client = TcpStream::connect(address).unwrap();
+    let (accepted, _) = listener.accept().unwrap();
+    assert!(accepted.nodelay().unwrap());
+}
+
+#[test]
+fn a_taken_port_is_refused_whoever_has_it() {
+    let options = ListenOptions::default();
+    let any = ListenAddr::Tcp("127.0.0.1:0".parse().unwrap());
+    // Whether the other one shares its port or not, one socket or several of ours.
+    for shared in [1, 3] {
+        let theirs = listen_shared(&any, &options, shared).unwrap();
+        let address = SockRef::from(&theirs[0]).local_addr().unwrap().as_socket().unwrap();
+        for shards in [1, 2] {
+            let error = listen_shared(&ListenAddr::Tcp(address), &options, shards).unwrap_err();
+            let line = error.to_string();
+            assert!(line.contains("another process has it"), "{line}");
+            assert!(line.contains(&address.to_string()), "{line}");
+        }
+    }
+}
+
+#[test]
+fn a_port_is_free_again_after_its_connections_are_gone() {
+    let options = ListenOptions::default();
+    let any = ListenAddr::Tcp("127.0.0.1:0".parse().unwrap());
+    let sockets = listen_shared(&any, &options, 2).unwrap();
+    let address = SockRef::from(&sockets[0]).local_addr().unwrap().as_socket().unwrap();
+    let client = TcpStream::connect(address).unwrap();
+    drop((sockets, client));
+    assert_eq!(listen_shared(&ListenAddr::Tcp(address), &options, 2).unwrap().len(), 2);
+}
+
+#[test]
+fn a_unix_path_is_taken_over_only_when_nobody_listens() {
+    let path = std::env::temp_dir().join(format!("ringtide-net-{}.sock", std::process::id()));
+    let addr = ListenAddr::Unix(path.clone());
+    let options = ListenOptions::default();
+    let first = listen(&addr, &options).unwrap();
+    assert!(listen(&addr, &options).is_err(), "somebody listens there");
+    drop(first);
+    listen(&addr, &options).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, b"not a socket").unwrap();
+    assert!(listen(&addr, &options).is_err(), "a file is not taken over");
+    assert_eq!(std::fs::read(&path).unwrap(), b"not a socket");
+    std::fs::remove_file(&path).unwrap();
+}
+
+/// A shard that echoes until it is told to stop.
+struct Echo {
+    driver: UringDriver,
+    sockets: Vec<Socket>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Turn for Echo {
+    fn turn(&mut self) -> TurnEnd {
+        if self.stop.load(Ordering::Acquire) {
+            return TurnEnd::Done;
+        }
+        self.driver.submit_and_wait(Wait::AtMost(Duration::from_secs(5))).unwrap();
+        while let Some(completion) = self.driver.next() {
+            match completion {
+                Completion::Accepted { socket, .. } => {
+                    let token = Token(self.sockets.len() as u64);
+                    self.sockets.push(socket);
+                    self.driver.start_receive(token, socket);
+                }
+                Completion::Received { token, buffer } => {
+                    let head = self.driver.bytes(buffer).to_vec();
+                    self.driver.release(buffer);
+                    let socket = self.sockets[token.0 as usize];
+                    self.driver.send(token, socket, Outgoing { head, shared: Vec::new() });
+                }
+                Completion::Ended { token, .. } => {
+                    self.driver.close(token, self.sockets[token.0 as usize]);
+                }
+                _ => {}
+            }
+        }
+        TurnEnd::Again
+    }
+}
+
+type Builder = Box<dyn FnOnce(ShardContext) -> Result<Echo, ShardError> + Send>;
+
+/// More shards than this machine has cores, one address, many clients.
+fn host(run: impl FnOnce(&[usize], Vec<Builder>) -> Shards) {
+    let shards = 3;
+    let any = ListenAddr::Tcp("127.0.0.1:0".parse().unwrap());
+    let listeners = listen_shared(&any, &ListenOptions::default(), shards).unwrap();
+    let address: SocketAddr =
+        SockRef::from(&listeners[0]).local_addr().unwrap().as_socket().unwrap();
+    let peers = Peers::new(shards).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let builder = |listener| -> Builder {
+        let (peers, stop) = (Arc::clone(&peers), Arc::clone(&stop));
+        Box::new(move |context: ShardContext| {
+            let mut config = UringConfig::new(context.shard, peers, vec![listener]);
+            config.receive_buffers = 16;
+            let mut driver = UringDriver::new(config, context.watch)?;
+            driver.start_accept(ListenerId(0));
+            Ok(Echo { driver, sockets: Vec::new(), stop })
+        })
+    };
+    let running = run(&[0, 1], listeners.into_iter().map(builder).collect());
+    let mut clients: Vec<_> = (0..60).map(|_| TcpStream::connect(address).unwrap()).collect();
+    for round in 0..20u8 {
+        for client in &mut clients {
+            client.write_all(&[round; 64]).unwrap();
+        }
+        for client in &mut clients {
+            let mut back = [0; 64];
+            client.read_exact(&mut back).unwrap();
+            assert_eq!(back, [round; 64]);
+        }
+    }
+    stop.store(true, Ordering::Release);
+    for shard in 0..shards {
+        peers.waker(shard).unwrap().wake();
+    }
+    running.join().unwrap();
+}
+
+#[test]
+fn threads_host_shards() {
+    host(|cpus, builders| run_on_threads(cpus, builders).unwrap());
+}
+
+#[cfg(feature = "glommio")]
+#[test]
+fn glommio_hosts_shards() {
+    use ringtide_net::host::{ExecutorOptions, run_on_glommio};
+    host(|cpus, builders| run_on_glommio(cpus, &ExecutorOptions::default(), builders).unwrap());
+}
+
+#[test]
+fn a_shard_that_cannot_be_built_says_why() {
+    let builder = |_: ShardContext| -> Result<Echo, ShardError> { Err("no such luck".into()) };
+    let error = run_on_threads(&[], vec![builder]).unwrap().join().unwrap_err();
+    assert_eq!(error.to_string(), "no such luck");
+}
+
+#[cfg(feature = "glommio")]
+#[test]
+fn glommio_tasks_run_beside_a_shard() {
+    use ringtide_net::host::{ExecutorOptions, run_on_glommio};
+
+    /// A shard that sleeps in its ring while a task of the executor counts timer ticks.
+    struct Sleeper {
+        driver: UringDriver,
+        ticks: std::rc::Rc<std::cell::Cell<u32>>,
+    }
+
+    impl Turn for Sleeper {
+        fn turn(&mut self) -> TurnEnd {
+            self.driver.submit_and_wait(Wait::AtMost(Duration::from_secs(30))).unwrap();
+            while self.driver.next().is_some() {}
+            if self.ticks.get() < 5 { TurnEnd::Again } else { TurnEnd::Done }
+        }
+    }
+
+    let peers = Peers::new(1).unwrap();
+    let builder = move |context: ShardContext| -> Result<Sleeper, ShardError> {
+        let config = UringConfig::new(0, peers, Vec::new());
+        let driver = UringDriver::new(config, context.watch)?;
+        let ticks = std::rc::Rc::new(std::cell::Cell::new(0));
+        let counted = std::rc::Rc::clone(&ticks);
+        glommio::spawn_local(async move {
+            loop {
+                glommio::timer::sleep(Duration::from_millis(1)).await;
+                counted.set(counted.get() + 1);
+            }
+        })
+        .detach();
+        Ok(Sleeper { driver, ticks })
+    };
+    let start = Instant::now();
+    run_on_glommio(&[0], &ExecutorOptions::default(), vec![builder]).unwrap().join().unwrap();
+    assert!(start.elapsed() < Duration::from_secs(25), "the task was starved");
+}
