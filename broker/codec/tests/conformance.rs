@@ -1,6 +1,6 @@
 //! The vectors under `tests/vectors`: each gives what it says; each, cut at every byte, asks for
-//! more as a stream and is refused or rightly shorter as a packet; and together they show every kind
-//! of error.
+//! more as a stream and is refused or rightly shorter as a packet; and together they show every
+//! kind of error.
 
 mod laws;
 mod vectors;

@@ -139,8 +139,12 @@ prop_compose! {
     }
 }
 
+fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..Default::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(cases(500))]
 
     #[test]
     fn connect(
@@ -184,8 +188,8 @@ proptest! {
 
     #[test]
     fn connack(
-        version in version(), present in any::<bool>(), reason in reason_in(PacketType::ConnAck, false),
-        code in 0..6_u8, numbers in connack_numbers(),
+        version in version(), present in any::<bool>(), code in 0..6_u8,
+        reason in reason_in(PacketType::ConnAck, false), numbers in connack_numbers(),
         (id, why, information, server) in (of(text()), of(text()), of(text()), of(text())),
         method in of((text(), of(data()))), user in user(),
     ) {
@@ -225,7 +229,8 @@ proptest! {
         let forward = user_bytes(&user);
         let sent = PublishOut {
             version, dup, qos, retain, topic: &topic, packet_id: Some(id), message_expiry_s: expiry,
-            topic_alias: alias, subscription_ids: &ids, forward: &forward, payload_len: payload.len(),
+            topic_alias: alias, subscription_ids: &ids, forward: &forward,
+            payload_len: payload.len(),
         };
         let len = sent.packet_len();
         reread(Role::Client, version, len, |out| sent.write(&payload, out), |packet| {
@@ -286,7 +291,8 @@ proptest! {
         filters in prop::collection::vec((topic(), options()), 1..5),
     ) {
         let is_v5 = version.is_v5();
-        let filters: Vec<_> = filters.iter().map(|(name, options)| (name.as_str(), *options)).collect();
+        let pairs = filters.iter().map(|(name, options)| (name.as_str(), *options));
+        let filters: Vec<_> = pairs.collect();
         let sent = SubscribeOut { packet_id: id, subscription_id, filters: &filters };
         let len = sent.packet_len(version);
         reread(Role::Server, version, len, |out| sent.encode(version, out), |packet| {
@@ -297,8 +303,8 @@ proptest! {
             let said = |options: SubscriptionOptions| {
                 if is_v5 { options } else { SubscriptionOptions::with_qos(options.qos) }
             };
-            let expected: Vec<_> = filters.iter().map(|&(name, options)| (name, said(options))).collect();
-            assert_eq!(got, expected);
+            let expected = filters.iter().map(|&(name, options)| (name, said(options)));
+            assert_eq!(got, expected.collect::<Vec<_>>());
         });
     }
 
@@ -325,9 +331,12 @@ proptest! {
         let (user, is_v5) = (user_bytes(&user), version.is_v5());
         let codes: Vec<u8> = granted.iter().map(|&code| code as u8).collect();
         let sent = SubAck {
-            packet_id: id, codes: &codes, reason_string: why.as_deref(), user_properties: user_view(&user),
+            packet_id: id,
+            codes: &codes,
+            reason_string: why.as_deref(),
+            user_properties: user_view(&user),
         };
-        let flat: Vec<u8> = codes.iter().map(|&code| if code < 0x80 { code } else { 0x80 }).collect();
+        let flat: Vec<u8> = codes.iter().map(|&code| code.min(0x80)).collect();
         let received = if is_v5 { sent } else { SubAck::new(id, &flat) };
         let len = sent.packet_len(version);
         reread(Role::Client, version, len, |out| sent.encode(version, out), |packet| {
@@ -335,7 +344,10 @@ proptest! {
         });
         let codes: Vec<u8> = ended.iter().map(|&code| code as u8).collect();
         let sent = UnsubAck {
-            packet_id: id, codes: &codes, reason_string: why.as_deref(), user_properties: user_view(&user),
+            packet_id: id,
+            codes: &codes,
+            reason_string: why.as_deref(),
+            user_properties: user_view(&user),
         };
         let received = if is_v5 { sent } else { UnsubAck::new(id, &[]) };
         let len = sent.packet_len(version);

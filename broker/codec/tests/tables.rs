@@ -87,7 +87,7 @@ fn in_company(id: u8, place: &str, value: &[u8]) -> Vec<u8> {
     [if needs_method { method } else { &[] }, &[id], value].concat()
 }
 
-/// A server's property in a packet that both sides send, judged once its place is known to be right.
+/// A server's property in a packet that both sides send.
 fn only_from_servers(id: u8, place: &str) -> bool {
     id == 0x1C && place == "DISCONNECT"
 }

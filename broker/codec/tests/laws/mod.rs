@@ -37,6 +37,23 @@ pub(crate) fn stream(bytes: &[u8]) {
     }
 }
 
+/// The first byte picks role and version, the second begins a packet of which the rest is the body:
+/// every input reaches a decoder, where in [`stream`] the remaining length would have to be right.
+pub(crate) fn packet(bytes: &[u8]) {
+    let Some(([choice, first], body)) = bytes.split_first_chunk::<2>() else {
+        return;
+    };
+    let mut framed = vec![*choice & 0x7F, *first];
+    let len = body.len().min(16_383);
+    if len < 0x80 {
+        framed.push(len as u8);
+    } else {
+        framed.extend([len as u8 | 0x80, (len >> 7) as u8]);
+    }
+    framed.extend(&body[..len]);
+    stream(&framed);
+}
+
 /// Decodes one whole packet and, if it is accepted, holds the codec to its word: what it encodes
 /// has the length it foretold, decodes to the same packet, and is the same bytes ever after.
 pub(crate) fn packet_law(

@@ -1,8 +1,8 @@
 //! Reads the vector files beside it.
 //!
-//! A vector is three lines: `role version | what it is`, the bytes, and what is expected; `#` begins
-//! a comment. Bytes are hex (`-`: none), `'text'` for ASCII, `LL` for the remaining length of what follows,
-//! `61*300` for repetition. Expected is one of
+//! A vector is three lines: `role version | what it is`, the bytes, and what is expected; `#`
+//! begins a comment. Bytes are hex (`-`: none), `'text'` for ASCII, `LL` for the remaining length
+//! of what follows, `61*300` for repetition. Expected is one of
 //! - `ok FRAGMENT; FRAGMENT`: accepted, each fragment stands in the packet's debug form, and
 //!   encoding gives the same bytes; `ok~` where the bytes are not the form that the codec writes;
 //! - `error KIND 0xNN`: refused with that kind and reason;
