@@ -16,4 +16,6 @@ pub mod preflight;
 pub mod program;
 pub mod reload;
 pub mod signals;
+mod settings;
 pub mod start;
+mod store;

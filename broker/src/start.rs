@@ -1,11 +1,37 @@
 //! The seam between the program and its core: configuration to listeners, mesh, drivers, shards.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::config::Config;
-use crate::control::{Control, Stage};
+use ringtide_net::host::{self, ShardContext, ShardError};
+use ringtide_net::peers::Peers;
+use ringtide_net::uring::{self, UringConfig, UringDriver};
+use ringtide_ring::{Ports, mesh};
+use ringtide_shard::clock::SystemClock;
+use ringtide_shard::counters::Counters;
+use ringtide_shard::partition::PartitionMap;
+use ringtide_shard::{Note, Parts, Shard};
+use ringtide_topics::interest::InterestTable;
+
+use crate::config::{Config, Descriptors, Host};
+use crate::control::Control;
 use crate::exit::Failure;
 use crate::listen::Opened;
+use crate::settings::ProgramSteering;
+use crate::store::ProgramStore;
+
+/// Bytes of the lane from one shard to another.
+const LANE_BYTES: usize = 256 << 10;
+/// Bytes of the lanes that nothing uses: the smallest there is.
+const UNUSED_LANE_BYTES: usize = ringtide_ring::LANE_BYTES_MIN;
+/// Segments of the interest table, each of which grows alone.
+const INTEREST_SEGMENTS: usize = 16_384;
+/// Sockets that a shard can hold with direct descriptors.
+const DIRECT_SLOTS_MAX: u32 = 1 << 20;
+/// The key of the hash that deals clients out to partitions. It is fixed because the memory store
+/// keeps nothing; a durable store keeps a key of its own.
+const PARTITION_KEY: u64 = 0x5bd1_e995_9d1b_58d3;
 
 /// Everything that the shards are made from.
 pub struct Plan {
@@ -29,13 +55,103 @@ pub fn probe(config: &Config) -> Result<String, Failure> {
     Ok(config.driver.name().to_owned())
 }
 
-/// Runs the shards until the control's stage has left [`Stage::Running`] and they are done.
+/// Runs the shards until the control's stage has left `Running` and they are done.
 ///
 /// # Errors
 /// When a shard cannot be started, or fails.
 pub fn run(plan: Plan) -> Result<(), Failure> {
-    while plan.control.stage() == Stage::Running {
-        std::thread::park_timeout(std::time::Duration::from_millis(100));
+    let shards = plan.cpus.len() as u16;
+    let peers = Peers::new(shards)
+        .map_err(|error| Failure::host(format!("cannot make the shards' wakers: {error}")))?;
+    for shard in 0..shards {
+        if let Some(waker) = peers.waker(shard) {
+            plan.control.add_waker(waker);
+        }
     }
-    Ok(())
+    let steering = Arc::new(ProgramSteering::new(
+        Arc::clone(&plan.control),
+        plan.config.listeners.clone(),
+        shards,
+        plan.connections_max,
+    ));
+    let common = Common {
+        interest: Arc::new(InterestTable::new(INTEREST_SEGMENTS)),
+        partitions: Arc::new(PartitionMap::even(PARTITION_KEY, shards)),
+        counters: (0..shards).map(|_| Arc::new(Counters::new())).collect(),
+        steering,
+        peers,
+        descriptors: plan.config.descriptors,
+        seed: seed(),
+    };
+    let mut listeners: Vec<_> = (0..shards).map(|_| Vec::new()).collect();
+    for opened in plan.listeners {
+        for (own, socket) in listeners.iter_mut().zip(opened.sockets) {
+            own.push(OwnedFd::from(socket));
+        }
+    }
+    let builders = mesh(shards, LANE_BYTES, UNUSED_LANE_BYTES)
+        .into_iter()
+        .zip(listeners)
+        .map(|(ports, listeners)| {
+            let common = common.clone();
+            move |context: ShardContext| build(common, ports, listeners, context)
+        })
+        .collect();
+    let cannot_start =
+        |error: std::io::Error| Failure::host(format!("cannot start the shards: {error}"));
+    let running = match plan.config.host {
+        Host::Glommio | Host::Threads => {
+            host::run_on_threads(&plan.cpus, builders).map_err(cannot_start)?
+        }
+    };
+    running.join().map_err(|error| Failure::runtime(error.to_string()))
+}
+
+/// What all shards are given.
+#[derive(Clone)]
+struct Common {
+    interest: Arc<InterestTable>,
+    partitions: Arc<PartitionMap>,
+    counters: Arc<[Arc<Counters>]>,
+    steering: Arc<ProgramSteering>,
+    peers: Arc<Peers>,
+    descriptors: Descriptors,
+    seed: u64,
+}
+
+/// Builds one shard on its own thread.
+fn build(
+    common: Common,
+    ports: Ports<Note>,
+    listeners: Vec<OwnedFd>,
+    context: ShardContext,
+) -> Result<Shard<UringDriver, ProgramStore, SystemClock>, ShardError> {
+    let shard = context.shard;
+    let count = listeners.len() as u16;
+    let mut config = UringConfig::new(shard, common.peers, listeners);
+    if common.descriptors == Descriptors::Direct {
+        config.descriptors = uring::Descriptors::Direct { slots_max: DIRECT_SLOTS_MAX };
+    }
+    let driver = UringDriver::new(config, context.watch)
+        .map_err(|error| format!("shard {shard}: cannot set up io_uring: {error}"))?;
+    Ok(Shard::new(Parts {
+        driver,
+        store: ProgramStore::from_environment(shard),
+        clock: SystemClock::new(),
+        ports,
+        interest: common.interest,
+        partitions: common.partitions,
+        counters: common.counters,
+        steering: common.steering,
+        auth_methods: crate::store::test_methods(),
+        listeners: count,
+        seed: common.seed ^ (u64::from(shard) << 48),
+        version: crate::banner::VERSION,
+    }))
+}
+
+/// Differs from start to start, so that assigned client ids do.
+fn seed() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_nanos() as u64 ^ (u64::from(std::process::id()) << 32)
 }

@@ -71,6 +71,10 @@ impl Store for DelayedStore {
     fn appended(&self) -> Lsn {
         self.appended
     }
+
+    fn is_immediate(&self) -> bool {
+        false
+    }
 }
 
 #[cfg(test)]

@@ -44,4 +44,7 @@ pub trait Store {
 
     /// The position of the last appended record.
     fn appended(&self) -> Lsn;
+
+    /// True if every record is durable as soon as it is appended.
+    fn is_immediate(&self) -> bool;
 }

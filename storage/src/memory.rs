@@ -24,4 +24,8 @@ impl Store for MemoryStore {
     fn appended(&self) -> Lsn {
         self.appended
     }
+
+    fn is_immediate(&self) -> bool {
+        true
+    }
 }

@@ -1,1 +1,51 @@
 //! One core of the broker: the loop, connections, routing and delivery.
+//!
+//! A [`Shard`] owns its connections, sessions and subscriptions; it shares lanes, the interest
+//! table and counters with the others, nothing else. It is generic over its I/O
+//! ([`ringtide_driver::Driver`]), its store and its clock, so that the simulator runs the same
+//! code. It never names io_uring, sled, tokio or glommio.
+//!
+//! Start reading at `turn.rs`, the loop; then `receive.rs`, `publish.rs`, `route.rs`,
+//! `deliver.rs`: a message's way through.
+#![forbid(unsafe_code)]
+
+pub mod access;
+mod acks;
+mod auth;
+mod build;
+mod clients;
+pub mod clock;
+mod config;
+mod conn;
+mod connect;
+mod core;
+pub mod counters;
+mod deliver;
+mod end;
+mod go_on;
+mod groups;
+pub mod ledger;
+mod mesh_out;
+pub mod message;
+pub mod note;
+mod park;
+pub mod partition;
+mod publish;
+mod receive;
+mod replay;
+mod retained;
+mod route;
+mod session;
+mod slab;
+mod steering;
+mod subscribe;
+mod sys;
+pub mod timer;
+mod turn;
+
+pub use auth::{MakeMethod, Methods};
+pub use build::Parts;
+pub use config::{Limits, ListenerLimits};
+pub use note::Note;
+pub use steering::{Settings, Stage, Steering};
+pub use turn::Shard;

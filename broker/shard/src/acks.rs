@@ -1,0 +1,178 @@
+//! The packets that move an exchange on, and those that ask for nothing else: PUBACK, PUBREC,
+//! PUBREL, PUBCOMP, PINGREQ, DISCONNECT; and the release of what was owed.
+
+use ringtide_codec::{
+    Ack, AckKind, Disconnect, FixedHeader, PingResp, ReasonCode, SubAck, UnsubAck, Version,
+};
+use ringtide_session::{OwedAck, PubrecReply};
+use ringtide_storage::{RecordKind, Store};
+
+use crate::conn::Cause;
+use crate::core::{Core, Flow};
+use crate::deliver;
+use crate::publish::acked;
+
+impl<S: Store> Core<S> {
+    /// Handles an acknowledgement.
+    pub(crate) fn on_ack(
+        &mut self,
+        index: u32,
+        kind: AckKind,
+        header: &FixedHeader,
+        body: &[u8],
+    ) -> Flow {
+        let Some(conn) = self.clients.conns.at(index) else { return Flow::Stop };
+        let session = conn.session;
+        let ack = match Ack::decode(kind, conn.version, header.flags, body) {
+            Ok(ack) => ack,
+            Err(error) => return self.malformed(index, error),
+        };
+        match kind {
+            AckKind::PubAck => self.on_puback(index, session, &ack),
+            AckKind::PubRec => self.on_pubrec(index, session, &ack),
+            AckKind::PubRel => self.on_pubrel(index, session, &ack),
+            AckKind::PubComp => self.on_pubcomp(index, session, &ack),
+        }
+    }
+
+    fn on_puback(&mut self, index: u32, session: u32, ack: &Ack<'_>) -> Flow {
+        let outbound = self.clients.sessions.at_mut(session).and_then(|s| s.outbound.as_mut());
+        if let Some(outbound) = outbound
+            && let Err(violation) = outbound.on_puback(ack.packet_id, ack.reason)
+        {
+            return self.protocol_error(index, violation.reason());
+        }
+        self.moved_on(session);
+        Flow::Continue
+    }
+
+    fn on_pubrec(&mut self, index: u32, session: u32, ack: &Ack<'_>) -> Flow {
+        let outbound = self.clients.sessions.at_mut(session).and_then(|s| s.outbound.as_mut());
+        let reply = match outbound.map(|outbound| outbound.on_pubrec(ack.packet_id, ack.reason)) {
+            None => PubrecReply::UnknownId,
+            Some(Ok(reply)) => reply,
+            Some(Err(violation)) => return self.protocol_error(index, violation.reason()),
+        };
+        match reply {
+            //= [MQTT-4.3.3-4]
+            //= [MQTT-4.6.0-4]
+            //= 3.1.1 [MQTT-4.6.0-4]
+            PubrecReply::SendPubrel => {
+                self.append_exchange(session);
+                self.owe(index, AckKind::PubRel, ack.packet_id, ReasonCode::Success);
+            }
+            //= [MQTT-4.4.0-2]
+            PubrecReply::Ended => self.moved_on(session),
+            PubrecReply::UnknownId => {
+                let code = ReasonCode::PacketIdentifierNotFound;
+                self.owe(index, AckKind::PubRel, ack.packet_id, code);
+            }
+        }
+        Flow::Continue
+    }
+
+    fn on_pubrel(&mut self, index: u32, session: u32, ack: &Ack<'_>) -> Flow {
+        let inbound = self.clients.sessions.at_mut(session).and_then(|s| s.inbound.as_mut());
+        //= [MQTT-4.3.3-11]
+        let code = match inbound {
+            Some(inbound) => inbound.on_pubrel(ack.packet_id),
+            None => ReasonCode::PacketIdentifierNotFound,
+        };
+        self.append_exchange(session);
+        self.owe(index, AckKind::PubComp, ack.packet_id, code);
+        Flow::Continue
+    }
+
+    fn on_pubcomp(&mut self, index: u32, session: u32, ack: &Ack<'_>) -> Flow {
+        let outbound = self.clients.sessions.at_mut(session).and_then(|s| s.outbound.as_mut());
+        if let Some(outbound) = outbound
+            && let Err(violation) = outbound.on_pubcomp(ack.packet_id, ack.reason)
+        {
+            return self.protocol_error(index, violation.reason());
+        }
+        self.moved_on(session);
+        Flow::Continue
+    }
+
+    /// An exchange has ended: the next queued message may go.
+    fn moved_on(&mut self, session: u32) {
+        if deliver::pump(&mut self.clients, session) {
+            self.pumping.push(session);
+        }
+    }
+
+    fn append_exchange(&mut self, session: u32) {
+        let persistent =
+            self.clients.sessions.at(session).is_some_and(|session| session.is_persistent());
+        if persistent {
+            self.store.append(RecordKind::Exchange, &[]);
+        }
+    }
+
+    /// Handles PINGREQ.
+    //= [MQTT-3.12.4-1]
+    //= 3.1.1 [MQTT-3.12.4-1]
+    pub(crate) fn on_ping(&mut self, index: u32) -> Flow {
+        self.clients.write(index, |version, out| PingResp.encode(version, out));
+        Flow::Continue
+    }
+
+    /// Handles DISCONNECT.
+    pub(crate) fn on_disconnect(&mut self, index: u32, header: &FixedHeader, body: &[u8]) -> Flow {
+        let Some(conn) = self.clients.conns.at(index) else { return Flow::Stop };
+        let (version, session) = (conn.version, conn.session);
+        //= [MQTT-3.14.1-1]
+        //= 3.1.1 [MQTT-3.14.1-1]
+        let packet = match Disconnect::decode(version, header.flags, body) {
+            Ok(packet) => packet,
+            Err(error) => return self.malformed(index, error),
+        };
+        let expiry_max_s = self.limits.server.session_expiry_max_s;
+        if let (Some(expiry_s), Version::V5) = (packet.session_expiry_s, version)
+            && let Some(session) = self.clients.sessions.at_mut(session)
+        {
+            if session.connect_expiry_s == 0 && expiry_s > 0 {
+                return self.protocol_error(index, ReasonCode::ProtocolError);
+            }
+            session.expiry_s = expiry_s.min(expiry_max_s);
+        }
+        self.close(index, Cause::Disconnected(packet.reason));
+        Flow::Stop
+    }
+
+    /// Sends the acknowledgements whose records have become durable.
+    pub(crate) fn release_owed(&mut self) {
+        let durable = self.durable();
+        while let Some(front) = self.owing.front() {
+            if front.lsn > durable {
+                break;
+            }
+            let Some(waits) = self.owing.pop_front() else { break };
+            self.release_one(waits.index, waits.generation, durable);
+        }
+    }
+
+    fn release_one(&mut self, session_index: u32, generation: u32, durable: u64) {
+        loop {
+            let Some(session) = self.clients.sessions.at_mut(session_index) else { return };
+            if session.generation != generation {
+                return;
+            }
+            let Some(owed) = session.owed.as_mut() else { return };
+            let Some(ack) = owed.pop_ready(durable) else { return };
+            let conn = session.conn;
+            match ack {
+                OwedAck::Ack { kind, id, reason } => {
+                    acked(session.inbound.as_deref_mut(), kind, id, reason);
+                    self.clients.write_ack(conn, kind, id, reason);
+                }
+                OwedAck::SubAck { id, codes } => self.clients.write(conn, |version, out| {
+                    SubAck::new(id, &codes).encode(version, out);
+                }),
+                OwedAck::UnsubAck { id, codes } => self.clients.write(conn, |version, out| {
+                    UnsubAck::new(id, &codes).encode(version, out);
+                }),
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Putting a shard together.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use ringtide_driver::{Driver, ListenerId};
+use ringtide_ring::Ports;
+use ringtide_session::QueueLimits;
+use ringtide_storage::Store;
+use ringtide_topics::interest::InterestTable;
+use ringtide_topics::{Levels, MatchScratch, Table};
+
+use crate::auth::Methods;
+use crate::clients::Clients;
+use crate::clock::Clock;
+use crate::config::Limits;
+use crate::core::{Core, Due};
+use crate::counters::Counters;
+use crate::deliver::Queues;
+use crate::groups::Groups;
+use crate::mesh_out::MeshOut;
+use crate::note::Note;
+use crate::partition::PartitionMap;
+use crate::retained::RetainedStore;
+use crate::route::Routes;
+use crate::steering::Steering;
+use crate::sys::Sys;
+use crate::timer::Wheel;
+use crate::turn::Shard;
+
+/// What a shard is made of.
+pub struct Parts<D, S, C> {
+    /// Its I/O; the listeners were given to it before.
+    pub driver: D,
+    /// Its store.
+    pub store: S,
+    /// Its clock.
+    pub clock: C,
+    /// Its ends of the mesh.
+    pub ports: Ports<Note>,
+    /// The table that all shards share.
+    pub interest: Arc<InterestTable>,
+    /// Where sessions, retained topics and groups live.
+    pub partitions: Arc<PartitionMap>,
+    /// The counters of all shards, by shard.
+    pub counters: Arc<[Arc<Counters>]>,
+    /// What the program tells it while it runs.
+    pub steering: Arc<dyn Steering>,
+    /// Methods of enhanced authentication.
+    pub auth_methods: Methods,
+    /// Listeners that the driver has.
+    pub listeners: u16,
+    /// From which assigned client ids follow; must differ between shards and starts.
+    pub seed: u64,
+    /// The product's version, for `$SYS`.
+    pub version: &'static str,
+}
+
+pub(crate) fn queues(limits: &Limits) -> Queues {
+    Queues {
+        limits: QueueLimits {
+            count_max: limits.queue_count_max,
+            bytes_max: limits.queue_bytes_max,
+            policy: limits.queue_policy,
+        },
+    }
+}
+
+impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
+    /// Puts a shard together and starts accepting.
+    pub fn new(parts: Parts<D, S, C>) -> Shard<D, S, C> {
+        let Parts { mut driver, store, clock, ports, interest, partitions, counters, .. } = parts;
+        let epoch = parts.steering.epoch();
+        let settings = parts.steering.settings();
+        let limits = Arc::new(settings.limits);
+        let now_ms = clock.now_ms();
+        let me = ports.me;
+        let shards = ports.to.len() as u16;
+        let own = Arc::clone(&counters[usize::from(me)]);
+        for listener in 0..parts.listeners {
+            driver.start_accept(ListenerId(listener));
+        }
+        let mut timers = Wheel::new(now_ms);
+        timers.set(now_ms + 1000, Due::Second);
+        let sys =
+            (me == 0).then(|| Sys { all: counters, version: parts.version, started_ms: now_ms });
+        if me == 0 && limits.sys_interval_ms > 0 {
+            timers.set(now_ms, Due::Sys);
+        }
+        let strategies = limits.shared_strategies.clone();
+        let routes = Routes {
+            table: Table::new(),
+            interest,
+            partitions,
+            groups: Groups::new(me, shards, limits.shared_strategy, strategies),
+            retained: RetainedStore::new(limits.retained_count_max, limits.retained_bytes_max),
+            queues: queues(&limits),
+            fans: VecDeque::new(),
+            levels: Levels::default(),
+            scratch: MatchScratch::default(),
+            frames: Vec::new(),
+            budget: 0,
+        };
+        let core = Core {
+            clients: Clients::new(now_ms, Arc::clone(&own), limits.write_buffer_max_bytes),
+            limits,
+            routes,
+            mesh: MeshOut::new(me, ports.to, ports.shared, own),
+            store,
+            access: settings.access,
+            auth_methods: parts.auth_methods,
+            timers,
+            commands: Vec::new(),
+            internal: VecDeque::new(),
+            parked: VecDeque::new(),
+            tickets: HashMap::new(),
+            replaying: VecDeque::new(),
+            pumping: Vec::new(),
+            owing: VecDeque::new(),
+            opening: VecDeque::new(),
+            removals: Vec::new(),
+            topic_scratch: String::new(),
+            forward_scratch: Vec::new(),
+            next_tag: 0,
+            draining: false,
+            random: parts.seed,
+        };
+        Shard {
+            io: driver,
+            clock,
+            from: ports.from,
+            core,
+            received: VecDeque::new(),
+            expected: HashMap::new(),
+            arrived: HashMap::new(),
+            sys,
+            steering: parts.steering,
+            epoch,
+            listeners: parts.listeners,
+            drain_until_ms: None,
+        }
+    }
+
+    /// The driver, for its statistics.
+    pub fn driver(&self) -> &D {
+        &self.io
+    }
+}

@@ -1,0 +1,175 @@
+//! The connections and sessions of one shard, and the tools that act on one of them: writing to a
+//! connection, counting a drop, keeping the list of connections with output.
+
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+use ringtide_codec::{AckKind, PacketId, ReasonCode, Version, write_ack};
+use ringtide_driver::Token;
+use ringtide_topics::TenantId;
+
+use crate::conn::{Conn, NONE, Phase, index_of};
+use crate::counters::{Counter, Counters};
+use crate::ledger::{DropReason, Dropped};
+use crate::session::Session;
+use crate::slab::Slab;
+
+/// Send buffers that a shard keeps for its next turns.
+const POOL_MAX: usize = 1024;
+
+pub(crate) struct Clients {
+    pub(crate) now_ms: u64,
+    pub(crate) conns: Slab<Conn>,
+    pub(crate) sessions: Slab<Session>,
+    pub(crate) by_client: HashTable<u32>,
+    /// Connections with output, each once.
+    pub(crate) dirty: Vec<u32>,
+    /// Connections to close after their output has been tried.
+    pub(crate) closing: Vec<u32>,
+    /// Empty vectors for output, so that an idle connection owns none.
+    pub(crate) pool: Vec<Vec<u8>>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) write_buffer_max: usize,
+    /// Sessions with a connection.
+    pub(crate) online: usize,
+    /// Connections by listener.
+    by_listener: Vec<u32>,
+    next_generation: u32,
+}
+
+impl Clients {
+    pub(crate) fn new(now_ms: u64, counters: Arc<Counters>, write_buffer_max: usize) -> Clients {
+        Clients {
+            now_ms,
+            conns: Slab::new(),
+            sessions: Slab::new(),
+            by_client: HashTable::new(),
+            dirty: Vec::new(),
+            closing: Vec::new(),
+            pool: Vec::new(),
+            counters,
+            write_buffer_max,
+            online: 0,
+            by_listener: Vec::new(),
+            next_generation: 0,
+        }
+    }
+
+    /// A number that no other connection or session of this shard has had lately.
+    pub(crate) fn generation(&mut self) -> u32 {
+        self.next_generation = (self.next_generation + 1) & 0x00ff_ffff;
+        self.next_generation
+    }
+
+    /// The connection of a token, unless its slot has been used again since.
+    pub(crate) fn by_token(&mut self, token: Token) -> Option<(u32, &mut Conn)> {
+        let (index, generation) = index_of(token);
+        let conn = self.conns.at_mut(index)?;
+        (conn.generation & 0x00ff_ffff == generation).then_some((index, conn))
+    }
+
+    /// The session of a client.
+    pub(crate) fn find(&self, hash: u64, tenant: TenantId, client_id: &str) -> Option<u32> {
+        self.by_client
+            .find(hash, |&index| {
+                self.sessions.at(index).is_some_and(|session| {
+                    session.tenant == tenant && *session.client_id == *client_id
+                })
+            })
+            .copied()
+    }
+
+    /// Adds a session.
+    pub(crate) fn add_session(&mut self, session: Session) -> u32 {
+        let hash = session.hash;
+        let index = self.sessions.insert(session);
+        let sessions = &self.sessions;
+        self.by_client.insert_unique(hash, index, |&other| {
+            sessions.at(other).map_or(0, |session| session.hash)
+        });
+        self.counters.add(Counter::Sessions, 1);
+        index
+    }
+
+    /// Removes a session.
+    pub(crate) fn remove_session(&mut self, index: u32) -> Option<Session> {
+        let session = self.sessions.remove(index)?;
+        if let Ok(entry) = self.by_client.find_entry(session.hash, |&other| other == index) {
+            entry.remove();
+        }
+        self.counters.sub(Counter::Sessions, 1);
+        Some(session)
+    }
+
+    /// Connections of a listener now.
+    pub(crate) fn of_listener(&self, listener: u16) -> u32 {
+        self.by_listener.get(usize::from(listener)).copied().unwrap_or(0)
+    }
+
+    /// Counts a listener's connections up or down.
+    pub(crate) fn count_listener(&mut self, listener: u16, by: i32) {
+        let listener = usize::from(listener);
+        if self.by_listener.len() <= listener {
+            self.by_listener.resize(listener + 1, 0);
+        }
+        let count = &mut self.by_listener[listener];
+        *count = count.saturating_add_signed(by);
+    }
+
+    /// Sessions without a connection.
+    pub(crate) fn offline(&self) -> usize {
+        self.sessions.len().saturating_sub(self.online)
+    }
+
+    /// Lets `write` append to a connection's output.
+    pub(crate) fn write(&mut self, index: u32, write: impl FnOnce(Version, &mut Vec<u8>)) {
+        let Some(conn) = self.conns.at_mut(index) else { return };
+        if conn.phase == Phase::Closing {
+            return;
+        }
+        prepare(conn, index, &mut self.dirty, &mut self.pool);
+        write(conn.version, &mut conn.out);
+    }
+
+    /// Writes an acknowledgement.
+    pub(crate) fn write_ack(&mut self, index: u32, kind: AckKind, id: PacketId, code: ReasonCode) {
+        self.write(index, |version, out| write_ack(kind, version, id, code, out));
+    }
+
+    /// Counts a dropped message and notes it in the client's ledger.
+    pub(crate) fn note_drop(&mut self, session: u32, topic_hash: u64, reason: DropReason) {
+        let at_ms = self.now_ms;
+        self.counters.add(reason.counter(), 1);
+        if let Some(session) = self.sessions.at_mut(session) {
+            let ledger = session.ledger.get_or_insert_default();
+            ledger.note(Dropped { at_ms, topic_hash, reason });
+        }
+    }
+
+    /// Takes back a vector whose bytes have been sent.
+    pub(crate) fn recycle(&mut self, vector: Vec<u8>) {
+        if self.pool.len() < POOL_MAX {
+            self.pool.push(vector);
+        }
+    }
+
+    /// True if the connection takes more output without growing past its limit.
+    pub(crate) fn is_writable(&self, index: u32) -> bool {
+        index != NONE
+            && self.conns.at(index).is_some_and(|conn| {
+                conn.phase == Phase::Open && conn.out.len() < self.write_buffer_max
+            })
+    }
+}
+
+/// Puts a connection on the list of those with output and gives it a vector if it has none.
+#[inline]
+pub(crate) fn prepare(conn: &mut Conn, index: u32, dirty: &mut Vec<u32>, pool: &mut Vec<Vec<u8>>) {
+    if !conn.dirty {
+        conn.dirty = true;
+        dirty.push(index);
+        if conn.out.capacity() == 0 {
+            conn.out = pool.pop().unwrap_or_default();
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What a shard is told: limits with their units and defaults. The program fills it in from the
+//! configuration file; tests and the simulator fill it in directly.
+
+use ringtide_session::{DropPolicy, ServerLimits};
+use ringtide_topics::TenantId;
+use ringtide_topics::shared::Strategy;
+
+/// Limits and policies of a shard. All byte limits count encoded bytes.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Limits that are negotiated with a client in CONNECT and CONNACK.
+    pub server: ServerLimits,
+    /// The largest CONNECT: all that an unknown peer can make a shard hold.
+    pub connect_bytes_max: u32,
+    /// Settings of each listener, in the driver's order.
+    pub listeners: Vec<ListenerLimits>,
+    /// Connections at once on one shard, all listeners together.
+    pub connections_max: u32,
+    /// Sessions at once on one shard, connected or not.
+    pub sessions_max: u32,
+    /// Whether a client without a user name is let in.
+    pub allow_anonymous: bool,
+    /// Keep alive that replaces what any MQTT 5 client asks for, in seconds; 0 = none does.
+    pub keep_alive_override_s: u16,
+    /// Topic aliases that the broker sets towards a client that allows them; 0 = none.
+    pub topic_alias_out_max: u16,
+    /// Milliseconds that clients have, on shutdown, to take what was sent to them.
+    pub drain_ms: u64,
+    /// Levels of a topic name or filter.
+    pub topic_levels_max: u16,
+    /// Subscriptions of one client.
+    pub subscriptions_max: u32,
+    /// Messages of QoS 1 and 2 that wait for one client.
+    pub queue_count_max: u32,
+    /// Bytes of the messages that wait for one client.
+    pub queue_bytes_max: u64,
+    /// Which message gives way when a queue is full.
+    pub queue_policy: DropPolicy,
+    /// Bytes that wait to be written to one client; above it QoS 0 is dropped and the rest queues.
+    pub write_buffer_max_bytes: usize,
+    /// Retained messages on one shard.
+    pub retained_count_max: usize,
+    /// Bytes of retained messages on one shard.
+    pub retained_bytes_max: usize,
+    /// Deliveries in one turn before the loop turns to other work.
+    pub turn_deliveries_max: u32,
+    /// Microseconds of decoding and routing in one turn before the loop turns to other work.
+    pub turn_budget_us: u64,
+    /// Strategy of shared groups that name none of their own.
+    pub shared_strategy: Strategy,
+    /// Strategies by group name.
+    pub shared_strategies: Vec<(String, Strategy)>,
+    /// Milliseconds between two publications of the `$SYS` topics; 0 = none.
+    pub sys_interval_ms: u64,
+}
+
+/// What holds for the clients of one listener.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenerLimits {
+    /// Milliseconds from accept until the CONNECT must have come whole.
+    pub connect_timeout_ms: u64,
+    /// Connections at once on one shard.
+    pub connections_max: u32,
+    /// Versions that are let in, a bit per protocol level: 3, 4, 5.
+    pub versions: u8,
+    /// Tenant that the clients belong to.
+    pub tenant: TenantId,
+}
+
+impl Default for ListenerLimits {
+    fn default() -> ListenerLimits {
+        ListenerLimits {
+            connect_timeout_ms: 10_000,
+            connections_max: u32::MAX,
+            versions: 1 << 3 | 1 << 4 | 1 << 5,
+            tenant: TenantId(0),
+        }
+    }
+}
+
+impl Limits {
+    /// The settings of one listener; the defaults for one that does not exist.
+    pub fn listener(&self, listener: u16) -> ListenerLimits {
+        self.listeners.get(usize::from(listener)).copied().unwrap_or_default()
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            server: ServerLimits { inflight_max: 1024, ..ServerLimits::default() },
+            connect_bytes_max: 64 << 10,
+            listeners: vec![ListenerLimits::default()],
+            connections_max: 1_000_000,
+            sessions_max: 10_000_000,
+            allow_anonymous: true,
+            keep_alive_override_s: 0,
+            topic_alias_out_max: 16,
+            drain_ms: 5000,
+            topic_levels_max: 128,
+            subscriptions_max: 100_000,
+            queue_count_max: 100_000,
+            queue_bytes_max: 64 << 20,
+            queue_policy: DropPolicy::Oldest,
+            write_buffer_max_bytes: 1 << 20,
+            retained_count_max: 10_000_000,
+            retained_bytes_max: 4 << 30,
+            turn_deliveries_max: 1024,
+            turn_budget_us: 250,
+            shared_strategy: Strategy::RoundRobin,
+            shared_strategies: Vec::new(),
+            sys_interval_ms: 10_000,
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! A shard's state, all but its driver, clock and inbound lanes: what a packet acts on. The files
+//! beside this one add the packets' handlers: `publish`, `acks`, `subscribe`, `connect`, `end`.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use ringtide_codec::{DecodeError, Disconnect, ReasonCode, Version};
+use ringtide_driver::Socket;
+use ringtide_storage::Store;
+use ringtide_topics::InterestKey;
+
+use crate::access::{Access, Ticket};
+use crate::clients::Clients;
+use crate::config::Limits;
+use crate::conn::{Cause, NONE, Phase};
+use crate::counters::Counter;
+use crate::mesh_out::MeshOut;
+use crate::message::Message;
+use crate::note::HandOver;
+use crate::park::Progress;
+use crate::route::Routes;
+use crate::timer::Wheel;
+
+/// What a timer is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Due {
+    /// A connection: its CONNECT or its keep alive.
+    Conn(u32),
+    /// A session without a connection: its will or its expiry.
+    Session(u32),
+    /// Once a second: the retained sweep, backlogs of shared groups.
+    Second,
+    /// `$SYS`.
+    Sys,
+}
+
+/// Whether the next packet of a connection may be handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flow {
+    Continue,
+    /// The connection waits or is closed: its other bytes stay.
+    Stop,
+}
+
+/// A message that the broker itself publishes: a will, `$SYS`.
+pub(crate) struct Internal {
+    pub(crate) message: Message,
+    pub(crate) progress: Progress,
+}
+
+/// What the driver is to do for a connection, after its packets have been handled.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Receive until stopped.
+    Receive(u32),
+    /// Receive one chunk.
+    ReceiveOnce(u32),
+    /// Stop receiving.
+    Stop(u32),
+    /// Give a socket to another shard.
+    HandOver(u16, Socket, Box<HandOver>),
+}
+
+/// The network of a turn waits for these.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WaitsFor {
+    /// Log position.
+    pub(crate) lsn: u64,
+    /// Session or connection number.
+    pub(crate) index: u32,
+    /// Which use of that number.
+    pub(crate) generation: u32,
+}
+
+pub(crate) struct Core<S: Store> {
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) clients: Clients,
+    pub(crate) routes: Routes,
+    pub(crate) mesh: MeshOut,
+    pub(crate) store: S,
+    pub(crate) access: Access,
+    pub(crate) auth_methods: crate::auth::Methods,
+    pub(crate) timers: Wheel<Due>,
+    pub(crate) commands: Vec<Command>,
+    pub(crate) internal: VecDeque<Internal>,
+    /// Connections (and their generation) whose parked packet is to be tried again.
+    pub(crate) parked: VecDeque<(u32, u32)>,
+    pub(crate) tickets: HashMap<Ticket, (u32, u32)>,
+    /// Sessions with retained messages on their way, each once.
+    pub(crate) replaying: VecDeque<(u32, u32)>,
+    /// Sessions whose queue may move on.
+    pub(crate) pumping: Vec<u32>,
+    /// Sessions that owe acknowledgements, in the order of the log.
+    pub(crate) owing: VecDeque<WaitsFor>,
+    /// Connections whose CONNACK waits for the log.
+    pub(crate) opening: VecDeque<WaitsFor>,
+    /// Keys to be removed from the interest table whose segment was busy.
+    pub(crate) removals: Vec<InterestKey>,
+    pub(crate) topic_scratch: String,
+    pub(crate) forward_scratch: Vec<u8>,
+    pub(crate) next_tag: u64,
+    /// State of [`Core::random`].
+    pub(crate) random: u64,
+    /// Stops new connections and new persistent work: the broker is going down.
+    pub(crate) draining: bool,
+}
+
+impl<S: Store> Core<S> {
+    /// Ends a connection for a malformed packet or a protocol error.
+    //= [MQTT-4.13.1-1]
+    //= 3.1.1 [MQTT-4.8.0-1]
+    pub(crate) fn malformed(&mut self, index: u32, error: DecodeError) -> Flow {
+        self.protocol_error(index, error.reason)
+    }
+
+    /// Ends a connection for breaking the protocol, with the code that MQTT 5 clients are told.
+    pub(crate) fn protocol_error(&mut self, index: u32, code: ReasonCode) -> Flow {
+        self.clients.counters.add(Counter::ProtocolErrors, 1);
+        self.close(index, Cause::Told(code));
+        Flow::Stop
+    }
+
+    /// Ends a connection. What it has in its output is still tried.
+    pub(crate) fn close(&mut self, index: u32, cause: Cause) {
+        let Some(conn) = self.clients.conns.at(index) else { return };
+        if conn.phase == Phase::Closing {
+            return;
+        }
+        let (session, phase, version) = (conn.session, conn.phase, conn.version);
+        //= [MQTT-3.14.0-1]
+        if let (Cause::Told(code), Phase::Open, Version::V5) = (cause, phase, version) {
+            //= [MQTT-3.14.2-1]
+            //= [MQTT-3.14.2-2]
+            let packet = Disconnect::new(code);
+            self.clients.write(index, |version, out| packet.encode(version, out));
+        }
+        if phase != Phase::Open {
+            self.clients.counters.add(Counter::ConnectsFailed, 1);
+        }
+        let Some(conn) = self.clients.conns.at_mut(index) else { return };
+        //= [MQTT-3.14.4-1]
+        conn.phase = Phase::Closing;
+        conn.session = NONE;
+        conn.partial = Vec::new();
+        if let Some(timer) = conn.timer.take() {
+            self.timers.cancel(timer);
+        }
+        if let Some(cold) = &mut conn.cold {
+            //= [MQTT-3.3.2-7]
+            cold.parked = None;
+            cold.frame = None;
+            cold.auth = None;
+        }
+        //= [MQTT-3.14.4-2]
+        //= [MQTT-4.13.2-1]
+        self.clients.closing.push(index);
+        if session != NONE {
+            self.connection_ended(session, cause);
+        }
+    }
+
+    /// Asks for a receive, if none is under way and the connection may read.
+    pub(crate) fn want_receive(&mut self, index: u32) {
+        let Some(conn) = self.clients.conns.at_mut(index) else { return };
+        if conn.phase == Phase::Open && !conn.receiving && !conn.ended {
+            conn.receiving = true;
+            self.commands.push(Command::Receive(index));
+        }
+    }
+
+    /// Stops the receive of a connection whose packets must wait.
+    pub(crate) fn pause_receive(&mut self, index: u32) {
+        let Some(conn) = self.clients.conns.at_mut(index) else { return };
+        if conn.receiving && !conn.pausing {
+            conn.pausing = true;
+            self.commands.push(Command::Stop(index));
+        }
+    }
+
+    /// Publishes a message of the broker itself; it is routed when there is room for it.
+    pub(crate) fn publish_internal(&mut self, message: Message) {
+        self.internal.push_back(Internal { message, progress: Progress::default() });
+    }
+
+    /// A position of the log up to which what was appended so far must be durable.
+    pub(crate) fn durable(&self) -> u64 {
+        self.store.durable().0
+    }
+}

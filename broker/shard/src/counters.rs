@@ -1,0 +1,142 @@
+//! Counters: one preallocated array per shard, written by the shard alone and read by anyone as
+//! relaxed atomics. No lock, no allocation, no string on the hot path.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident => $path:literal,)*) => {
+        /// What is counted. The name in `$SYS/broker/` is [`Counter::path`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(usize)]
+        pub enum Counter { $($(#[$doc])* $name,)* }
+
+        impl Counter {
+            /// Every counter, in the order of the array.
+            pub const ALL: &'static [Counter] = &[$(Counter::$name,)*];
+
+            /// The topic below `$SYS/broker/` under which it is published.
+            pub fn path(self) -> &'static str {
+                match self { $(Counter::$name => $path,)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Connections open now, past CONNECT or not.
+    ConnectionsOpen => "connections/open",
+    /// Connections accepted since start.
+    ConnectionsAccepted => "connections/accepted",
+    /// Connections refused: listener or shard full, or out of descriptors.
+    ConnectionsRefused => "connections/refused",
+    /// Times that accepting failed for want of descriptors or memory.
+    AcceptErrors => "connections/accept_errors",
+    /// Connections closed before a CONNECT had been accepted.
+    ConnectsFailed => "connections/connect_failed",
+    /// Connections handed over to another shard.
+    HandOvers => "connections/handed_over",
+    /// Connections closed because no packet came within 1.5 times the keep alive.
+    KeepAliveTimeouts => "connections/keepalive_timeouts",
+    /// Connections closed for a malformed packet or a protocol error.
+    ProtocolErrors => "connections/protocol_errors",
+    /// Sessions taken over by a new connection.
+    Takeovers => "sessions/taken_over",
+    /// Sessions that exist now, connected or not.
+    Sessions => "sessions/count",
+    /// Sessions that exist now without a connection.
+    SessionsOffline => "sessions/offline",
+    /// Sessions ended by expiry.
+    SessionsExpired => "sessions/expired",
+    /// Subscriptions that exist now, shared ones included.
+    Subscriptions => "subscriptions/count",
+    /// Shared subscriptions that exist now.
+    SharedSubscriptions => "subscriptions/shared/count",
+    /// Retained messages held now.
+    Retained => "retained messages/count",
+    /// Bytes received from clients.
+    BytesReceived => "bytes/received",
+    /// Bytes sent to clients.
+    BytesSent => "bytes/sent",
+    /// Packets received from clients.
+    PacketsReceived => "messages/received",
+    /// PUBLISH received, QoS 0.
+    PublishReceivedQos0 => "publish/qos0/received",
+    /// PUBLISH received, QoS 1.
+    PublishReceivedQos1 => "publish/qos1/received",
+    /// PUBLISH received, QoS 2.
+    PublishReceivedQos2 => "publish/qos2/received",
+    /// PUBLISH sent, QoS 0.
+    PublishSentQos0 => "publish/qos0/sent",
+    /// PUBLISH sent, QoS 1, re-sendings included.
+    PublishSentQos1 => "publish/qos1/sent",
+    /// PUBLISH sent, QoS 2, re-sendings included.
+    PublishSentQos2 => "publish/qos2/sent",
+    /// PUBLISH that no subscription matched on any shard.
+    NoSubscribers => "publish/no_subscribers",
+    /// PUBLISH records sent to other shards.
+    RecordsOut => "shards/records_sent",
+    /// Records taken from other shards.
+    RecordsIn => "shards/records_received",
+    /// Times that a publisher waited because a lane to another shard was full.
+    Parked => "shards/parked",
+    /// Dropped: QoS 0 to a subscriber whose write buffer is full.
+    DroppedSlow => "dropped/slow_consumer",
+    /// Dropped: the session's queue is full.
+    DroppedQueueFull => "dropped/queue_full",
+    /// Dropped: message expiry passed before delivery.
+    DroppedExpired => "dropped/expired",
+    /// Dropped: larger than the client's Maximum Packet Size.
+    DroppedTooLarge => "dropped/too_large",
+    /// Dropped: QoS 0 for a session without a connection.
+    DroppedOffline => "dropped/qos0_offline",
+    /// Dropped: the publisher may not publish to that topic.
+    DroppedUnauthorized => "dropped/unauthorized",
+    /// Dropped: no member of a shared group could take it.
+    DroppedNoMember => "dropped/no_group_member",
+    /// Dropped: a limit on retained messages was reached; the message was routed live all the same.
+    DroppedRetainedLimit => "dropped/retained_limit",
+    /// Wills published.
+    WillsPublished => "wills/published",
+    /// Turns of the shard's loop.
+    Turns => "loop/turns",
+    /// Turns that ended with work left because a budget was used up.
+    TurnsOverBudget => "loop/turns_over_budget",
+}
+
+/// A shard's counters.
+#[derive(Debug)]
+pub struct Counters([AtomicU64; Counter::ALL.len()]);
+
+impl Counters {
+    /// All at zero.
+    pub fn new() -> Counters {
+        Counters([const { AtomicU64::new(0) }; Counter::ALL.len()])
+    }
+
+    /// Adds to a counter. Only the owning shard writes, so no read-modify-write is needed.
+    pub fn add(&self, counter: Counter, by: u64) {
+        let cell = &self.0[counter as usize];
+        cell.store(cell.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+    }
+
+    /// Takes from a gauge.
+    pub fn sub(&self, counter: Counter, by: u64) {
+        self.add(counter, 0_u64.wrapping_sub(by));
+    }
+
+    /// Sets a gauge.
+    pub fn set(&self, counter: Counter, to: u64) {
+        self.0[counter as usize].store(to, Ordering::Relaxed);
+    }
+
+    /// The value now.
+    pub fn value(&self, counter: Counter) -> u64 {
+        self.0[counter as usize].load(Ordering::Relaxed)
+    }
+}
+
+impl Default for Counters {
+    fn default() -> Counters {
+        Counters::new()
+    }
+}

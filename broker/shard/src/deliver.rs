@@ -1,0 +1,431 @@
+//! Delivery: one message to the sessions that match it. Hot: read it from top to bottom.
+//!
+//! QoS 0 to a reading client is one copy of bytes into its output: the received frame itself when
+//! the client speaks the same layout, else an encoding made once per publish and layout. QoS 1
+//! and 2 go through the session's outbound machine, which keeps a handle to the shared message.
+
+use std::num::NonZeroU64;
+
+use ringtide_codec::{PacketId, PublishOut, QoS, Version};
+use ringtide_session::{AliasUse, Delivery, Next, Offer, Outbound, QueueLimits, Resend};
+use ringtide_topics::Hit;
+use smallvec::SmallVec;
+
+use crate::clients::{Clients, prepare};
+use crate::conn::{Conn, NONE, Phase};
+use crate::counters::Counter;
+use crate::ledger::DropReason;
+use crate::message::{Message, View};
+
+/// Retain As Published, in the options of a subscription.
+pub(crate) const OPTION_RAP: u8 = 0b1000;
+/// Payloads above this are sent from the shared message instead of being copied per subscriber.
+const COPY_MAX_BYTES: usize = 4096;
+/// Messages that one pass moves from a session's queue to its connection.
+const PUMP_MAX: usize = 256;
+
+/// One message on its way to many sessions.
+pub(crate) struct Fan<'a> {
+    pub(crate) view: View<'a>,
+    /// The frame as it was received, if clients of that version can be sent it unchanged.
+    pub(crate) original: Option<(&'a [u8], Version)>,
+    /// The owned message, made when the first queue or other shard needs it.
+    pub(crate) message: Option<Message>,
+    /// Sent because of a new subscription: RETAIN stays set whatever the options say.
+    pub(crate) replay: bool,
+    frames: FrameCache,
+    /// Sessions that were reached.
+    pub(crate) hits: u32,
+}
+
+/// QoS 0 encodings made once per publish: by MQTT 5 or not, RETAIN set or not.
+#[derive(Default)]
+struct FrameCache {
+    ranges: [Option<(usize, usize)>; 4],
+}
+
+impl<'a> Fan<'a> {
+    pub(crate) fn new(view: View<'a>) -> Fan<'a> {
+        Fan {
+            view,
+            original: None,
+            message: None,
+            replay: false,
+            frames: FrameCache::default(),
+            hits: 0,
+        }
+    }
+
+    pub(crate) fn message(&mut self) -> &Message {
+        let view = &self.view;
+        self.message.get_or_insert_with(|| Message::new(view))
+    }
+}
+
+/// Limits of the sessions' queues, from the shard's configuration.
+#[derive(Clone, Copy)]
+pub(crate) struct Queues {
+    pub(crate) limits: QueueLimits,
+}
+
+/// Delivers to one session. `frames` is scratch space that lives as long as the publish.
+#[inline]
+pub(crate) fn deliver(
+    clients: &mut Clients,
+    queues: &Queues,
+    frames: &mut Vec<u8>,
+    fan: &mut Fan<'_>,
+    hit: Hit<'_>,
+) {
+    fan.hits += 1;
+    let granted = hit.options & 3;
+    let retain = fan.view.header.retain && (fan.replay || hit.options & OPTION_RAP != 0);
+    if fan.view.header.retain && !fan.replay {
+        note_live(clients, hit.session.0, fan.view.header.topic_hash);
+    }
+    //= [MQTT-3.8.4-8]
+    //= 3.1.1 [MQTT-3.8.4-6]
+    if fan.view.header.qos == QoS::AtMostOnce || granted == 0 {
+        deliver_qos0(clients, frames, fan, hit, retain);
+    } else {
+        let qos = fan.view.header.qos.min(QoS::from_bits(granted).unwrap_or(QoS::AtMostOnce));
+        deliver_queued(clients, queues, fan, hit, qos, retain);
+    }
+}
+
+/// A retained message that comes live is newer than what a replay under way may still bring.
+#[cold]
+fn note_live(clients: &mut Clients, session: u32, topic_hash: u64) {
+    let session = clients.sessions.at_mut(session);
+    if let Some(replay) = session.and_then(|session| session.replay.as_mut()) {
+        replay.saw(topic_hash);
+    }
+}
+
+fn deliver_qos0(
+    clients: &mut Clients,
+    frames: &mut Vec<u8>,
+    fan: &mut Fan<'_>,
+    hit: Hit<'_>,
+    retain: bool,
+) {
+    let index = clients.sessions.at(hit.session.0).map_or(NONE, |session| session.conn);
+    let Some(conn) = clients.conns.at_mut(index).filter(|conn| conn.phase == Phase::Open) else {
+        // Not a fault of anyone's: QoS 0 is not kept for a client that is away.
+        clients.counters.add(Counter::DroppedOffline, 1);
+        return;
+    };
+    if conn.out.len() > clients.write_buffer_max
+        || (conn.stalled
+            && !conn.out.is_empty()
+            && conn.out_len() + fan.view.payload.len() > clients.write_buffer_max)
+    {
+        clients.note_drop(hit.session.0, fan.view.header.topic_hash, DropReason::SlowConsumer);
+        return;
+    }
+    prepare(conn, index, &mut clients.dirty, &mut clients.pool);
+    let v5 = conn.version == Version::V5;
+    let large = fan.view.payload.len() > COPY_MAX_BYTES;
+    let plain = hit.ids.is_empty() && !large && conn.cold.is_none();
+    if plain {
+        let frame = qos0_frame(fan, frames, v5, retain, clients.now_ms);
+        if frame.len() <= conn.packet_max as usize {
+            conn.out.extend_from_slice(frame);
+            clients.counters.add(Counter::PublishSentQos0, 1);
+            return;
+        }
+    } else {
+        let out = Out {
+            qos: QoS::AtMostOnce,
+            id: None,
+            dup: false,
+            retain,
+            ids: hit.ids,
+            expires_ms: fan.view.header.expires_ms,
+        };
+        if large {
+            fan.message();
+        }
+        if write_publish(conn, &fan.view, fan.message.as_ref(), &out, clients.now_ms) {
+            clients.counters.add(Counter::PublishSentQos0, 1);
+            return;
+        }
+    }
+    clients.note_drop(hit.session.0, fan.view.header.topic_hash, DropReason::TooLarge);
+}
+
+/// The QoS 0 frame for a version and RETAIN flag: the original, or an encoding kept in `frames`.
+fn qos0_frame<'f>(
+    fan: &'f mut Fan<'_>,
+    frames: &'f mut Vec<u8>,
+    v5: bool,
+    retain: bool,
+    now_ms: u64,
+) -> &'f [u8] {
+    if let Some((frame, version)) = fan.original
+        && (version == Version::V5) == v5
+        && !retain
+    {
+        return frame;
+    }
+    let slot = usize::from(v5) | (usize::from(retain) << 1);
+    let (start, end) = *fan.frames.ranges[slot].get_or_insert_with(|| {
+        let start = frames.len();
+        let out = PublishOut {
+            version: if v5 { Version::V5 } else { Version::V3_1_1 },
+            //= [MQTT-3.3.1-2]
+            //= [MQTT-4.3.1-1]
+            dup: false,
+            qos: QoS::AtMostOnce,
+            retain,
+            topic: fan.view.topic,
+            packet_id: None,
+            message_expiry_s: remaining_s(fan.view.header.expires_ms, now_ms),
+            topic_alias: None,
+            subscription_ids: &[],
+            forward: fan.view.properties,
+            payload_len: fan.view.payload.len(),
+        };
+        out.write(fan.view.payload, frames);
+        (start, frames.len())
+    });
+    &frames[start..end]
+}
+
+/// Message Expiry Interval to send: what is left, rounded up so that a living message never
+/// carries 0; `None` when the message does not expire.
+//= [MQTT-3.3.2-6]
+fn remaining_s(expires_ms: u64, now_ms: u64) -> Option<u32> {
+    if expires_ms == 0 {
+        return None;
+    }
+    Some(expires_ms.saturating_sub(now_ms).div_ceil(1000).min(u64::from(u32::MAX)) as u32)
+}
+
+fn deliver_queued(
+    clients: &mut Clients,
+    queues: &Queues,
+    fan: &mut Fan<'_>,
+    hit: Hit<'_>,
+    qos: QoS,
+    retain: bool,
+) {
+    let header = fan.view.header;
+    let message = fan.message().clone();
+    let Some(session) = clients.sessions.at_mut(hit.session.0) else { return };
+    let conn_index = session.conn;
+    let conn = clients.conns.at_mut(conn_index).filter(|conn| {
+        conn.phase == Phase::Open && conn.out.len() < clients.write_buffer_max && !conn.stalled
+    });
+    let delivery = Delivery {
+        bytes: message.encoded_len() as u32,
+        message,
+        qos,
+        retain,
+        subscription_ids: SmallVec::from_slice(hit.ids),
+        expires_at_ms: NonZeroU64::new(header.expires_ms),
+    };
+    let receive_maximum = session.receive_maximum;
+    let outbound = session
+        .outbound
+        .get_or_insert_with(|| Box::new(Outbound::new(receive_maximum, queues.limits)));
+    //= [MQTT-4.5.0-1]
+    //= 3.1.1 [MQTT-4.5.0-1]
+    match outbound.offer(delivery, clients.now_ms, conn.is_some()) {
+        Offer::Send(id) => {
+            let Some(conn) = conn else { return };
+            prepare(conn, conn_index, &mut clients.dirty, &mut clients.pool);
+            let out = Out {
+                qos,
+                id: Some(id),
+                //= [MQTT-4.3.2-2]
+                //= [MQTT-4.3.3-2]
+                dup: false,
+                retain,
+                ids: hit.ids,
+                expires_ms: header.expires_ms,
+            };
+            let message = fan.message.as_ref();
+            if write_publish(conn, &fan.view, message, &out, clients.now_ms) {
+                clients.counters.add(sent_counter(qos), 1);
+            } else {
+                outbound.too_large(id);
+                clients.note_drop(hit.session.0, header.topic_hash, DropReason::TooLarge);
+            }
+        }
+        Offer::Queued => {}
+        Offer::Dropped { dropped, reason } => {
+            let mut victim = Some((dropped, reason));
+            while let Some((dropped, reason)) = victim {
+                let hash = dropped.message.view().header.topic_hash;
+                clients.note_drop(hit.session.0, hash, drop_reason(reason));
+                let session = clients.sessions.at_mut(hit.session.0);
+                let outbound = session.and_then(|session| session.outbound.as_mut());
+                victim = outbound.and_then(|outbound| outbound.evict_next());
+            }
+        }
+    }
+}
+
+fn drop_reason(reason: ringtide_session::DropReason) -> DropReason {
+    match reason {
+        ringtide_session::DropReason::Expired => DropReason::Expired,
+        ringtide_session::DropReason::QueueCount | ringtide_session::DropReason::QueueBytes => {
+            DropReason::QueueFull
+        }
+    }
+}
+
+fn sent_counter(qos: QoS) -> Counter {
+    match qos {
+        QoS::AtMostOnce => Counter::PublishSentQos0,
+        QoS::AtLeastOnce => Counter::PublishSentQos1,
+        QoS::ExactlyOnce => Counter::PublishSentQos2,
+    }
+}
+
+/// How one copy goes out.
+pub(crate) struct Out<'a> {
+    pub(crate) qos: QoS,
+    pub(crate) id: Option<PacketId>,
+    pub(crate) dup: bool,
+    pub(crate) retain: bool,
+    pub(crate) ids: &'a [u32],
+    pub(crate) expires_ms: u64,
+}
+
+/// Encodes one copy into a connection's output. False if it is larger than the client takes.
+//= [MQTT-3.1.2-24]
+pub(crate) fn write_publish(
+    conn: &mut Conn,
+    view: &View<'_>,
+    message: Option<&Message>,
+    out: &Out<'_>,
+    now_ms: u64,
+) -> bool {
+    let alias = match conn.alias_out() {
+        Some(aliases) => aliases.choose(view.topic),
+        None => AliasUse::None,
+    };
+    let (topic, topic_alias) = match alias {
+        AliasUse::None => (view.topic, None),
+        AliasUse::First(alias) => (view.topic, Some(alias)),
+        AliasUse::Known(alias) => ("", Some(alias)),
+    };
+    let publish = PublishOut {
+        version: conn.version,
+        dup: out.dup,
+        qos: out.qos,
+        retain: out.retain,
+        topic,
+        packet_id: out.id,
+        message_expiry_s: remaining_s(out.expires_ms, now_ms),
+        topic_alias,
+        subscription_ids: out.ids,
+        forward: view.properties,
+        payload_len: view.payload.len(),
+    };
+    let fits = publish.packet_len() <= conn.packet_max as usize;
+    if let (AliasUse::First(alias), Some(aliases)) = (alias, conn.alias_out()) {
+        // A packet that is not sent teaches the client nothing.
+        if fits { aliases.commit(alias) } else { aliases.abort(alias) }
+    }
+    if !fits {
+        return false;
+    }
+    match message {
+        Some(message) if view.payload.len() > COPY_MAX_BYTES => {
+            publish.write_head(&mut conn.out);
+            let position = conn.out.len() as u32;
+            conn.cold().shared.push((position, message.payload_bytes()));
+        }
+        _ => publish.write(view.payload, &mut conn.out),
+    }
+    true
+}
+
+/// Moves what waits for a session to its connection, as far as quota, output and budget allow:
+/// first what must be sent again, then the queue. True if more could go at once.
+pub(crate) fn pump(clients: &mut Clients, index: u32) -> bool {
+    for _ in 0..PUMP_MAX {
+        let Some(session) = clients.sessions.at_mut(index) else { return false };
+        let conn_index = session.conn;
+        let Some(conn) = clients.conns.at_mut(conn_index) else { return false };
+        let room =
+            conn.phase == Phase::Open && !conn.stalled && conn.out_len() < clients.write_buffer_max;
+        let Some(outbound) = session.outbound.as_mut().filter(|_| room) else { return false };
+        let step = pump_one(conn, outbound, clients.now_ms);
+        match step {
+            Pumped::Sent(qos) => {
+                prepare(conn, conn_index, &mut clients.dirty, &mut clients.pool);
+                if let Some(qos) = qos {
+                    clients.counters.add(sent_counter(qos), 1);
+                }
+            }
+            Pumped::Dropped(hash, reason) => clients.note_drop(index, hash, reason),
+            Pumped::Idle => return false,
+        }
+    }
+    true
+}
+
+enum Pumped {
+    /// A packet was written; a PUBLISH of this QoS, or a PUBREL.
+    Sent(Option<QoS>),
+    Dropped(u64, DropReason),
+    Idle,
+}
+
+fn pump_one(conn: &mut Conn, outbound: &mut Outbound<Message>, now_ms: u64) -> Pumped {
+    //= [MQTT-4.4.0-1]
+    //= 3.1.1 [MQTT-4.4.0-1]
+    //= [MQTT-4.6.0-1]
+    match outbound.resend_next() {
+        Some(Resend::Publish { id, delivery, dup }) => {
+            let out = out_of(delivery, id, dup);
+            let view = delivery.message.view();
+            if write_publish(conn, &view, Some(&delivery.message), &out, now_ms) {
+                return Pumped::Sent(Some(out.qos));
+            }
+            let hash = view.header.topic_hash;
+            outbound.too_large(id);
+            return Pumped::Dropped(hash, DropReason::TooLarge);
+        }
+        Some(Resend::Pubrel { id }) => {
+            let kind = ringtide_codec::AckKind::PubRel;
+            let code = ringtide_codec::ReasonCode::Success;
+            ringtide_codec::write_ack(kind, conn.version, id, code, &mut conn.out);
+            return Pumped::Sent(None);
+        }
+        None => {}
+    }
+    match outbound.next(now_ms) {
+        Next::Send { id, delivery } => {
+            let out = out_of(delivery, id, false);
+            let view = delivery.message.view();
+            if write_publish(conn, &view, Some(&delivery.message), &out, now_ms) {
+                return Pumped::Sent(Some(out.qos));
+            }
+            //= [MQTT-3.1.2-25]
+            let hash = view.header.topic_hash;
+            outbound.too_large(id);
+            Pumped::Dropped(hash, DropReason::TooLarge)
+        }
+        //= [MQTT-3.3.2-5]
+        Next::Expired(delivery) => {
+            Pumped::Dropped(delivery.message.view().header.topic_hash, DropReason::Expired)
+        }
+        Next::Idle => Pumped::Idle,
+    }
+}
+
+fn out_of(delivery: &Delivery<Message>, id: PacketId, dup: bool) -> Out<'_> {
+    Out {
+        qos: delivery.qos,
+        id: Some(id),
+        dup,
+        retain: delivery.retain,
+        ids: &delivery.subscription_ids,
+        expires_ms: delivery.expires_at_ms.map_or(0, NonZeroU64::get),
+    }
+}

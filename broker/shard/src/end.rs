@@ -1,0 +1,267 @@
+//! The ends: of a connection, of a session, of a will's delay. What a session leaves behind is
+//! given up here: subscriptions, memberships, messages of shared groups.
+
+use ringtide_codec::ReasonCode;
+use ringtide_session::{EndKind, Unfinished, WillAction, expiry, keepalive};
+use ringtide_storage::{RecordKind, Store};
+use ringtide_topics::SessionRef;
+
+use crate::conn::{Cause, NONE, Phase};
+use crate::core::{Core, Due};
+use crate::counters::Counter;
+use crate::message::{Message, View};
+use crate::note::{Change, Chosen};
+use crate::session::{Session, Will};
+
+impl Cause {
+    fn end_kind(self) -> EndKind {
+        match self {
+            Cause::Lost => EndKind::NetworkLost,
+            Cause::Disconnected(code) => EndKind::of_disconnect(code),
+            Cause::Told(code) => match code {
+                ReasonCode::KeepAliveTimeout => EndKind::KeepAlive,
+                ReasonCode::SessionTakenOver => EndKind::TakenOver { same_session: true },
+                ReasonCode::ServerShuttingDown => EndKind::ServerShutdown,
+                ReasonCode::QuotaExceeded | ReasonCode::NotAuthorized => EndKind::ServerClosed,
+                _ => EndKind::ProtocolError,
+            },
+        }
+    }
+}
+
+impl<S: Store> Core<S> {
+    /// A session's connection has ended.
+    pub(crate) fn connection_ended(&mut self, index: u32, cause: Cause) {
+        self.detach(index, cause.end_kind());
+    }
+
+    /// Takes a session from its connection: its will and its expiry begin to run.
+    pub(crate) fn detach(&mut self, index: u32, kind: EndKind) {
+        let now_ms = self.clients.now_ms;
+        let Some(session) = self.clients.sessions.at_mut(index) else { return };
+        session.conn = NONE;
+        self.clients.online -= 1;
+        if let Some(inbound) = session.inbound.as_mut() {
+            inbound.on_disconnect();
+        }
+        if let Some(outbound) = session.outbound.as_mut() {
+            outbound.on_disconnect();
+        }
+        // What was owed to this connection is not owed to the next.
+        session.owed = None;
+        session.trim();
+        let expiry_s = session.expiry_s;
+        let action = session.will.as_mut().map_or(WillAction::Nothing, |will| {
+            will.state.on_end(kind, will.delay_s, expiry_s, now_ms)
+        });
+        self.act_on_will(index, action);
+        //= [MQTT-3.1.2-23]
+        //= 3.1.1 [MQTT-3.1.2-4]
+        //= 3.1.1 [MQTT-3.1.2-6]
+        if expiry_s == 0 {
+            self.end_session(index);
+            return;
+        }
+        self.store.append(RecordKind::Session, &[]);
+        if let Some(session) = self.clients.sessions.at_mut(index) {
+            //= [MQTT-4.1.0-2]
+            session.expires_ms = expiry::deadline(now_ms, expiry_s);
+        }
+        self.arm_session(index);
+        self.tell_memberships(index, Change::Online(false));
+    }
+
+    /// Sets the timer of a session without a connection to what comes first.
+    fn arm_session(&mut self, index: u32) {
+        let Some(session) = self.clients.sessions.at_mut(index) else { return };
+        if let Some(timer) = session.timer.take() {
+            self.timers.cancel(timer);
+        }
+        let will_ms = session.will.as_ref().and_then(|will| match will.state {
+            ringtide_session::WillState::Delayed { at_ms } => Some(at_ms),
+            _ => None,
+        });
+        let due_ms = [will_ms, session.expires_ms].into_iter().flatten().min();
+        if let Some(due_ms) = due_ms {
+            session.timer = Some(self.timers.set(due_ms, Due::Session(index)));
+        }
+    }
+
+    /// A session's timer has fired.
+    pub(crate) fn session_due(&mut self, index: u32) {
+        let now_ms = self.clients.now_ms;
+        let Some(session) = self.clients.sessions.at_mut(index) else { return };
+        session.timer = None;
+        if session.conn != NONE {
+            return;
+        }
+        let action =
+            session.will.as_mut().map_or(WillAction::Nothing, |will| will.state.on_timer(now_ms));
+        let expired = session.expires_ms.is_some_and(|expires_ms| expires_ms <= now_ms);
+        self.act_on_will(index, action);
+        if expired {
+            self.clients.counters.add(Counter::SessionsExpired, 1);
+            self.end_session(index);
+        } else {
+            self.arm_session(index);
+        }
+    }
+
+    /// Does with a session's will what its machine says.
+    pub(crate) fn act_on_will(&mut self, index: u32, action: WillAction) {
+        let Some(session) = self.clients.sessions.at_mut(index) else { return };
+        match action {
+            WillAction::Publish => {
+                if let Some(will) = session.will.take() {
+                    self.publish_will(&will);
+                }
+            }
+            WillAction::Discard => session.will = None,
+            WillAction::At(_) | WillAction::Nothing => {}
+        }
+    }
+
+    //= [MQTT-3.1.2-14]
+    //= [MQTT-3.1.2-15]
+    //= 3.1.1 [MQTT-3.1.2-16]
+    //= 3.1.1 [MQTT-3.1.2-17]
+    fn publish_will(&mut self, will: &Will) {
+        let now_ms = self.clients.now_ms;
+        let view = will.message.view();
+        let mut header = view.header;
+        header.ingress_ms = now_ms;
+        // The interval starts at the publication.
+        header.expires_ms = will.expiry_s.map_or(0, |seconds| now_ms + u64::from(seconds) * 1000);
+        self.clients.counters.add(Counter::WillsPublished, 1);
+        self.publish_internal(Message::new(&View { header, ..view }));
+    }
+
+    /// Ends a session: its will if one still waits, its subscriptions, its queue.
+    pub(crate) fn end_session(&mut self, index: u32) {
+        let Some(session) = self.clients.sessions.at_mut(index) else { return };
+        let action =
+            session.will.as_mut().map_or(WillAction::Nothing, |will| will.state.on_session_end());
+        self.act_on_will(index, action);
+        let persistent = self.clients.sessions.at(index).is_some_and(Session::is_persistent);
+        self.tell_memberships(index, Change::Leave);
+        let Some(mut session) = self.clients.remove_session(index) else { return };
+        if let Some(timer) = session.timer.take() {
+            self.timers.cancel(timer);
+        }
+        if persistent {
+            self.store.append(RecordKind::Session, &[session.client_id.as_bytes()]);
+        }
+        let shared = session.groups.as_ref().map_or(0, |groups| groups.len()) as u64;
+        let all = session.filters.len() as u64 + shared;
+        self.clients.counters.sub(Counter::Subscriptions, all);
+        self.clients.counters.sub(Counter::SharedSubscriptions, shared);
+        for filter in session.filters.drain(..) {
+            let removed = self.routes.table.unsubscribe_id(filter, SessionRef(index));
+            self.withdraw(removed.and_then(|removed| removed.interest));
+        }
+        self.redeliver(index, session);
+    }
+
+    /// Gives what a group's member had not taken to the other members.
+    //= [MQTT-4.8.2-5]
+    fn redeliver(&mut self, index: u32, mut session: Session) {
+        let Some(groups) = session.groups.take() else { return };
+        let Some(outbound) = session.outbound.take() else { return };
+        let keys: Vec<(u64, &str)> = groups
+            .iter()
+            .map(|own| (self.routes.partitions.hash(session.tenant, &own.filter), &*own.filter))
+            .collect();
+        for unfinished in outbound.drain() {
+            let delivery = match unfinished {
+                Unfinished::Queued(delivery) => delivery,
+                Unfinished::Published { delivery, .. }
+                    if delivery.qos == ringtide_codec::QoS::AtLeastOnce =>
+                {
+                    delivery
+                }
+                Unfinished::Published { .. } | Unfinished::Released { .. } => continue,
+            };
+            let view = delivery.message.view();
+            let group = keys.iter().find(|(_, filter)| of_group(filter, view.topic));
+            if let Some((group, _)) = group {
+                let chosen = Chosen {
+                    group: *group,
+                    session: index,
+                    generation: session.generation,
+                    options: 0,
+                    id: 0,
+                };
+                self.routes.groups.choose_again(chosen, delivery.message.clone());
+            }
+        }
+    }
+
+    fn tell_memberships(&mut self, index: u32, change: Change) {
+        let Some(session) = self.clients.sessions.at(index) else { return };
+        let tenant = session.tenant;
+        let Some(groups) = session.groups.clone() else { return };
+        for membership in groups.iter() {
+            self.tell_group(index, tenant, membership, change);
+        }
+    }
+
+    /// A session has a connection again: its memberships are told.
+    pub(crate) fn tell_online(&mut self, index: u32) {
+        self.tell_memberships(index, Change::Online(true));
+    }
+
+    /// A connection's timer has fired: its CONNECT did not come in time, or its client has been
+    /// silent for too long.
+    pub(crate) fn conn_due(&mut self, index: u32) {
+        let now_ms = self.clients.now_ms;
+        let limits = std::sync::Arc::clone(&self.limits);
+        let Some(conn) = self.clients.conns.at_mut(index) else { return };
+        conn.timer = None;
+        match conn.phase {
+            Phase::Closing => {}
+            Phase::Connecting | Phase::Opening => {
+                let connect_timeout_ms = limits.listener(conn.listener).connect_timeout_ms;
+                if now_ms >= conn.heard_ms + connect_timeout_ms {
+                    self.close(index, Cause::Lost);
+                }
+            }
+            //= [MQTT-3.1.2-22]
+            //= 3.1.1 [MQTT-3.1.2-24]
+            Phase::Open => {
+                // A client whose packets wait here is not silent.
+                let waits = conn.is_parked() || conn.pausing || !conn.receiving;
+                if keepalive::due(conn.heard_ms, conn.keep_alive_s, now_ms) && !waits {
+                    self.clients.counters.add(Counter::KeepAliveTimeouts, 1);
+                    self.close(index, Cause::Told(ReasonCode::KeepAliveTimeout));
+                    return;
+                }
+                self.arm_keep_alive(index, waits);
+            }
+        }
+    }
+
+    /// Sets a connection's timer to the end of its keep alive.
+    pub(crate) fn arm_keep_alive(&mut self, index: u32, from_now: bool) {
+        let now_ms = self.clients.now_ms;
+        let Some(conn) = self.clients.conns.at_mut(index) else { return };
+        if from_now {
+            conn.heard_ms = now_ms;
+        }
+        conn.trim();
+        if let Some(timer) = conn.timer.take() {
+            self.timers.cancel(timer);
+        }
+        if let Some(due_ms) = keepalive::deadline(conn.heard_ms, conn.keep_alive_s) {
+            conn.timer = Some(self.timers.set(due_ms, Due::Conn(index)));
+        }
+        let session = conn.session;
+        if let Some(session) = self.clients.sessions.at_mut(session) {
+            session.trim();
+        }
+    }
+}
+
+fn of_group(filter: &str, topic: &str) -> bool {
+    ringtide_topics::Filter::parse(filter, u16::MAX)
+        .is_ok_and(|parsed| ringtide_topics::matches(parsed.filter(), topic))
+}

@@ -1,0 +1,332 @@
+//! Shared groups. A group's home (the shard of its partition) owns the membership and tells every
+//! shard a snapshot of it; the publisher's shard chooses the member from its snapshot. Nothing is
+//! forwarded twice, so no cycle of full lanes can form.
+//!
+//! A SUBSCRIBE is answered when every shard knows the new member: a publish that follows the
+//! SUBACK anywhere can choose it. Joins that come while a snapshot is under way share the next.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use ringtide_topics::shared::{ChoiceState, Group, Member, Snapshot, Strategy};
+use ringtide_topics::{Filter, MatchScratch, SessionRef, Subscription, Table, TenantId};
+
+use crate::clients::Clients;
+use crate::counters::Counter;
+use crate::deliver::Fan;
+use crate::mesh_out::MeshOut;
+use crate::message::Message;
+use crate::note::{Change, Chosen, GroupChange, GroupSnapshot, Note, RemoteSession};
+use crate::partition::PartitionMap;
+
+/// A group as one shard knows it.
+struct Here {
+    key: u64,
+    tenant: TenantId,
+    filter: Arc<str>,
+    snapshot: Arc<Snapshot>,
+    state: ChoiceState,
+}
+
+/// A group at its home.
+struct Home {
+    tenant: TenantId,
+    filter: Arc<str>,
+    group: Group,
+    /// The epoch that each shard has said it knows.
+    known: Vec<u64>,
+    /// The epoch of the last snapshot sent.
+    sent: u64,
+    /// Members whose join waits for every shard to know of it.
+    joining: Vec<(u64, RemoteSession)>,
+}
+
+/// A message whose member had gone, to be given to another.
+struct Again {
+    group: u64,
+    exclude: (u16, SessionRef),
+    message: Message,
+}
+
+pub(crate) struct Groups {
+    me: u16,
+    shards: u16,
+    /// Group filters, with the number in `here` in place of a session's.
+    table: Table,
+    scratch: MatchScratch,
+    here: Vec<Option<Here>>,
+    free: Vec<u32>,
+    by_key: HashMap<u64, u32>,
+    homes: HashMap<u64, Home>,
+    changed: Vec<u64>,
+    again: VecDeque<Again>,
+    strategy: Strategy,
+    strategies: Vec<(String, Strategy)>,
+}
+
+impl Groups {
+    pub(crate) fn new(
+        me: u16,
+        shards: u16,
+        strategy: Strategy,
+        strategies: Vec<(String, Strategy)>,
+    ) -> Groups {
+        Groups {
+            me,
+            shards,
+            table: Table::new(),
+            scratch: MatchScratch::default(),
+            here: Vec::new(),
+            free: Vec::new(),
+            by_key: HashMap::new(),
+            homes: HashMap::new(),
+            changed: Vec::new(),
+            again: VecDeque::new(),
+            strategy,
+            strategies,
+        }
+    }
+
+    /// Chooses a member of every group that the message matches.
+    pub(crate) fn choose(
+        &mut self,
+        fan: &Fan<'_>,
+        clients: &Clients,
+        me: u16,
+        chosen: &mut Vec<(u16, Chosen)>,
+    ) {
+        if self.by_key.is_empty() {
+            return;
+        }
+        let Groups { table, scratch, here, .. } = self;
+        let header = fan.view.header;
+        table.matches(header.tenant, fan.view.topic, header.topic_hash, None, scratch, |hit| {
+            let Some(Some(here)) = here.get_mut(hit.session.0 as usize) else { return };
+            match pick(here, me, header.publisher, header.topic_hash, &[]) {
+                Some(member) => chosen.push((member.shard, of_member(here.key, &member))),
+                None => clients.counters.add(Counter::DroppedNoMember, 1),
+            }
+        });
+    }
+
+    /// Notes that a chosen member had gone; [`Groups::take_again`] gives the message another.
+    pub(crate) fn choose_again(&mut self, chosen: Chosen, message: Message) {
+        let exclude = (self.me, SessionRef(chosen.session));
+        self.again.push_back(Again { group: chosen.group, exclude, message });
+    }
+
+    /// A message that needs another member, with that member; `None` without such messages.
+    /// Messages of groups without members are dropped and counted.
+    pub(crate) fn take_again(&mut self, clients: &Clients) -> Option<(u16, Chosen, Message)> {
+        while let Some(Again { group, exclude, message }) = self.again.pop_front() {
+            let here = self.by_key.get(&group).and_then(|&index| self.here.get_mut(index as usize));
+            let header = message.view().header;
+            let member = here.and_then(Option::as_mut).and_then(|here| {
+                pick(here, self.me, header.publisher, header.topic_hash, &[exclude])
+            });
+            match member {
+                Some(member) => return Some((member.shard, of_member(group, &member), message)),
+                None => clients.counters.add(Counter::DroppedNoMember, 1),
+            }
+        }
+        None
+    }
+
+    /// Gives a message back that found no room.
+    pub(crate) fn put_again(&mut self, chosen: Chosen, message: Message) {
+        // The member was fine, only the lane was full: nobody is excluded the next time.
+        let exclude = (u16::MAX, SessionRef(u32::MAX));
+        self.again.push_front(Again { group: chosen.group, exclude, message });
+    }
+
+    pub(crate) fn has_again(&self) -> bool {
+        !self.again.is_empty()
+    }
+
+    /// Tells a group's home what happened to a member.
+    pub(crate) fn tell(
+        &mut self,
+        partitions: &PartitionMap,
+        mesh: &mut MeshOut,
+        change: GroupChange,
+    ) {
+        let home = partitions.home(change.tenant, &change.filter);
+        if home == self.me {
+            self.at_home(partitions, change);
+        } else {
+            mesh.tell(home, Note::GroupChange(Box::new(change)));
+        }
+    }
+
+    /// A change of membership has reached the group's home.
+    pub(crate) fn at_home(&mut self, partitions: &PartitionMap, change: GroupChange) {
+        let GroupChange { tenant, filter, member, change } = change;
+        let key = partitions.hash(tenant, &filter);
+        let strategy = self.strategy_of(&filter);
+        let shards = usize::from(self.shards);
+        let home = self.homes.entry(key).or_insert_with(|| Home {
+            tenant,
+            filter,
+            group: Group::new(strategy),
+            known: vec![0; shards],
+            sent: 0,
+            joining: Vec::new(),
+        });
+        match change {
+            Change::Join => {
+                home.group.join(member);
+                let who = RemoteSession {
+                    shard: member.shard,
+                    session: member.session.0,
+                    generation: member.generation,
+                };
+                home.joining.push((home.group.epoch(), who));
+            }
+            Change::Leave => {
+                home.group.leave(member.shard, member.session);
+            }
+            Change::Online(online) => {
+                home.group.set_online(member.shard, member.session, online);
+            }
+            Change::Backlog(backlog) => {
+                home.group.set_backlog(member.shard, member.session, backlog);
+            }
+        }
+        self.changed.push(key);
+    }
+
+    fn strategy_of(&self, filter: &str) -> Strategy {
+        let name = Filter::parse(filter, u16::MAX).ok().and_then(|filter| filter.share());
+        let own = self.strategies.iter().find(|(group, _)| Some(group.as_str()) == name);
+        own.map_or(self.strategy, |(_, strategy)| *strategy)
+    }
+
+    /// A shard knows a group's membership as of an epoch.
+    pub(crate) fn known(&mut self, shard: u16, group: u64, epoch: u64) {
+        if let Some(home) = self.homes.get_mut(&group) {
+            let known = &mut home.known[usize::from(shard)];
+            *known = (*known).max(epoch);
+            self.changed.push(group);
+        }
+    }
+
+    /// Sends the snapshots of changed groups and names the members whose join is complete.
+    pub(crate) fn flush(&mut self, mesh: &mut MeshOut, joined: &mut Vec<RemoteSession>) {
+        while let Some(key) = self.changed.pop() {
+            let Some(mut home) = self.homes.remove(&key) else { continue };
+            let known = home.known.iter().copied().min().unwrap_or(0);
+            if known == home.sent && home.group.epoch() > home.sent {
+                self.send(key, &mut home, mesh);
+            }
+            let known = home.known.iter().copied().min().unwrap_or(0);
+            home.joining.retain(|&(epoch, who)| {
+                if epoch <= known {
+                    joined.push(who);
+                }
+                epoch > known
+            });
+            if !home.group.is_empty() || known < home.group.epoch() || !home.joining.is_empty() {
+                self.homes.insert(key, home);
+            }
+        }
+    }
+
+    fn send(&mut self, key: u64, home: &mut Home, mesh: &mut MeshOut) {
+        let snapshot = home.group.snapshot();
+        home.sent = snapshot.epoch;
+        for shard in 0..self.shards {
+            let note = GroupSnapshot {
+                tenant: home.tenant,
+                filter: Arc::clone(&home.filter),
+                snapshot: Arc::clone(&snapshot),
+            };
+            if shard == self.me {
+                self.learn(key, note);
+                home.known[usize::from(shard)] = snapshot.epoch;
+            } else {
+                mesh.tell(shard, Note::GroupSnapshot(Box::new(note)));
+            }
+        }
+    }
+
+    /// Takes in a snapshot from a group's home.
+    pub(crate) fn learn(&mut self, key: u64, note: GroupSnapshot) {
+        let GroupSnapshot { tenant, filter, snapshot } = note;
+        let parsed = Filter::parse(&filter, u16::MAX).map_or("", |parsed| parsed.filter());
+        match self.by_key.get(&key).copied() {
+            Some(index) if snapshot.members.is_empty() => {
+                self.table.unsubscribe(tenant, parsed, SessionRef(index));
+                self.by_key.remove(&key);
+                self.here[index as usize] = None;
+                self.free.push(index);
+            }
+            Some(index) => {
+                if let Some(here) = &mut self.here[index as usize] {
+                    here.snapshot = snapshot;
+                }
+            }
+            None if snapshot.members.is_empty() => {}
+            None => {
+                let index = self.free.pop().unwrap_or(self.here.len() as u32);
+                if index as usize == self.here.len() {
+                    self.here.push(None);
+                }
+                // Sticky must choose alike on every shard; the others must not start alike.
+                let spread = if snapshot.strategy == Strategy::Sticky { 0 } else { self.me };
+                let state = ChoiceState::new(key ^ (u64::from(spread) << 40));
+                let subscription = Subscription { session: SessionRef(index), options: 2, id: 0 };
+                self.table.subscribe(tenant, parsed, subscription);
+                self.by_key.insert(key, index);
+                self.here[index as usize] = Some(Here { key, tenant, filter, snapshot, state });
+            }
+        }
+    }
+
+    /// The queue lengths of this shard's members of groups that choose by them, where they have
+    /// changed.
+    pub(crate) fn backlogs(&self, clients: &Clients) -> Vec<GroupChange> {
+        let mut changes = Vec::new();
+        let by_backlog = |here: &&Here| here.snapshot.strategy == Strategy::LeastBacklog;
+        for here in self.here.iter().flatten().filter(by_backlog) {
+            let mine = here.snapshot.members.iter().filter(|member| member.shard == self.me);
+            for member in mine {
+                let session = clients.sessions.at(member.session.0);
+                let queue = session.and_then(|session| session.outbound.as_ref());
+                let backlog = queue.map_or(0, |queue| queue.queued_len() + queue.inflight_len());
+                if backlog as u32 != member.backlog {
+                    changes.push(GroupChange {
+                        tenant: here.tenant,
+                        filter: Arc::clone(&here.filter),
+                        member: *member,
+                        change: Change::Backlog(backlog as u32),
+                    });
+                }
+            }
+        }
+        changes
+    }
+}
+
+fn pick(
+    here: &mut Here,
+    me: u16,
+    publisher: u64,
+    topic_hash: u64,
+    exclude: &[(u16, SessionRef)],
+) -> Option<Member> {
+    let Here { snapshot, state, .. } = here;
+    snapshot
+        .choose(state, me, publisher, topic_hash, exclude)
+        .or_else(|| snapshot.choose_offline(state, publisher, topic_hash, exclude))
+        .copied()
+}
+
+fn of_member(group: u64, member: &Member) -> Chosen {
+    Chosen {
+        group,
+        session: member.session.0,
+        generation: member.generation,
+        options: member.options,
+        id: member.id,
+    }
+}

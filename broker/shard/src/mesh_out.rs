@@ -1,0 +1,122 @@
+//! The way out to the other shards: lanes for publishes, which push back when they are full, and
+//! a queue per shard for everything else, which is bounded by what asks for it (a question per
+//! connection or group), so that taking a note from a lane never waits for room in another.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use ringtide_ring::{Sender, Shared};
+
+use crate::counters::{Counter, Counters};
+use crate::message::{Message, View};
+use crate::note::{Chosen, Note};
+
+/// Payloads above this go between shards by reference.
+const INLINE_MAX_BYTES: usize = 1024;
+
+pub(crate) struct MeshOut {
+    pub(crate) me: u16,
+    pub(crate) shards: u16,
+    lanes: Vec<Option<Sender<Note>>>,
+    waiting: Vec<VecDeque<Note>>,
+    /// Notes in `waiting`, all shards together.
+    waiting_count: usize,
+    pub(crate) shared: Arc<Shared>,
+    counters: Arc<Counters>,
+}
+
+impl MeshOut {
+    pub(crate) fn new(
+        me: u16,
+        lanes: Vec<Option<Sender<Note>>>,
+        shared: Arc<Shared>,
+        counters: Arc<Counters>,
+    ) -> MeshOut {
+        let shards = lanes.len() as u16;
+        let waiting = lanes.iter().map(|_| VecDeque::new()).collect();
+        MeshOut { me, shards, lanes, waiting, waiting_count: 0, shared, counters }
+    }
+
+    /// Sends a publish. False if the lane is full: the publisher waits.
+    pub(crate) fn publish(
+        &mut self,
+        to: u16,
+        view: &View<'_>,
+        message: &mut Option<Message>,
+    ) -> bool {
+        let Some(lane) = self.lanes.get_mut(usize::from(to)).and_then(Option::as_mut) else {
+            return true;
+        };
+        let pushed = if view.payload.len() > INLINE_MAX_BYTES {
+            let message = message.get_or_insert_with(|| Message::new(view)).clone();
+            lane.try_push(Note::PublishShared(message), &[]).is_ok()
+        } else {
+            let parts = [&view.head()[..], view.topic.as_bytes(), view.properties, view.payload];
+            lane.try_push(Note::Publish, &parts).is_ok()
+        };
+        if pushed {
+            self.counters.add(Counter::RecordsOut, 1);
+        }
+        pushed
+    }
+
+    /// Sends a publish to one member of a shared group. False if the lane is full.
+    pub(crate) fn member(
+        &mut self,
+        to: u16,
+        chosen: Chosen,
+        view: &View<'_>,
+        message: &mut Option<Message>,
+    ) -> bool {
+        let Some(lane) = self.lanes.get_mut(usize::from(to)).and_then(Option::as_mut) else {
+            return true;
+        };
+        let pushed = if view.payload.len() > INLINE_MAX_BYTES {
+            let message = message.get_or_insert_with(|| Message::new(view)).clone();
+            lane.try_push(Note::MemberShared(Box::new((chosen, message))), &[]).is_ok()
+        } else {
+            let parts = [&view.head()[..], view.topic.as_bytes(), view.properties, view.payload];
+            lane.try_push(Note::Member(chosen), &parts).is_ok()
+        };
+        if pushed {
+            self.counters.add(Counter::RecordsOut, 1);
+        }
+        pushed
+    }
+
+    /// Sends anything else; what finds no room waits here, in order.
+    pub(crate) fn tell(&mut self, to: u16, note: Note) {
+        let to = usize::from(to);
+        let Some(lane) = self.lanes.get_mut(to).and_then(Option::as_mut) else { return };
+        if !self.waiting[to].is_empty() {
+            self.waiting[to].push_back(note);
+            self.waiting_count += 1;
+        } else if let Err(full) = lane.try_push(note, &[]) {
+            self.waiting[to].push_back(full.item);
+            self.waiting_count += 1;
+        }
+    }
+
+    /// Makes this turn's records visible and names the shards to wake.
+    pub(crate) fn flush(&mut self, mut wake: impl FnMut(u16)) {
+        for (to, lane) in self.lanes.iter_mut().enumerate() {
+            let Some(lane) = lane else { continue };
+            while let Some(note) = self.waiting[to].pop_front() {
+                self.waiting_count -= 1;
+                if let Err(full) = lane.try_push(note, &[]) {
+                    self.waiting[to].push_front(full.item);
+                    self.waiting_count += 1;
+                    break;
+                }
+            }
+            if lane.publish() && self.shared.must_wake(to as u16) {
+                wake(to as u16);
+            }
+        }
+    }
+
+    /// True if something waits for room: the shard must not sleep long.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waiting_count > 0
+    }
+}

@@ -1,0 +1,309 @@
+//! From received bytes to packets: frames are cut out of the buffers they came in and handled in
+//! place; only a frame that a buffer's end cuts is copied together, a large PUBLISH into the
+//! buffer that becomes its message.
+
+use std::mem;
+
+use bytes::BytesMut;
+use ringtide_codec::{AckKind, FixedHeader, PacketType, ReasonCode, fixed_header};
+use ringtide_driver::Token;
+use ringtide_storage::Store;
+
+use crate::conn::{Cause, Frame, Phase};
+use crate::core::{Core, Flow};
+use crate::counters::Counter;
+use crate::message::HEADER_BYTES;
+
+/// A PUBLISH above this many bytes is gathered in a buffer of its own.
+const FRAME_OWN_BYTES: usize = 8192;
+/// Most bytes of a fixed header.
+const FIXED_HEADER_MAX: usize = 5;
+
+impl<S: Store> Core<S> {
+    /// Bytes have come for a connection.
+    pub(crate) fn on_received(&mut self, token: Token, bytes: &[u8]) {
+        self.clients.counters.add(Counter::BytesReceived, bytes.len() as u64);
+        let Some((index, conn)) = self.clients.by_token(token) else { return };
+        match conn.phase {
+            Phase::Closing => {}
+            Phase::Connecting => self.on_connecting(index, bytes),
+            Phase::Opening => conn.partial.extend_from_slice(bytes),
+            Phase::Open if conn.waits() => {
+                conn.partial.extend_from_slice(bytes);
+                self.pause_receive(index);
+            }
+            Phase::Open => self.on_bytes(index, bytes),
+        }
+    }
+
+    /// Bytes of an open connection.
+    fn on_bytes(&mut self, index: u32, bytes: &[u8]) {
+        let Some(conn) = self.clients.conns.at_mut(index) else { return };
+        if conn.cold.as_ref().is_some_and(|cold| cold.frame.is_some()) {
+            self.gather(index, bytes);
+        } else if conn.partial.is_empty() {
+            self.consume(index, bytes);
+        } else {
+            self.complete(index, bytes);
+        }
+        self.choke(index);
+    }
+
+    /// Handles every whole packet in `bytes`; the rest is kept.
+    pub(crate) fn consume(&mut self, index: u32, mut bytes: &[u8]) {
+        let max = self.limits.server.maximum_packet_bytes;
+        let mut packets = 0;
+        while !bytes.is_empty() {
+            //= [MQTT-3.2.2-15]
+            let header = match fixed_header(bytes, max) {
+                Ok(Some(header)) => header,
+                Ok(None) => {
+                    self.keep(index, bytes);
+                    break;
+                }
+                Err(error) => {
+                    self.malformed(index, error);
+                    break;
+                }
+            };
+            let total = header.total_len();
+            let Some(frame) = bytes.get(..total) else {
+                self.keep_cut(index, &header, bytes);
+                break;
+            };
+            bytes = &bytes[total..];
+            packets += 1;
+            if self.dispatch(index, &header, frame) == Flow::Stop {
+                self.keep(index, bytes);
+                break;
+            }
+        }
+        self.heard(index, packets);
+    }
+
+    /// Whole packets have come: the keep alive starts anew.
+    fn heard(&mut self, index: u32, packets: u64) {
+        let now_ms = self.clients.now_ms;
+        if packets > 0 {
+            self.clients.counters.add(Counter::PacketsReceived, packets);
+            if let Some(conn) = self.clients.conns.at_mut(index) {
+                conn.heard_ms = now_ms;
+            }
+        }
+    }
+
+    /// Keeps bytes that cannot be handled yet.
+    fn keep(&mut self, index: u32, bytes: &[u8]) {
+        let Some(conn) = self.clients.conns.at_mut(index) else { return };
+        if bytes.is_empty() || conn.phase == Phase::Closing {
+            return;
+        }
+        if conn.partial.capacity() == 0 {
+            conn.partial = self.clients.pool.pop().unwrap_or_default();
+        }
+        conn.partial.extend_from_slice(bytes);
+    }
+
+    /// Keeps the beginning of a packet.
+    fn keep_cut(&mut self, index: u32, header: &FixedHeader, bytes: &[u8]) {
+        let total = header.total_len();
+        if header.packet_type != PacketType::Publish || total <= FRAME_OWN_BYTES {
+            return self.keep(index, bytes);
+        }
+        let until = HEADER_BYTES + total;
+        let mut gathered = BytesMut::with_capacity(until);
+        gathered.resize(HEADER_BYTES, 0);
+        gathered.extend_from_slice(bytes);
+        if let Some(conn) = self.clients.conns.at_mut(index) {
+            conn.cold().frame = Some(Frame { bytes: gathered, until });
+        }
+    }
+
+    /// Adds to a large frame.
+    fn gather(&mut self, index: u32, bytes: &[u8]) {
+        let Some(conn) = self.clients.conns.at_mut(index) else { return };
+        let Some(frame) = conn.cold.as_mut().and_then(|cold| cold.frame.as_mut()) else { return };
+        let (own, rest) = bytes.split_at(bytes.len().min(frame.until - frame.bytes.len()));
+        frame.bytes.extend_from_slice(own);
+        if frame.bytes.len() < frame.until {
+            return;
+        }
+        let Some(frame) = conn.cold.as_mut().and_then(|cold| cold.frame.take()) else { return };
+        let raw = frame.bytes;
+        let Ok(Some(header)) = fixed_header(&raw[HEADER_BYTES..], u32::MAX) else {
+            self.protocol_error(index, ReasonCode::MalformedPacket);
+            return;
+        };
+        let flow = self.on_large_publish(index, &header, raw);
+        self.heard(index, 1);
+        if flow == Flow::Stop {
+            self.keep(index, rest);
+        } else {
+            self.consume(index, rest);
+        }
+    }
+
+    /// Completes the packet that a buffer's end had cut, then goes on in place.
+    fn complete(&mut self, index: u32, mut bytes: &[u8]) {
+        let max = self.limits.server.maximum_packet_bytes;
+        let Some(conn) = self.clients.conns.at_mut(index) else { return };
+        let mut held = mem::take(&mut conn.partial);
+        loop {
+            let total = match fixed_header(&held, max) {
+                Ok(Some(header)) => header.total_len(),
+                // One byte at a time until the length is known.
+                Ok(None) if held.len() < FIXED_HEADER_MAX => held.len() + 1,
+                Ok(None) | Err(_) => held.len(),
+            };
+            let missing = total.saturating_sub(held.len());
+            let (own, rest) = bytes.split_at(missing.min(bytes.len()));
+            held.extend_from_slice(own);
+            bytes = rest;
+            let known = fixed_header(&held, max).is_ok_and(|header| header.is_none());
+            if !known || bytes.is_empty() {
+                break;
+            }
+        }
+        self.consume(index, &held);
+        held.clear();
+        self.clients.recycle(held);
+        if bytes.is_empty() {
+            return;
+        }
+        let Some(conn) = self.clients.conns.at(index) else { return };
+        let whole = conn.partial.is_empty()
+            && !conn.waits()
+            && conn.cold.as_ref().is_none_or(|cold| cold.frame.is_none());
+        match conn.phase {
+            Phase::Open if whole => self.consume(index, bytes),
+            Phase::Open if conn.waits() => self.keep(index, bytes),
+            Phase::Open => self.on_bytes(index, bytes),
+            Phase::Connecting | Phase::Opening | Phase::Closing => {}
+        }
+    }
+
+    /// Handles one packet.
+    fn dispatch(&mut self, index: u32, header: &FixedHeader, frame: &[u8]) -> Flow {
+        let body = &frame[usize::from(header.header_len)..];
+        match header.packet_type {
+            PacketType::Publish => self.on_publish(index, header, frame),
+            PacketType::PubAck => self.on_ack(index, AckKind::PubAck, header, body),
+            PacketType::PubRec => self.on_ack(index, AckKind::PubRec, header, body),
+            PacketType::PubRel => self.on_ack(index, AckKind::PubRel, header, body),
+            PacketType::PubComp => self.on_ack(index, AckKind::PubComp, header, body),
+            PacketType::Subscribe => self.on_subscribe(index, header, body),
+            PacketType::Unsubscribe => self.on_unsubscribe(index, header, body),
+            PacketType::PingReq => self.on_ping(index),
+            PacketType::Disconnect => self.on_disconnect(index, header, body),
+            PacketType::Auth => self.on_auth(index, header, body),
+            //= [MQTT-3.1.0-2]
+            //= 3.1.1 [MQTT-3.1.0-2]
+            PacketType::Connect
+            | PacketType::ConnAck
+            | PacketType::SubAck
+            | PacketType::UnsubAck
+            | PacketType::PingResp => self.protocol_error(index, ReasonCode::ProtocolError),
+        }
+    }
+
+    /// Handles what was kept while the connection waited.
+    pub(crate) fn resume(&mut self, index: u32) {
+        let Some(conn) = self.clients.conns.at_mut(index) else { return };
+        if conn.phase != Phase::Open || conn.waits() {
+            return;
+        }
+        let held = mem::take(&mut conn.partial);
+        self.consume(index, &held);
+        self.choke(index);
+        let Some(conn) = self.clients.conns.at(index) else { return };
+        if conn.phase == Phase::Open && !conn.waits() {
+            if conn.ended {
+                self.close(index, Cause::Lost);
+            } else {
+                self.want_receive(index);
+            }
+        }
+    }
+
+    /// Stops reading from a client that does not read what it is sent: acknowledgements may not
+    /// pile up without end.
+    fn choke(&mut self, index: u32) {
+        let max = 2 * self.clients.write_buffer_max;
+        let Some(conn) = self.clients.conns.at_mut(index) else { return };
+        if conn.stalled && conn.phase == Phase::Open && conn.out_len() > max {
+            conn.choked = true;
+            self.pause_receive(index);
+        }
+    }
+
+    /// The socket's buffer is full.
+    pub(crate) fn on_stalled(&mut self, token: Token) {
+        if let Some((_, conn)) = self.clients.by_token(token) {
+            conn.stalled = true;
+        }
+    }
+
+    /// A stalled send is complete: what has gathered since may go.
+    pub(crate) fn on_sent(&mut self, token: Token) {
+        let Some((index, conn)) = self.clients.by_token(token) else { return };
+        conn.stalled = false;
+        let choked = mem::take(&mut conn.choked);
+        let session = conn.session;
+        if conn.out_len() > 0 && !conn.dirty {
+            conn.dirty = true;
+            self.clients.dirty.push(index);
+        }
+        self.pumping.push(session);
+        if choked {
+            self.resume(index);
+        }
+    }
+
+    /// A send has failed.
+    pub(crate) fn on_lost(&mut self, token: Token) {
+        if let Some((index, _)) = self.clients.by_token(token) {
+            self.close(index, Cause::Lost);
+        }
+    }
+
+    /// The peer has finished sending, or the socket has failed.
+    pub(crate) fn on_ended(&mut self, token: Token) {
+        let Some((index, conn)) = self.clients.by_token(token) else { return };
+        conn.receiving = false;
+        conn.pausing = false;
+        // What came before the end is still handled, in its turn.
+        if conn.phase == Phase::Open && conn.waits() || conn.phase == Phase::Opening {
+            conn.ended = true;
+        } else {
+            self.close(index, Cause::Lost);
+        }
+    }
+
+    /// A receive has been stopped.
+    pub(crate) fn on_stopped(&mut self, token: Token) {
+        let Some((index, conn)) = self.clients.by_token(token) else { return };
+        conn.receiving = false;
+        conn.pausing = false;
+        if !conn.waits() {
+            self.want_receive(index);
+        }
+    }
+
+    /// A socket is closed: its slot is free.
+    pub(crate) fn on_closed(&mut self, token: Token) {
+        let Some((index, conn)) = self.clients.by_token(token) else { return };
+        if conn.phase != Phase::Closing {
+            return;
+        }
+        if let Some(conn) = self.clients.conns.remove(index) {
+            self.clients.counters.sub(Counter::ConnectionsOpen, 1);
+            self.clients.count_listener(conn.listener, -1);
+            for mut vector in [conn.out, conn.partial] {
+                vector.clear();
+                if vector.capacity() > 0 {
+                    self.clients.recycle(vector);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Retained messages on their way to a new subscription: page by page, as fast as the client
+//! takes them. A replay belongs to the session and goes on after a resume.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use ringtide_ring::Grace;
+use ringtide_topics::retained::Cursor;
+use ringtide_topics::{Hit, SessionRef, TenantId};
+
+use crate::clients::Clients;
+use crate::deliver::{Fan, deliver};
+use crate::message::Message;
+use crate::note::{RemoteSession, RetainedPage, RetainedQuery};
+use crate::route::Routes;
+
+/// Retained messages wait for a client only until this many of its queue's places are taken.
+const QUEUED_MAX: usize = 64;
+/// Topics seen live during a replay that are remembered; older ones may then come twice.
+const LIVE_MAX: usize = 4096;
+
+/// One filter's replay.
+#[derive(Debug)]
+pub(crate) struct Item {
+    pub(crate) tenant: TenantId,
+    pub(crate) filter: Arc<str>,
+    pub(crate) options: u8,
+    pub(crate) id: u32,
+    /// Shards still to be asked, the one being asked last.
+    pub(crate) shards: Vec<u16>,
+    /// The grace period after which the first question may be asked.
+    pub(crate) grace: Option<Grace>,
+    cursor: Cursor,
+    asked: bool,
+}
+
+impl Item {
+    pub(crate) fn new(
+        tenant: TenantId,
+        filter: Arc<str>,
+        options: u8,
+        id: u32,
+        shards: Vec<u16>,
+        grace: Option<Grace>,
+    ) -> Item {
+        Item { tenant, filter, options, id, shards, grace, cursor: Cursor::default(), asked: false }
+    }
+}
+
+/// A session's replays.
+#[derive(Debug, Default)]
+pub(crate) struct Replay {
+    items: VecDeque<Item>,
+    page: VecDeque<Message>,
+    /// Topics of retained messages that came live since: newer than what a page may hold.
+    live: Vec<u64>,
+    number: u32,
+}
+
+/// What a replay needs next.
+pub(crate) enum Step {
+    /// Nothing more to do.
+    Done,
+    /// Room at the client, an answer, or the end of a grace period.
+    Wait,
+    /// Ask this shard.
+    Ask(u16, Box<RetainedQuery>),
+}
+
+impl Replay {
+    pub(crate) fn push(&mut self, item: Item) {
+        self.items.push_back(item);
+    }
+
+    /// Notes a retained message that was delivered live.
+    pub(crate) fn saw(&mut self, topic_hash: u64) {
+        if self.live.len() < LIVE_MAX {
+            self.live.push(topic_hash);
+        }
+    }
+
+    /// Forgets the replay of a filter that was unsubscribed.
+    pub(crate) fn forget(&mut self, filter: &str) {
+        let current = self.items.front().is_some_and(|item| *item.filter == *filter);
+        self.items.retain(|item| *item.filter != *filter);
+        if current {
+            self.page.clear();
+            self.number += 1;
+        }
+    }
+
+    /// Takes in a page.
+    pub(crate) fn answer(&mut self, page: RetainedPage) {
+        let Some(item) = self.items.front_mut() else { return };
+        if page.replay != self.number || !item.asked {
+            return;
+        }
+        item.asked = false;
+        self.page.extend(page.messages);
+        match page.cursor {
+            Some(cursor) => item.cursor = cursor,
+            None => {
+                item.cursor = Cursor::default();
+                item.shards.pop();
+            }
+        }
+    }
+
+    /// True if a grace period holds it up.
+    pub(crate) fn waits_for_grace(&self) -> bool {
+        self.page.is_empty() && self.items.front().is_some_and(|item| item.grace.is_some())
+    }
+
+    fn next(&mut self, asker: RemoteSession, shared: &ringtide_ring::Shared) -> Step {
+        loop {
+            let Some(item) = self.items.front_mut() else { return Step::Done };
+            if item.grace.as_mut().is_some_and(|grace| !grace.passed(shared)) {
+                return Step::Wait;
+            }
+            item.grace = None;
+            let Some(&shard) = item.shards.last() else {
+                self.items.pop_front();
+                self.number += 1;
+                continue;
+            };
+            if item.asked {
+                return Step::Wait;
+            }
+            item.asked = true;
+            let query = RetainedQuery {
+                asker,
+                replay: self.number,
+                tenant: item.tenant,
+                filter: Arc::clone(&item.filter),
+                cursor: item.cursor.clone(),
+            };
+            return Step::Ask(shard, Box::new(query));
+        }
+    }
+}
+
+/// Moves a session's replay on.
+pub(crate) fn step(
+    routes: &mut Routes,
+    clients: &mut Clients,
+    shared: &ringtide_ring::Shared,
+    asker: RemoteSession,
+) -> Step {
+    let index = asker.session;
+    loop {
+        let Some(session) = clients.sessions.at_mut(index) else { return Step::Done };
+        let conn = session.conn;
+        let queued = session.outbound.as_ref().map_or(0, |outbound| outbound.queued_len());
+        let Some(replay) = session.replay.as_mut() else { return Step::Done };
+        if replay.page.is_empty() {
+            return replay.next(asker, shared);
+        }
+        if queued as usize >= QUEUED_MAX || routes.budget == 0 || !clients.is_writable(conn) {
+            return Step::Wait;
+        }
+        deliver_one(routes, clients, index);
+    }
+}
+
+/// Delivers the first message of the page.
+fn deliver_one(routes: &mut Routes, clients: &mut Clients, index: u32) {
+    let now_ms = clients.now_ms;
+    let Some(replay) = clients.sessions.at_mut(index).and_then(|s| s.replay.as_mut()) else {
+        return;
+    };
+    let Some(message) = replay.page.pop_front() else { return };
+    let view = message.view();
+    let expired = view.header.expires_ms != 0 && view.header.expires_ms <= now_ms;
+    let live = replay.live.contains(&view.header.topic_hash);
+    let Some(item) = replay.items.front().filter(|_| !expired && !live) else { return };
+    let ids = [item.id];
+    let hit = Hit {
+        session: SessionRef(index),
+        options: item.options,
+        //= [MQTT-3.3.4-3]
+        ids: if item.id == 0 { &[] } else { &ids },
+    };
+    let mut fan = Fan::new(view);
+    fan.message = Some(message.clone());
+    //= 3.1.1 [MQTT-3.3.1-8]
+    fan.replay = true;
+    routes.frames.clear();
+    routes.budget = routes.budget.saturating_sub(1);
+    deliver(clients, &routes.queues, &mut routes.frames, &mut fan, hit);
+}

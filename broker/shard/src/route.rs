@@ -1,0 +1,236 @@
+//! Routing: one message to the sessions, shared groups, retained store and other shards that it
+//! is for. Hot: read it from top to bottom. Knows no connection's protocol state.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use ringtide_topics::interest::{InterestTable, ShardSet};
+use ringtide_topics::{Levels, MatchScratch, SessionRef, Table, TenantId};
+
+use crate::clients::Clients;
+use crate::deliver::{Fan, Queues, deliver};
+use crate::groups::Groups;
+use crate::mesh_out::MeshOut;
+use crate::message::{Message, View};
+use crate::note::Chosen;
+use crate::park::Progress;
+use crate::partition::PartitionMap;
+use crate::retained::RetainedStore;
+
+/// One shard's subscriptions and what it shares of them.
+pub(crate) struct Routes {
+    pub(crate) table: Table,
+    pub(crate) interest: Arc<InterestTable>,
+    pub(crate) partitions: Arc<PartitionMap>,
+    pub(crate) groups: Groups,
+    pub(crate) retained: RetainedStore,
+    pub(crate) queues: Queues,
+    /// Publishes whose local fan-out did not end in one turn, oldest first.
+    pub(crate) fans: VecDeque<FanJob>,
+    pub(crate) levels: Levels,
+    pub(crate) scratch: MatchScratch,
+    pub(crate) frames: Vec<u8>,
+    /// Deliveries that this turn may still make.
+    pub(crate) budget: u32,
+}
+
+/// A local fan-out with a cursor.
+pub(crate) struct FanJob {
+    message: Message,
+    publisher: Option<SessionRef>,
+    after: Option<SessionRef>,
+}
+
+/// Routes a message that was published here: to local sessions and groups, and to the other
+/// shards that may match. Returns true when all is done, false when a lane was full; then call
+/// again later with the same `progress`.
+pub(crate) fn publish(
+    routes: &mut Routes,
+    clients: &mut Clients,
+    mesh: &mut MeshOut,
+    fan: &mut Fan<'_>,
+    publisher: Option<SessionRef>,
+    progress: &mut Progress,
+) -> bool {
+    if !progress.local_done {
+        progress.local_done = true;
+        let local_home =
+            fan.view.header.retain && routes.partitions.shard(fan.view.header.partition) == mesh.me;
+        if local_home {
+            routes.retained.set(fan, clients);
+        }
+        progress.reached |= local(routes, clients, fan, publisher);
+        routes.groups.choose(fan, clients, mesh.me, &mut progress.members);
+        progress.reached |= !progress.members.is_empty();
+    }
+    let mut all_sent = true;
+    if !progress.members.is_empty() {
+        all_sent &= members(routes, clients, mesh, fan, &mut progress.members);
+    }
+    if mesh.shards > 1 {
+        all_sent &= remote(routes, mesh, fan, progress);
+    }
+    all_sent
+}
+
+/// Routes a message that another shard published.
+pub(crate) fn arrived(
+    routes: &mut Routes,
+    clients: &mut Clients,
+    me: u16,
+    view: View<'_>,
+    message: Option<Message>,
+) {
+    let mut fan = Fan::new(view);
+    fan.message = message;
+    if view.header.retain && routes.partitions.shard(view.header.partition) == me {
+        routes.retained.set(&mut fan, clients);
+    }
+    local(routes, clients, &mut fan, None);
+}
+
+/// The sessions of this shard. True if at least one matched.
+fn local(
+    routes: &mut Routes,
+    clients: &mut Clients,
+    fan: &mut Fan<'_>,
+    publisher: Option<SessionRef>,
+) -> bool {
+    let hash = fan.view.header.topic_hash;
+    if routes.fans.iter().any(|job| job.message.view().header.topic_hash == hash) {
+        // Order within a topic: this one waits behind the fan-out that is under way.
+        let message = fan.message().clone();
+        routes.fans.push_back(FanJob { message, publisher, after: None });
+        return true;
+    }
+    if let Some(after) = fan_out(routes, clients, fan, publisher, None) {
+        let message = fan.message().clone();
+        routes.fans.push_back(FanJob { message, publisher, after: Some(after) });
+    }
+    fan.hits > 0
+}
+
+/// Delivers to matching sessions behind `after`, within the turn's budget.
+fn fan_out(
+    routes: &mut Routes,
+    clients: &mut Clients,
+    fan: &mut Fan<'_>,
+    publisher: Option<SessionRef>,
+    after: Option<SessionRef>,
+) -> Option<SessionRef> {
+    let Routes { table, scratch, frames, queues, budget, .. } = routes;
+    frames.clear();
+    let view = fan.view;
+    let before = fan.hits;
+    // At least one delivery: a turn always moves on.
+    let allowed = (*budget).max(1) as usize;
+    let rest = table.matches_from(
+        view.header.tenant,
+        view.topic,
+        view.header.topic_hash,
+        publisher,
+        after,
+        allowed,
+        scratch,
+        |hit| deliver(clients, queues, frames, fan, hit),
+    );
+    *budget = budget.saturating_sub(fan.hits - before);
+    rest
+}
+
+/// Goes on with fan-outs that did not end in one turn. True if some are left.
+pub(crate) fn go_on(routes: &mut Routes, clients: &mut Clients) -> bool {
+    while routes.budget > 0 {
+        let Some(job) = routes.fans.pop_front() else { return false };
+        let view = job.message.view();
+        let mut fan = Fan::new(view);
+        fan.message = Some(job.message.clone());
+        if let Some(after) = fan_out(routes, clients, &mut fan, job.publisher, job.after) {
+            routes.fans.push_front(FanJob { after: Some(after), ..job });
+        }
+    }
+    !routes.fans.is_empty()
+}
+
+/// The other shards: one record each.
+fn remote(
+    routes: &mut Routes,
+    mesh: &mut MeshOut,
+    fan: &mut Fan<'_>,
+    progress: &mut Progress,
+) -> bool {
+    let view = fan.view;
+    let mut shards = ShardSet::default();
+    // Probed anew at each try: a subscription made while the publish waited must not be missed.
+    routes.interest.shards_for(
+        view.header.tenant,
+        view.topic,
+        &mut routes.levels,
+        view.header.topic_hash,
+        &mut shards,
+    );
+    if view.header.retain {
+        shards.insert(routes.partitions.shard(view.header.partition));
+    }
+    shards.remove(mesh.me);
+    let mut all_sent = true;
+    for shard in shards.iter() {
+        if progress.done.contains(shard) {
+            continue;
+        }
+        progress.reached = true;
+        if mesh.publish(shard, &view, &mut fan.message) {
+            progress.done.insert(shard);
+        } else {
+            all_sent = false;
+        }
+    }
+    all_sent
+}
+
+/// The chosen members of shared groups. True when all have it.
+fn members(
+    routes: &mut Routes,
+    clients: &mut Clients,
+    mesh: &mut MeshOut,
+    fan: &mut Fan<'_>,
+    members: &mut Vec<(u16, Chosen)>,
+) -> bool {
+    members.retain(|&(shard, chosen)| {
+        if shard == mesh.me {
+            to_member(routes, clients, fan, chosen);
+            return false;
+        }
+        !mesh.member(shard, chosen, &fan.view, &mut fan.message)
+    });
+    members.is_empty()
+}
+
+/// Delivers to one member of a shared group on this shard; one that has gone since is replaced.
+pub(crate) fn to_member(
+    routes: &mut Routes,
+    clients: &mut Clients,
+    fan: &mut Fan<'_>,
+    chosen: Chosen,
+) {
+    let session = clients.sessions.at(chosen.session);
+    if session.is_none_or(|session| session.generation != chosen.generation) {
+        let message = fan.message().clone();
+        routes.groups.choose_again(chosen, message);
+        return;
+    }
+    let ids = [chosen.id];
+    let hit = ringtide_topics::Hit {
+        session: SessionRef(chosen.session),
+        options: chosen.options,
+        ids: if chosen.id == 0 { &[] } else { &ids },
+    };
+    routes.frames.clear();
+    deliver(clients, &routes.queues, &mut routes.frames, fan, hit);
+}
+
+/// The partition and hash of a topic, as the header carries them.
+pub(crate) fn place(routes: &Routes, tenant: TenantId, topic: &str, retain: bool) -> u16 {
+    // Only a retained message goes to its topic's home: others need not pay for the hash.
+    if retain { routes.partitions.partition(tenant, topic) } else { 0 }
+}

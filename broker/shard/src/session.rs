@@ -1,0 +1,112 @@
+//! A session's record: what is kept for a client, connected or not. The exchanges themselves are
+//! the state machines of `ringtide-session`; big parts are boxed on first use and freed when idle.
+
+use std::sync::Arc;
+
+use ringtide_session::{Inbound, Outbound, Owed, WillState};
+use ringtide_topics::{FilterId, TenantId};
+use smallvec::SmallVec;
+
+use crate::conn::NONE;
+use crate::ledger::Ledger;
+use crate::message::Message;
+use crate::replay::Replay;
+use crate::timer::TimerId;
+
+/// A will as it waits for the connection's end.
+#[derive(Clone, Debug)]
+pub(crate) struct Will {
+    pub(crate) message: Message,
+    /// Seconds after the publication until the message expires.
+    pub(crate) expiry_s: Option<u32>,
+    pub(crate) delay_s: u32,
+    pub(crate) state: WillState,
+}
+
+/// A membership of a shared group.
+#[derive(Clone, Debug)]
+pub(crate) struct Membership {
+    /// The whole filter, `$share/NAME/FILTER`.
+    pub(crate) filter: Arc<str>,
+    pub(crate) options: u8,
+    pub(crate) id: u32,
+}
+
+/// Which state changed and must be told to the store.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) client_id: Box<str>,
+    pub(crate) username: Option<Box<str>>,
+    pub(crate) tenant: TenantId,
+    /// The connection's number, or NONE while offline.
+    pub(crate) conn: u32,
+    pub(crate) generation: u32,
+    /// Session Expiry Interval in force, in seconds; `u32::MAX` = never.
+    pub(crate) expiry_s: u32,
+    /// The interval that the CONNECT named: what a DISCONNECT may not raise from 0.
+    pub(crate) connect_expiry_s: u32,
+    /// When it expires, once offline.
+    pub(crate) expires_ms: Option<u64>,
+    /// Keyed hash of the client id.
+    pub(crate) hash: u64,
+    pub(crate) connected_ms: u64,
+    pub(crate) receive_maximum: u16,
+    pub(crate) timer: Option<TimerId>,
+    pub(crate) filters: SmallVec<[FilterId; 4]>,
+    pub(crate) groups: Option<Box<Vec<Membership>>>,
+    pub(crate) inbound: Option<Box<Inbound>>,
+    pub(crate) outbound: Option<Box<Outbound<Message>>>,
+    pub(crate) owed: Option<Box<Owed>>,
+    pub(crate) will: Option<Box<Will>>,
+    pub(crate) replay: Option<Box<Replay>>,
+    pub(crate) ledger: Option<Box<Ledger>>,
+}
+
+impl Session {
+    pub(crate) fn new(client_id: &str, tenant: TenantId, hash: u64, generation: u32) -> Session {
+        Session {
+            client_id: client_id.into(),
+            username: None,
+            tenant,
+            conn: NONE,
+            generation,
+            expiry_s: 0,
+            connect_expiry_s: 0,
+            expires_ms: None,
+            hash,
+            connected_ms: 0,
+            receive_maximum: u16::MAX,
+            timer: None,
+            filters: SmallVec::new(),
+            groups: None,
+            inbound: None,
+            outbound: None,
+            owed: None,
+            will: None,
+            replay: None,
+            ledger: None,
+        }
+    }
+
+    /// True if its state outlives the connection.
+    pub(crate) fn is_persistent(&self) -> bool {
+        self.expiry_s > 0
+    }
+
+    /// Frees the boxes that are idle.
+    pub(crate) fn trim(&mut self) {
+        if self.inbound.as_ref().is_some_and(|inbound| inbound.is_idle()) {
+            self.inbound = None;
+        }
+        if self.outbound.as_ref().is_some_and(|outbound| outbound.is_idle()) {
+            self.outbound = None;
+        }
+        if self.owed.as_ref().is_some_and(|owed| owed.is_empty()) {
+            self.owed = None;
+        }
+    }
+
+    pub(crate) fn subscription_count(&self) -> usize {
+        self.filters.len() + self.groups.as_ref().map_or(0, |groups| groups.len())
+    }
+}

@@ -1,0 +1,427 @@
+//! SUBSCRIBE and UNSUBSCRIBE. A SUBSCRIBE is worked off filter by filter and may wait on the way:
+//! for a verdict, for a busy segment of the interest table, for every shard to know a new member
+//! of a shared group. Its SUBACK is owed when the last filter is in place, so that a publish that
+//! follows the SUBACK anywhere is routed.
+
+use std::sync::Arc;
+
+use ringtide_codec::{
+    FixedHeader, PacketId, ReasonCode, RetainHandling, Subscribe, SubscriptionOptions, Unsubscribe,
+    Version,
+};
+use ringtide_session::Owed;
+use ringtide_storage::{RecordKind, Store};
+use ringtide_topics::shared::Member;
+use ringtide_topics::{Filter, InterestKey, SessionRef, Subscription, TenantId};
+
+use crate::access::{Action, Ticket, Verdict, Who};
+use crate::core::{Core, Flow, WaitsFor};
+use crate::counters::Counter;
+use crate::note::{Change, GroupChange};
+use crate::park::Parked;
+use crate::replay::Item;
+use crate::session::Membership;
+
+/// What the current filter of a SUBSCRIBE waits for.
+#[derive(Clone, Copy, Debug)]
+enum Wait {
+    /// Nothing: the filter has not been looked at.
+    Start,
+    /// The verdict of the authorize stage.
+    Verdict(Ticket),
+    /// The verdict has come.
+    Judged(bool),
+    /// A segment of the interest table is busy.
+    Interest(InterestKey, u8),
+    /// Shards that do not know of a joined member yet.
+    Group,
+}
+
+/// A SUBSCRIBE under way.
+#[derive(Debug)]
+pub(crate) struct SubscribeJob {
+    session: u32,
+    packet_id: PacketId,
+    id: u32,
+    filters: Vec<(Arc<str>, SubscriptionOptions)>,
+    codes: Vec<u8>,
+    wait: Wait,
+    replays: Vec<Item>,
+}
+
+impl SubscribeJob {
+    /// Takes in the verdict of a ticket.
+    pub(crate) fn judged(&mut self, ticket: Ticket, allowed: bool) {
+        if matches!(self.wait, Wait::Verdict(own) if own == ticket) {
+            self.wait = Wait::Judged(allowed);
+        }
+    }
+
+    /// Every shard knows the member that joined last.
+    pub(crate) fn joined(&mut self, granted: u8) {
+        if matches!(self.wait, Wait::Group) {
+            self.codes.push(granted);
+            self.wait = Wait::Start;
+        }
+    }
+
+    /// True while it waits for the shards to know of a member.
+    pub(crate) fn waits_for_group(&self) -> bool {
+        matches!(self.wait, Wait::Group)
+    }
+
+    /// The granted QoS of the filter that is being worked on.
+    pub(crate) fn granted(&self) -> u8 {
+        self.filters.get(self.codes.len()).map_or(0, |(_, options)| options.qos as u8)
+    }
+}
+
+/// Whether a job can go on now.
+enum Progress {
+    Done,
+    Waits,
+}
+
+impl<S: Store> Core<S> {
+    /// Handles SUBSCRIBE.
+    pub(crate) fn on_subscribe(&mut self, index: u32, header: &FixedHeader, body: &[u8]) -> Flow {
+        let Some(conn) = self.clients.conns.at(index) else { return Flow::Stop };
+        let packet = match Subscribe::decode(conn.version, header.flags, body) {
+            Ok(packet) => packet,
+            Err(error) => return self.malformed(index, error),
+        };
+        let filters = packet.filters().map(|one| (Arc::from(one.filter), one.options)).collect();
+        let job = SubscribeJob {
+            session: conn.session,
+            packet_id: packet.packet_id,
+            id: packet.subscription_id.unwrap_or(0),
+            filters,
+            codes: Vec::new(),
+            wait: Wait::Start,
+            replays: Vec::new(),
+        };
+        self.advance(index, Box::new(job))
+    }
+
+    /// Works a SUBSCRIBE off as far as it goes; parks it where it must wait.
+    pub(crate) fn advance(&mut self, index: u32, mut job: Box<SubscribeJob>) -> Flow {
+        //= [MQTT-3.8.4-5]
+        //= 3.1.1 [MQTT-3.8.4-4]
+        while job.codes.len() < job.filters.len() {
+            if let Progress::Waits = self.step(&mut job) {
+                let Some(conn) = self.clients.conns.at_mut(index) else { return Flow::Stop };
+                let key = (index, conn.generation);
+                match job.wait {
+                    Wait::Verdict(ticket) => {
+                        self.tickets.insert(ticket, key);
+                    }
+                    Wait::Interest(..) => self.parked.push_back(key),
+                    Wait::Start | Wait::Judged(_) | Wait::Group => {}
+                }
+                conn.cold().parked = Some(Parked::Subscribe(job));
+                return Flow::Stop;
+            }
+        }
+        self.subscribed(index, *job);
+        Flow::Continue
+    }
+
+    /// One step of the current filter.
+    fn step(&mut self, job: &mut SubscribeJob) -> Progress {
+        let Some((filter, options)) = job.filters.get(job.codes.len()).cloned() else {
+            return Progress::Done;
+        };
+        match job.wait {
+            Wait::Start => match self.judge_filter(job.session, &filter) {
+                Ok(Verdict::Allow) => self.place(job, &filter, options),
+                //= [MQTT-3.8.4-7]
+                Ok(Verdict::Deny) => refuse(job, ReasonCode::NotAuthorized),
+                Ok(Verdict::Park(ticket)) => {
+                    job.wait = Wait::Verdict(ticket);
+                    Progress::Waits
+                }
+                Err(code) => refuse(job, code),
+            },
+            Wait::Judged(allowed) => {
+                job.wait = Wait::Start;
+                match allowed {
+                    true => self.place(job, &filter, options),
+                    false => refuse(job, ReasonCode::NotAuthorized),
+                }
+            }
+            Wait::Interest(key, granted) => {
+                if self.routes.interest.insert(key, self.mesh.me).is_err() {
+                    return Progress::Waits;
+                }
+                job.wait = Wait::Start;
+                job.codes.push(granted);
+                Progress::Done
+            }
+            Wait::Verdict(_) | Wait::Group => Progress::Waits,
+        }
+    }
+
+    fn judge_filter(&mut self, session: u32, filter: &str) -> Result<Verdict, ReasonCode> {
+        let parsed = Filter::parse(filter, self.limits.topic_levels_max)
+            .map_err(|_| ReasonCode::TopicFilterInvalid)?;
+        let Some(session) = self.clients.sessions.at(session) else {
+            return Err(ReasonCode::UnspecifiedError);
+        };
+        if session.subscription_count() >= self.limits.subscriptions_max as usize {
+            return Err(ReasonCode::QuotaExceeded);
+        }
+        let who = Who { client_id: &session.client_id, username: session.username.as_deref() };
+        Ok(self.access.authorize(who, Action::Subscribe, parsed.filter()))
+    }
+
+    /// Puts a filter in place.
+    fn place(
+        &mut self,
+        job: &mut SubscribeJob,
+        filter: &Arc<str>,
+        options: SubscriptionOptions,
+    ) -> Progress {
+        let Ok(parsed) = Filter::parse(filter, self.limits.topic_levels_max) else {
+            return refuse(job, ReasonCode::TopicFilterInvalid);
+        };
+        let granted = options.qos.min(self.limits.server.maximum_qos);
+        let bits = granted as u8
+            | (u8::from(options.no_local) << 2)
+            | (u8::from(options.retain_as_published) << 3);
+        let Some(session) = self.clients.sessions.at_mut(job.session) else {
+            return refuse(job, ReasonCode::UnspecifiedError);
+        };
+        if session.is_persistent() {
+            self.store.append(RecordKind::Subscription, &[filter.as_bytes(), &[bits]]);
+        }
+        let tenant = session.tenant;
+        if parsed.share().is_some() {
+            self.join(job, filter, bits, tenant);
+            return Progress::Waits;
+        }
+        let subscription =
+            Subscription { session: SessionRef(job.session), options: bits, id: job.id };
+        //= [MQTT-3.8.4-3]
+        let subscribed = self.routes.table.subscribe(tenant, filter, subscription);
+        if !subscribed.existed {
+            session.filters.push(subscribed.filter);
+            self.clients.counters.add(Counter::Subscriptions, 1);
+        }
+        let replay = match options.retain_handling {
+            //= [MQTT-3.3.1-9]
+            //= [MQTT-3.8.4-4]
+            RetainHandling::Send => true,
+            //= [MQTT-3.3.1-10]
+            RetainHandling::SendIfNew => !subscribed.existed,
+            //= [MQTT-3.3.1-11]
+            RetainHandling::DoNotSend => false,
+        };
+        if replay {
+            let item = self.replay_item(tenant, filter, &parsed, bits, job.id);
+            job.replays.push(item);
+        }
+        if let Some(key) = subscribed.interest {
+            return self.announce(job, key, granted as u8);
+        }
+        job.codes.push(granted as u8);
+        Progress::Done
+    }
+
+    /// Makes the shard's interest visible to the others.
+    fn announce(&mut self, job: &mut SubscribeJob, key: InterestKey, granted: u8) -> Progress {
+        if let Some(at) = self.removals.iter().position(|removal| *removal == key) {
+            // The slot is still there: it was to be removed and has not been.
+            self.removals.swap_remove(at);
+        } else if self.mesh.shards > 1 && self.routes.interest.insert(key, self.mesh.me).is_err() {
+            job.wait = Wait::Interest(key, granted);
+            return Progress::Waits;
+        }
+        job.codes.push(granted);
+        Progress::Done
+    }
+
+    fn replay_item(
+        &self,
+        tenant: TenantId,
+        filter: &Arc<str>,
+        parsed: &Filter<'_>,
+        options: u8,
+        id: u32,
+    ) -> Item {
+        let shards = if parsed.is_exact() {
+            vec![self.routes.partitions.home(tenant, filter)]
+        } else {
+            (0..self.mesh.shards).collect()
+        };
+        let grace = (self.mesh.shards > 1).then(|| self.mesh.shared.grace());
+        Item::new(tenant, Arc::clone(filter), options, id, shards, grace)
+    }
+
+    /// Joins a shared group.
+    fn join(&mut self, job: &mut SubscribeJob, filter: &Arc<str>, bits: u8, tenant: TenantId) {
+        job.wait = Wait::Group;
+        let Some(session) = self.clients.sessions.at_mut(job.session) else { return };
+        let groups = session.groups.get_or_insert_default();
+        let membership = Membership { filter: Arc::clone(filter), options: bits, id: job.id };
+        match groups.iter_mut().find(|own| own.filter == *filter) {
+            Some(own) => *own = membership.clone(),
+            None => {
+                groups.push(membership.clone());
+                self.clients.counters.add(Counter::Subscriptions, 1);
+                self.clients.counters.add(Counter::SharedSubscriptions, 1);
+            }
+        }
+        self.tell_group(job.session, tenant, &membership, Change::Join);
+    }
+
+    /// Tells a group's home what happened to a member.
+    pub(crate) fn tell_group(
+        &mut self,
+        session: u32,
+        tenant: TenantId,
+        membership: &Membership,
+        change: Change,
+    ) {
+        let Some(record) = self.clients.sessions.at(session) else { return };
+        let member = Member {
+            shard: self.mesh.me,
+            session: SessionRef(session),
+            generation: record.generation,
+            options: membership.options,
+            id: membership.id,
+            online: record.conn != crate::conn::NONE,
+            backlog: 0,
+        };
+        let filter = Arc::clone(&membership.filter);
+        let note = GroupChange { tenant, filter, member, change };
+        self.routes.groups.tell(&self.routes.partitions, &mut self.mesh, note);
+    }
+
+    /// All filters are in place: SUBACK, then the retained messages.
+    //= [MQTT-3.8.4-1]
+    //= [MQTT-3.8.4-2]
+    //= [MQTT-3.8.4-6]
+    //= 3.1.1 [MQTT-3.8.4-1]
+    //= 3.1.1 [MQTT-3.8.4-2]
+    //= 3.1.1 [MQTT-3.8.4-5]
+    fn subscribed(&mut self, index: u32, job: SubscribeJob) {
+        let v5 = self.clients.conns.at(index).is_some_and(|conn| conn.version == Version::V5);
+        let mut codes = job.codes;
+        if !v5 {
+            //= 3.1.1 [MQTT-3.9.3-2]
+            codes.iter_mut().filter(|code| **code > 2).for_each(|code| *code = 0x80);
+        }
+        self.owe_codes(index, job.session, |owed, needs| {
+            owed.push_suback(job.packet_id, codes.into(), needs);
+        });
+        if job.replays.is_empty() {
+            return;
+        }
+        let Some(session) = self.clients.sessions.at_mut(job.session) else { return };
+        let generation = session.generation;
+        let fresh = session.replay.is_none();
+        let replay = session.replay.get_or_insert_default();
+        job.replays.into_iter().for_each(|item| replay.push(item));
+        if fresh {
+            self.replaying.push_back((job.session, generation));
+        }
+    }
+
+    /// Owes an answer that carries a code per filter, and sends it if the log has got there.
+    fn owe_codes(&mut self, index: u32, session: u32, push: impl FnOnce(&mut Owed, u64)) {
+        let needs = self.store.appended().0;
+        let Some(record) = self.clients.sessions.at_mut(session) else { return };
+        debug_assert_eq!(record.conn, index);
+        let generation = record.generation;
+        push(record.owed.get_or_insert_with(|| Box::new(Owed::new())), needs);
+        self.owing.push_back(WaitsFor { lsn: needs, index: session, generation });
+        self.release_owed();
+    }
+
+    /// Handles UNSUBSCRIBE.
+    pub(crate) fn on_unsubscribe(&mut self, index: u32, header: &FixedHeader, body: &[u8]) -> Flow {
+        let Some(conn) = self.clients.conns.at(index) else { return Flow::Stop };
+        let session = conn.session;
+        let packet = match Unsubscribe::decode(conn.version, header.flags, body) {
+            Ok(packet) => packet,
+            Err(error) => return self.malformed(index, error),
+        };
+        //= [MQTT-3.10.4-6]
+        //= 3.1.1 [MQTT-3.10.4-6]
+        let codes: Box<[u8]> =
+            packet.filters().map(|filter| self.unsubscribe(session, filter) as u8).collect();
+        //= [MQTT-3.10.4-4]
+        //= [MQTT-3.10.4-5]
+        //= 3.1.1 [MQTT-3.10.4-4]
+        //= 3.1.1 [MQTT-3.10.4-5]
+        let id = packet.packet_id;
+        self.owe_codes(index, session, |owed, needs| owed.push_unsuback(id, codes, needs));
+        Flow::Continue
+    }
+
+    /// Removes one subscription.
+    //= [MQTT-3.10.4-1]
+    //= 3.1.1 [MQTT-3.10.4-1]
+    pub(crate) fn unsubscribe(&mut self, index: u32, filter: &str) -> ReasonCode {
+        let Ok(parsed) = Filter::parse(filter, self.limits.topic_levels_max) else {
+            return ReasonCode::TopicFilterInvalid;
+        };
+        let Some(session) = self.clients.sessions.at_mut(index) else {
+            return ReasonCode::UnspecifiedError;
+        };
+        let (tenant, persistent) = (session.tenant, session.is_persistent());
+        if parsed.share().is_some() {
+            let Some(membership) = leave(session, filter) else {
+                return ReasonCode::NoSubscriptionExisted;
+            };
+            self.clients.counters.sub(Counter::Subscriptions, 1);
+            self.clients.counters.sub(Counter::SharedSubscriptions, 1);
+            self.tell_group(index, tenant, &membership, Change::Leave);
+        } else {
+            let table = &mut self.routes.table;
+            let Some(removed) = table.unsubscribe(tenant, filter, SessionRef(index)) else {
+                return ReasonCode::NoSubscriptionExisted;
+            };
+            session.filters.retain(|own| *own != removed.filter);
+            if let Some(replay) = session.replay.as_mut() {
+                replay.forget(filter);
+            }
+            self.clients.counters.sub(Counter::Subscriptions, 1);
+            self.withdraw(removed.interest);
+        }
+        if persistent {
+            self.store.append(RecordKind::Subscription, &[filter.as_bytes()]);
+        }
+        ReasonCode::Success
+    }
+
+    /// Takes the shard's interest in a key out of the table, now or when its segment is free.
+    pub(crate) fn withdraw(&mut self, key: Option<InterestKey>) {
+        let Some(key) = key.filter(|_| self.mesh.shards > 1) else { return };
+        if self.routes.interest.remove(key, self.mesh.me).is_err() {
+            self.removals.push(key);
+        }
+    }
+
+    /// Tries again to take keys out whose segment was busy.
+    pub(crate) fn retry_removals(&mut self) {
+        let (interest, me) = (&self.routes.interest, self.mesh.me);
+        self.removals.retain(|key| interest.remove(*key, me).is_err());
+    }
+}
+
+fn refuse(job: &mut SubscribeJob, code: ReasonCode) -> Progress {
+    job.wait = Wait::Start;
+    job.codes.push(code as u8);
+    Progress::Done
+}
+
+fn leave(session: &mut crate::session::Session, filter: &str) -> Option<Membership> {
+    let groups = session.groups.as_mut()?;
+    let at = groups.iter().position(|own| *own.filter == *filter)?;
+    let membership = groups.swap_remove(at);
+    if groups.is_empty() {
+        session.groups = None;
+    }
+    Some(membership)
+}

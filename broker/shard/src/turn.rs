@@ -1,0 +1,418 @@
+//! The loop of one shard, one turn at a time. Read it from top to bottom:
+//!
+//! reap completions -> take notes from other shards -> decode and route what was received ->
+//! go on with what waits -> timers -> log -> flush -> submit and wait: one system call per turn.
+//!
+//! Notes are taken before packets are decoded: what another shard published before a client could
+//! know of it (a group's new member, above all) is then seen before that client's packet.
+
+use std::collections::{HashMap, VecDeque};
+use std::mem;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringtide_codec::ReasonCode;
+use ringtide_driver::{
+    BufferId, Completion, Driver, ListenerId, Outgoing, Socket, Token, Turn, TurnEnd, Wait,
+};
+use ringtide_ring::Receiver;
+use ringtide_storage::Store;
+
+use crate::clock::Clock;
+use crate::conn::{Cause, Phase};
+use crate::core::{Command, Core, Due};
+use crate::counters::Counter;
+use crate::message::{Message, View};
+use crate::note::{HandOver, Note};
+use crate::retained::Waiting;
+use crate::route;
+use crate::steering::{Stage, Steering};
+use crate::sys::Sys;
+
+/// Longest sleep when nothing is due, in milliseconds: bounds how late a clock step is seen.
+const SLEEP_MAX_MS: u64 = 1000;
+/// Sleep while something waits for another shard, in microseconds.
+const SLEEP_WAITING_US: u64 = 100;
+/// Notes taken from one lane in one turn.
+const NOTES_MAX: u32 = 4096;
+/// Timers fired in one turn.
+const TIMERS_MAX: u32 = 512;
+
+/// One core of the broker.
+pub struct Shard<D: Driver, S: Store, C: Clock> {
+    pub(crate) io: D,
+    pub(crate) clock: C,
+    pub(crate) from: Vec<Option<Receiver<Note>>>,
+    pub(crate) core: Core<S>,
+    /// Buffers that were received and are not decoded yet.
+    pub(crate) received: VecDeque<(Token, BufferId)>,
+    /// Hand-overs whose socket has not arrived, and the reverse.
+    pub(crate) expected: HashMap<u64, Box<HandOver>>,
+    pub(crate) arrived: HashMap<u64, Socket>,
+    pub(crate) sys: Option<Sys>,
+    pub(crate) steering: Arc<dyn Steering>,
+    pub(crate) epoch: u64,
+    pub(crate) listeners: u16,
+    /// When a shutdown stops waiting for connections.
+    pub(crate) drain_until_ms: Option<u64>,
+}
+
+impl<D: Driver, S: Store, C: Clock> Turn for Shard<D, S, C> {
+    fn turn(&mut self) -> TurnEnd {
+        let me = self.core.mesh.me;
+        let started_us = self.clock.now_us();
+        self.core.clients.now_ms = self.clock.now_ms();
+        self.core.routes.budget = self.core.limits.turn_deliveries_max;
+        self.core.mesh.shared.begin_turn(me);
+        if self.steer() == TurnEnd::Done {
+            self.core.mesh.shared.end_turn(me);
+            return TurnEnd::Done;
+        }
+        self.reap();
+        self.take_notes();
+        self.decode(started_us);
+        let again = self.core.go_on();
+        self.answer_retained();
+        self.fire_timers();
+        self.core.end_of_log_turn();
+        self.flush();
+        self.core.mesh.shared.end_turn(me);
+        self.core.clients.counters.add(Counter::Turns, 1);
+        if again || !self.received.is_empty() {
+            self.core.clients.counters.add(Counter::TurnsOverBudget, 1);
+        }
+        self.sleep(again)
+    }
+}
+
+impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
+    /// Takes what the driver has to tell. Received bytes are only noted here, so that the news of
+    /// stalled sends and closed sockets never waits behind them.
+    fn reap(&mut self) {
+        while let Some(completion) = self.io.next() {
+            match completion {
+                Completion::Received { token, buffer } => self.received.push_back((token, buffer)),
+                Completion::Accepted { listener, socket, peer } => {
+                    self.core.on_accepted(listener.0, socket, peer);
+                }
+                Completion::SendStalled { token } => self.core.on_stalled(token),
+                Completion::Sent { token } => self.core.on_sent(token),
+                Completion::SendFailed { token, .. } => self.core.on_lost(token),
+                Completion::Ended { token, .. } => {
+                    self.decode_of(token);
+                    self.core.on_ended(token);
+                }
+                Completion::Stopped { token } => self.core.on_stopped(token),
+                Completion::Closed { token } => self.core.on_closed(token),
+                Completion::AcceptFailed { .. } => {
+                    self.core.clients.counters.add(Counter::AcceptErrors, 1);
+                }
+                Completion::Arrived { tag, socket } => self.on_arrived(tag, socket),
+                Completion::HandOverFailed { tag, .. } => {
+                    self.expected.remove(&tag);
+                    self.core.clients.counters.add(Counter::ConnectsFailed, 1);
+                }
+                Completion::ReceivedExact { .. } | Completion::Woken => {}
+            }
+        }
+        while let Some(vector) = self.io.reclaim() {
+            self.core.clients.recycle(vector);
+        }
+    }
+
+    /// Decodes what one connection sent before it ended.
+    fn decode_of(&mut self, token: Token) {
+        for _ in 0..self.received.len() {
+            let Some((own, buffer)) = self.received.pop_front() else { return };
+            if own == token {
+                self.decode_one(own, buffer);
+            } else {
+                self.received.push_back((own, buffer));
+            }
+        }
+    }
+
+    fn decode_one(&mut self, token: Token, buffer: BufferId) {
+        let bytes = self.io.bytes(buffer);
+        self.core.on_received(token, bytes);
+        self.io.release(buffer);
+    }
+
+    /// Decodes received buffers until the turn's budget is used up.
+    fn decode(&mut self, started_us: u64) {
+        let mut count = 0_u32;
+        while let Some((token, buffer)) = self.received.pop_front() {
+            self.decode_one(token, buffer);
+            count += 1;
+            // The clock costs as much as a message: it is read now and then only.
+            let over = count.is_multiple_of(16)
+                && self.clock.now_us() - started_us > self.core.limits.turn_budget_us;
+            if over || self.core.routes.budget == 0 {
+                break;
+            }
+        }
+    }
+
+    /// Takes the notes of the other shards. This never needs room in a lane.
+    fn take_notes(&mut self) {
+        for (from, lane) in self.from.iter_mut().enumerate() {
+            let Some(lane) = lane else { continue };
+            let mut taken = 0;
+            while taken < NOTES_MAX
+                && let Some(record) = lane.pop()
+            {
+                taken += 1;
+                let core = &mut self.core;
+                match record.item {
+                    Note::HandOver(hand_over) => {
+                        take_over(core, &mut self.expected, &mut self.arrived, hand_over);
+                    }
+                    Note::RetainedQuery(query) => {
+                        // The positions are filled in once all lanes can be looked at.
+                        let waiting = Waiting { positions: Vec::new(), query };
+                        core.routes.retained.waiting.push_back(waiting);
+                    }
+                    item => core.on_note(from as u16, item, record.bytes),
+                }
+            }
+            if taken > 0 {
+                self.core.clients.counters.add(Counter::RecordsIn, u64::from(taken));
+            }
+            lane.commit();
+        }
+        let from = &self.from;
+        for waiting in &mut self.core.routes.retained.waiting {
+            if waiting.positions.is_empty() {
+                waiting.positions =
+                    from.iter().map(|lane| lane.as_ref().map_or(0, Receiver::published)).collect();
+            }
+        }
+    }
+
+    /// Answers the questions for retained messages whose lanes have been taken in.
+    fn answer_retained(&mut self) {
+        let mut waiting = mem::take(&mut self.core.routes.retained.waiting);
+        waiting.retain(|one| {
+            let passed = one.positions.iter().zip(&self.from).all(|(position, lane)| {
+                lane.as_ref().is_none_or(|lane| lane.position() >= *position)
+            });
+            if passed {
+                self.core.answer_query(&one.query);
+            }
+            !passed
+        });
+        // Questions that came meanwhile stand behind.
+        waiting.append(&mut self.core.routes.retained.waiting);
+        self.core.routes.retained.waiting = waiting;
+    }
+
+    fn fire_timers(&mut self) {
+        let now_ms = self.core.clients.now_ms;
+        for _ in 0..TIMERS_MAX {
+            let Some((due, _)) = self.core.timers.expire(now_ms) else { break };
+            match due {
+                Due::Conn(index) => self.core.conn_due(index),
+                Due::Session(index) => self.core.session_due(index),
+                Due::Second => self.core.every_second(),
+                Due::Sys => {
+                    if let Some(sys) = &self.sys {
+                        self.core.publish_sys(sys);
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_arrived(&mut self, tag: u64, socket: Socket) {
+        match self.expected.remove(&tag) {
+            Some(hand_over) => self.core.adopt(socket, *hand_over),
+            None => {
+                self.arrived.insert(tag, socket);
+            }
+        }
+    }
+
+    /// Gives the driver what the turn has brought about: sends first, then closes, then receives.
+    fn flush(&mut self) {
+        let mut dirty = mem::take(&mut self.core.clients.dirty);
+        for index in dirty.drain(..) {
+            self.flush_one(index);
+        }
+        self.core.clients.dirty = dirty;
+        for index in mem::take(&mut self.core.clients.closing) {
+            if let Some(conn) = self.core.clients.conns.at(index) {
+                self.io.close(conn.token(index), conn.socket);
+            }
+        }
+        let mut commands = mem::take(&mut self.core.commands);
+        for command in commands.drain(..) {
+            self.carry_out(command);
+        }
+        self.core.commands = commands;
+        let Shard { io, core, .. } = self;
+        core.mesh.flush(|to| io.wake(to));
+    }
+
+    fn flush_one(&mut self, index: u32) {
+        let clients = &mut self.core.clients;
+        let Some(conn) = clients.conns.at_mut(index) else { return };
+        conn.dirty = false;
+        if conn.stalled {
+            // Nothing is queued behind a send that is not finished.
+            return;
+        }
+        let head = mem::take(&mut conn.out);
+        let shared = conn.cold.as_mut().map_or_else(Vec::new, |cold| mem::take(&mut cold.shared));
+        let data = Outgoing { head, shared };
+        if data.is_empty() {
+            clients.recycle(data.head);
+            return;
+        }
+        let (token, socket) = (conn.token(index), conn.socket);
+        clients.counters.add(Counter::BytesSent, data.len() as u64);
+        self.io.send(token, socket, data);
+    }
+
+    fn carry_out(&mut self, command: Command) {
+        let conns = &self.core.clients.conns;
+        match command {
+            Command::Receive(index) => {
+                if let Some(conn) = conns.at(index).filter(|conn| conn.phase != Phase::Closing) {
+                    self.io.start_receive(conn.token(index), conn.socket);
+                }
+            }
+            Command::ReceiveOnce(index) => {
+                if let Some(conn) = conns.at(index).filter(|conn| conn.phase != Phase::Closing) {
+                    self.io.receive_once(conn.token(index), conn.socket);
+                }
+            }
+            Command::Stop(index) => {
+                if let Some(conn) = conns.at(index).filter(|conn| conn.phase != Phase::Closing) {
+                    self.io.stop_receive(conn.token(index), conn.socket);
+                }
+            }
+            Command::HandOver(to, socket, mut hand_over) => {
+                hand_over.socket = self.io.hand_over(socket, to, hand_over.tag);
+                self.core.mesh.tell(to, Note::HandOver(hand_over));
+            }
+        }
+    }
+
+    /// Submits and sleeps as long as nothing is due.
+    fn sleep(&mut self, again: bool) -> TurnEnd {
+        let now_ms = self.core.clients.now_ms;
+        let wait = if again || !self.received.is_empty() {
+            Wait::Poll
+        } else if self.core.waits_for_others() || !self.core.routes.retained.waiting.is_empty() {
+            Wait::AtMost(Duration::from_micros(SLEEP_WAITING_US))
+        } else {
+            let next_ms = self.core.timers.next_ms(now_ms).unwrap_or(SLEEP_MAX_MS);
+            Wait::AtMost(Duration::from_millis(next_ms.min(SLEEP_MAX_MS)))
+        };
+        let (me, shared) = (self.core.mesh.me, Arc::clone(&self.core.mesh.shared));
+        let mut wait = wait;
+        if wait != Wait::Poll {
+            shared.going_to_sleep(me);
+            if self.from.iter().flatten().any(|lane| !lane.is_empty()) {
+                shared.awake(me);
+                wait = Wait::Poll;
+            }
+        }
+        let result = self.io.submit_and_wait(wait);
+        shared.awake(me);
+        match result {
+            Ok(()) => TurnEnd::Again,
+            Err(error) => {
+                tracing::error!(shard = me, %error, "the driver has failed; the shard ends");
+                TurnEnd::Done
+            }
+        }
+    }
+
+    /// Looks at what the program wants: new settings, a shutdown.
+    fn steer(&mut self) -> TurnEnd {
+        let now_ms = self.core.clients.now_ms;
+        let epoch = self.steering.epoch();
+        if epoch != self.epoch {
+            self.epoch = epoch;
+            self.core.reload(self.steering.settings());
+        }
+        match (self.steering.stage(), self.drain_until_ms) {
+            (Stage::Running, _) => TurnEnd::Again,
+            (Stage::Stopped, _) => TurnEnd::Done,
+            (Stage::Draining, None) => {
+                self.drain_until_ms = Some(now_ms + self.core.limits.drain_ms);
+                self.core.draining = true;
+                for listener in 0..self.listeners {
+                    self.io.stop_accept(ListenerId(listener));
+                }
+                for index in 0..self.core.clients.conns.end() {
+                    self.core.close(index, Cause::Told(ReasonCode::ServerShuttingDown));
+                }
+                TurnEnd::Again
+            }
+            (Stage::Draining, Some(until_ms)) => {
+                if self.core.clients.conns.len() == 0 || now_ms >= until_ms {
+                    return TurnEnd::Done;
+                }
+                TurnEnd::Again
+            }
+        }
+    }
+}
+
+/// A connection has been handed over to this shard.
+fn take_over<S: Store>(
+    core: &mut Core<S>,
+    expected: &mut HashMap<u64, Box<HandOver>>,
+    arrived: &mut HashMap<u64, Socket>,
+    hand_over: Box<HandOver>,
+) {
+    match hand_over.socket.or_else(|| arrived.remove(&hand_over.tag)) {
+        Some(socket) => core.adopt(socket, *hand_over),
+        None => {
+            expected.insert(hand_over.tag, hand_over);
+        }
+    }
+}
+
+impl<S: Store> Core<S> {
+    /// Takes in a note of another shard.
+    fn on_note(&mut self, from: u16, note: Note, bytes: &[u8]) {
+        let Core { routes, clients, mesh, .. } = self;
+        match note {
+            Note::Publish => {
+                if let Ok(view) = View::read(bytes) {
+                    route::arrived(routes, clients, mesh.me, view, None);
+                }
+            }
+            Note::PublishShared(message) => {
+                route::arrived(routes, clients, mesh.me, message.view(), Some(message.clone()));
+            }
+            Note::Member(chosen) => {
+                if let Ok(view) = View::read(bytes) {
+                    let mut fan = crate::deliver::Fan::new(view);
+                    route::to_member(routes, clients, &mut fan, chosen);
+                }
+            }
+            Note::MemberShared(both) => {
+                let (chosen, message): (_, Message) = *both;
+                let mut fan = crate::deliver::Fan::new(message.view());
+                fan.message = Some(message.clone());
+                route::to_member(routes, clients, &mut fan, chosen);
+            }
+            Note::RetainedPage(page) => self.on_page(*page),
+            Note::GroupChange(change) => routes.groups.at_home(&routes.partitions, *change),
+            Note::GroupSnapshot(snapshot) => {
+                let group = routes.partitions.hash(snapshot.tenant, &snapshot.filter);
+                let epoch = snapshot.snapshot.epoch;
+                routes.groups.learn(group, *snapshot);
+                mesh.tell(from, Note::GroupKnown { group, epoch });
+            }
+            Note::GroupKnown { group, epoch } => routes.groups.known(from, group, epoch),
+            Note::GroupJoined(who) => self.on_joined(who),
+            // Taken before they come here.
+            Note::HandOver(_) | Note::RetainedQuery(_) => {}
+        }
+    }
+}

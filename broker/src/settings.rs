@@ -1,0 +1,154 @@
+//! The configuration as the shards see it: limits of the whole broker dealt out over its shards.
+
+use std::sync::Arc;
+
+use ringtide_session::{DropPolicy, ServerLimits};
+use ringtide_shard::access::{Access, Acl, LateAccess};
+use ringtide_shard::{ListenerLimits, Settings, Stage, Steering};
+use ringtide_topics::TenantId;
+use ringtide_topics::shared::Strategy;
+use tracing::error;
+
+use crate::config::{self, Listener, QueuePolicy};
+use crate::control::{self, Control, Live};
+
+/// Names the number of turns by which tests want verdicts delayed.
+const LATE_ACCESS: &str = "RINGTIDE_TEST_LATE_ACCESS_TURNS";
+
+/// Reads [`Control`] for the shards.
+pub(crate) struct ProgramSteering {
+    control: Arc<Control>,
+    listeners: Vec<Listener>,
+    shards: u16,
+    connections_max: u64,
+}
+
+impl ProgramSteering {
+    pub(crate) fn new(
+        control: Arc<Control>,
+        listeners: Vec<Listener>,
+        shards: u16,
+        connections_max: u64,
+    ) -> ProgramSteering {
+        ProgramSteering { control, listeners, shards, connections_max }
+    }
+
+    /// A shard's part of a limit of the whole broker, rounded up.
+    fn part(&self, whole: u64) -> u64 {
+        whole.div_ceil(u64::from(self.shards.max(1)))
+    }
+
+    fn part_u32(&self, whole: u64) -> u32 {
+        u32::try_from(self.part(whole)).unwrap_or(u32::MAX)
+    }
+
+    fn listener_limits(&self, listener: &Listener) -> ListenerLimits {
+        ListenerLimits {
+            connect_timeout_ms: u64::from(listener.handshake_timeout_s) * 1000,
+            connections_max: match listener.max_connections {
+                0 => u32::MAX,
+                max => self.part_u32(u64::from(max)),
+            },
+            versions: listener.versions.iter().fold(0, |bits, version| bits | 1 << version.level()),
+            tenant: TenantId(listener.tenant),
+        }
+    }
+
+    fn limits(&self, live: &Live) -> ringtide_shard::Limits {
+        let limits = &live.limits;
+        ringtide_shard::Limits {
+            server: server_limits(limits),
+            connect_bytes_max: limits.max_connect_bytes,
+            listeners: self.listeners.iter().map(|own| self.listener_limits(own)).collect(),
+            connections_max: self.part_u32(self.connections_max),
+            sessions_max: self.part_u32(u64::from(limits.session_count_max)),
+            allow_anonymous: live.access.allow_anonymous,
+            keep_alive_override_s: limits.keep_alive_override_s,
+            topic_alias_out_max: limits.topic_alias_out_max,
+            drain_ms: u64::from(live.shutdown_timeout_s) * 1000,
+            topic_levels_max: limits.topic_levels_max,
+            subscriptions_max: limits.subscription_count_max,
+            queue_count_max: limits.queue_count_max,
+            queue_bytes_max: limits.queue_bytes_max,
+            queue_policy: match limits.queue_policy {
+                QueuePolicy::DropOldest => DropPolicy::Oldest,
+                QueuePolicy::DropNewest => DropPolicy::Newest,
+            },
+            write_buffer_max_bytes: limits.write_buffer_bytes_max as usize,
+            retained_count_max: self.part(u64::from(limits.retained_count_max)) as usize,
+            retained_bytes_max: self.part(limits.retained_bytes_max) as usize,
+            shared_strategy: strategy(live.shared.strategy),
+            shared_strategies: live
+                .shared
+                .groups
+                .iter()
+                .map(|group| (group.name.clone(), strategy(group.strategy)))
+                .collect(),
+            sys_interval_ms: u64::from(live.sys_interval_s) * 1000,
+            ..ringtide_shard::Limits::default()
+        }
+    }
+}
+
+fn server_limits(limits: &config::Limits) -> ServerLimits {
+    ServerLimits {
+        receive_maximum: limits.receive_maximum,
+        maximum_packet_bytes: limits.max_packet_bytes,
+        topic_alias_maximum: limits.topic_alias_max,
+        session_expiry_max_s: limits.session_expiry_max_s,
+        session_expiry_v3_s: limits.session_expiry_v3_s,
+        keep_alive_max_s: limits.keep_alive_max_s,
+        keep_alive_default_s: limits.keep_alive_default_s,
+        client_id_max_bytes: limits.client_id_bytes_max,
+        inflight_max: limits.inflight_count_max,
+        ..ServerLimits::default()
+    }
+}
+
+fn strategy(strategy: config::Strategy) -> Strategy {
+    match strategy {
+        config::Strategy::Random => Strategy::Random,
+        config::Strategy::RoundRobin => Strategy::RoundRobin,
+        config::Strategy::Sticky => Strategy::Sticky,
+        config::Strategy::Local => Strategy::Local,
+        config::Strategy::HashClientid => Strategy::HashClientId,
+        config::Strategy::HashTopic => Strategy::HashTopic,
+        config::Strategy::LeastBacklog => Strategy::LeastBacklog,
+    }
+}
+
+/// The rules in force. A file that has become unreadable or wrong since the start means "deny",
+/// never "allow".
+fn access(live: &Live) -> Access {
+    let Some(path) = live.access.acl_file() else { return Access::Open };
+    let acl = std::fs::read_to_string(path)
+        .map_err(|error| error.to_string())
+        .and_then(|text| Acl::parse(&text).map_err(|error| error.to_string()))
+        .unwrap_or_else(|error| {
+            error!("{}: {error}; everything is denied until it is mended", path.display());
+            Acl::default()
+        });
+    match std::env::var(LATE_ACCESS).ok().and_then(|turns| turns.parse().ok()) {
+        Some(turns) => Access::Late(LateAccess::new(acl, turns)),
+        None => Access::Rules(acl),
+    }
+}
+
+impl Steering for ProgramSteering {
+    fn stage(&self) -> Stage {
+        match self.control.stage() {
+            control::Stage::Running => Stage::Running,
+            control::Stage::Draining => Stage::Draining,
+            control::Stage::Ending => Stage::Stopped,
+        }
+    }
+
+    fn epoch(&self) -> u64 {
+        self.control.epoch()
+    }
+
+    fn settings(&self) -> Settings {
+        let live = self.control.live();
+        Settings { limits: self.limits(&live), access: access(&live) }
+    }
+}
