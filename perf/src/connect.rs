@@ -7,7 +7,7 @@ use ringtide_driver::{Completion, Token, Wait};
 
 use crate::client::{self, Client, ClientSpec, Setup};
 use crate::failure::Failure;
-use crate::io::Io;
+use crate::io::{Io, close_all};
 use crate::procfs::{self, Memory, Usage};
 use crate::report::{IdleMemory, Report, Unit};
 use crate::run::{self, PARALLEL, Target};
@@ -60,7 +60,7 @@ fn subscribed(count: usize) -> Vec<ClientSpec> {
         .map(|index| ClientSpec {
             id: client_id(index),
             user_name: Some(format!("user-{index:011}")),
-            filters: vec![format!("device/{index:09}/command")],
+            filters: vec![format!("devices/{index:016}")],
         })
         .collect()
 }
@@ -68,16 +68,15 @@ fn subscribed(count: usize) -> Vec<ClientSpec> {
 fn warm_up<I: Io>(io: I, setup: Setup) -> Result<(), Failure> {
     let mut io = io;
     let up = client::establish(&mut io, setup, &subscribed(WARM))?;
-    close(&mut io, &up.clients);
+    close(&mut io, &up.clients)?;
     drop(io);
     std::thread::sleep(SETTLE);
     Ok(())
 }
 
-fn close<I: Io>(io: &mut I, clients: &[Client]) {
-    for (index, client) in clients.iter().enumerate() {
-        io.close(Token(index as u64), client.socket);
-    }
+fn close<I: Io>(io: &mut I, clients: &[Client]) -> Result<(), Failure> {
+    close_all(io, clients.iter().map(|client| client.socket))
+        .map_err(|e| Failure::Io("cannot close the clients", e))
 }
 
 /// The readings at the start of a measurement.
@@ -113,6 +112,7 @@ impl Start {
             cpu_us_per_unit: spent.as_ref().map(|s| run::per_unit_us(s.cpu_ns, done as u64)),
             broker: spent,
             generator_busy: own.cpu_ns as f64 / 1e9 / seconds,
+            generator_user_share: own.user_share,
             memory: target.pid.and_then(|pid| procfs::memory(pid).ok()),
             idle: None,
             latency: None,
@@ -140,7 +140,7 @@ pub(crate) fn held<I: Io>(
     let up = client::establish(&mut io, setup, &specs)?;
     let title = format!("connect n{} held", specs.len());
     let report = start.report(target, title, specs.len(), Duration::from_millis(100))?;
-    close(&mut io, &up.clients);
+    close(&mut io, &up.clients)?;
     Ok(report)
 }
 
@@ -199,7 +199,7 @@ pub(crate) fn closed<I: Io>(
         }
     }
     let report = start.report(target, "connect and close".to_owned(), done, SETTLE)?;
-    close(&mut io, &open);
+    close(&mut io, &open)?;
     Ok(report)
 }
 
@@ -244,7 +244,7 @@ pub(crate) fn idle<I: Io>(
     std::thread::sleep(WATCH);
     let spent = target.usage()?.zip(idle_from.1).map_or(0, |(now, then)| now.since(&then).cpu_ns);
     let idle_cpu_us_per_s = spent as f64 / 1000.0 / idle_from.0.elapsed().as_secs_f64();
-    close(&mut io, &up.clients);
+    close(&mut io, &up.clients)?;
     drop(io);
     std::thread::sleep(SETTLE * 2);
     let after_close = memory()?;
@@ -252,7 +252,7 @@ pub(crate) fn idle<I: Io>(
     let up = client::establish(&mut io, setup, &specs)?;
     std::thread::sleep(SETTLE);
     let held_again = memory()?;
-    close(&mut io, &up.clients);
+    close(&mut io, &up.clients)?;
     report.unit = Unit::IdleClient;
     report.idle = Some(IdleMemory {
         before,

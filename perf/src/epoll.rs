@@ -12,7 +12,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 
-use crate::io::Io;
+use crate::io::{Io, prepare};
 
 /// Small enough that a turn's sends begin while the broker still works on the last ones.
 const EVENTS_MAX: usize = 256;
@@ -59,11 +59,18 @@ impl EpollIo {
         })
     }
 
+    /// Accepts connections from now on.
+    pub(crate) fn listen(&mut self, listener: TcpListener) -> io::Result<()> {
+        listener.set_nonblocking(true)?;
+        let data = epoll::EventData::new_u64(LISTENER | self.listeners.len() as u64);
+        epoll::add(&self.epoll, &listener, data, epoll::EventFlags::IN)?;
+        self.listeners.push(listener);
+        Ok(())
+    }
+
     fn insert(&mut self, stream: TcpStream) -> io::Result<Socket> {
         stream.set_nonblocking(true)?;
-        stream.set_nodelay(true)?;
-        // BBR paces with a timer for each socket, which is not what is to be measured.
-        let _ = rustix::net::sockopt::set_tcp_congestion(&stream, "cubic");
+        prepare(&stream)?;
         let fd = stream.as_raw_fd() as usize;
         if self.connections.len() <= fd {
             self.connections.resize_with(fd + 1, || None);
@@ -221,14 +228,6 @@ fn slices(data: &Outgoing, mut skip: usize) -> Vec<IoSlice<'_>> {
 }
 
 impl Io for EpollIo {
-    fn listen(&mut self, listener: TcpListener) -> io::Result<()> {
-        listener.set_nonblocking(true)?;
-        let data = epoll::EventData::new_u64(LISTENER | self.listeners.len() as u64);
-        epoll::add(&self.epoll, &listener, data, epoll::EventFlags::IN)?;
-        self.listeners.push(listener);
-        Ok(())
-    }
-
     fn adopt(&mut self, stream: TcpStream) -> io::Result<Socket> {
         self.insert(stream)
     }

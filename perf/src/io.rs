@@ -2,16 +2,14 @@
 //! and the reflector run over any implementation.
 
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use ringtide_driver::{BufferId, Completion, Outgoing, Socket, Token, Wait};
 
 /// The part of [`ringtide_driver::Driver`] that load generation uses, with the same rules, plus
 /// taking over sockets that the standard library has made.
 pub(crate) trait Io {
-    /// Accepts connections from now on; they come as [`Completion::Accepted`].
-    fn listen(&mut self, listener: TcpListener) -> io::Result<()>;
-
     /// Takes over a connected socket.
     fn adopt(&mut self, stream: TcpStream) -> io::Result<Socket>;
 
@@ -39,3 +37,40 @@ pub(crate) trait Io {
     /// The next completion.
     fn next(&mut self) -> Option<Completion>;
 }
+
+/// Sets the options that a socket of the generator has.
+pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    // BBR paces with a timer for each socket, which is not what is to be measured.
+    let _ = rustix::net::sockopt::set_tcp_congestion(stream, "cubic");
+    Ok(())
+}
+
+/// Closes sockets, tokens counting from 0, and waits until they are closed.
+///
+/// # Errors
+/// If the network fails altogether.
+pub(crate) fn close_all<I: Io>(
+    io: &mut I,
+    sockets: impl Iterator<Item = Socket>,
+) -> io::Result<()> {
+    let mut open = 0;
+    for (index, socket) in sockets.enumerate() {
+        io.close(Token(index as u64), socket);
+        open += 1;
+    }
+    let end = Instant::now() + CLOSE_MAX;
+    while open > 0 && Instant::now() < end {
+        io.submit_and_wait(Wait::AtMost(Duration::from_millis(10)))?;
+        while let Some(completion) = io.next() {
+            match completion {
+                Completion::Closed { .. } => open -= 1,
+                Completion::Received { buffer, .. } => io.release(buffer),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+const CLOSE_MAX: Duration = Duration::from_secs(10);

@@ -17,6 +17,7 @@ mod scenario;
 mod sequence;
 mod streams;
 mod template;
+mod uring;
 mod wire;
 
 use std::process::ExitCode;

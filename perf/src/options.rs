@@ -3,17 +3,22 @@
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use argh::FromArgs;
+
+use rustix::net::sockopt;
 
 use crate::bench;
 use crate::connect::{self, Connections};
 use crate::epoll::EpollIo;
 use crate::failure::Failure;
+use crate::io::Io;
 use crate::report::Report;
 use crate::run::{self, Target};
 use crate::scenario::{Scenario, Work};
+use crate::uring::UringIo;
 use crate::wire::Version;
 use crate::{procfs, reflect};
 
@@ -84,6 +89,9 @@ struct Load {
     /// poll without sleeping
     #[argh(switch)]
     spin: bool,
+    /// epoll or uring
+    #[argh(option, default = "Backend::Epoll")]
+    io: Backend,
     /// pin the generator to this CPU
     #[argh(option)]
     cpu: Option<usize>,
@@ -102,9 +110,31 @@ struct Reflect {
     /// pin it to this CPU
     #[argh(option)]
     cpu: Option<usize>,
+    /// epoll or uring
+    #[argh(option, default = "Backend::Epoll")]
+    io: Backend,
     /// seconds until it ends by itself; 3600 by default
     #[argh(option, default = "3600")]
     time_s: u64,
+}
+
+/// Which [`Io`] to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backend {
+    Epoll,
+    Uring,
+}
+
+impl FromStr for Backend {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "epoll" => Ok(Self::Epoll),
+            "uring" => Ok(Self::Uring),
+            _ => Err("it is epoll or uring".to_owned()),
+        }
+    }
 }
 
 /// Does what the command line says.
@@ -116,7 +146,10 @@ pub(crate) fn execute(options: Options) -> Result<(), Failure> {
     match options.command {
         Command::Load(load) => run_load(&load),
         Command::Reflect(reflect) => run_reflect(&reflect),
-        Command::Bench(options) => bench::bench(epoll, &options),
+        Command::Bench(options) => match options.io {
+            Backend::Epoll => bench::bench(epoll, &options),
+            Backend::Uring => bench::bench(uring, &options),
+        },
     }
 }
 
@@ -128,37 +161,52 @@ fn run_load(load: &Load) -> Result<(), Failure> {
         version: Version::from_level(load.mqtt).unwrap_or(Version::V3_1_1),
         measure: Duration::from_millis(load.measure_ms),
     };
-    let report = match load.work.as_str() {
-        "pairs" => messages(load, &target, Work::Pairs),
-        "fan-out" => messages(load, &target, Work::FanOut),
-        "fan-in" => messages(load, &target, Work::FanIn),
-        "wildcard" => messages(load, &target, Work::Wildcard),
-        "connect" => connect::held(epoll, &target, &connections),
-        "connect-close" => connect::closed(epoll, &target, &connections),
-        "idle" => connect::idle(epoll, &target, &connections),
-        other => Err(Failure::Option(format!("there is no work called {other}"))),
+    let report = match load.io {
+        Backend::Epoll => work(epoll, load, &target, &connections),
+        Backend::Uring => work(uring, load, &target, &connections),
     }?;
     show(&report, load.json.as_ref())
 }
 
-fn messages(load: &Load, target: &Target, work: Work) -> Result<Report, Failure> {
-    let scenario = Scenario {
-        work,
-        count: load.count,
-        window: load.window,
-        batch: load.batch,
-        payload_bytes: load.payload_bytes,
-        qos: load.qos,
-        level: load.mqtt,
-        rate: load.rate,
-        warm_up_ms: load.warm_up_ms,
-        measure_ms: load.measure_ms,
-        filters: load.filters,
-        pattern: load.pattern.clone(),
-        random_ids: load.random_ids,
-        spin: load.spin,
-    };
-    run::run(&mut epoll()?, target, &scenario)
+fn work<I: Io>(
+    make: impl Fn() -> Result<I, Failure>,
+    load: &Load,
+    target: &Target,
+    connections: &Connections,
+) -> Result<Report, Failure> {
+    let messages = |work| run::run(&mut make()?, target, &load.scenario(work));
+    match load.work.as_str() {
+        "pairs" => messages(Work::Pairs),
+        "fan-out" => messages(Work::FanOut),
+        "fan-in" => messages(Work::FanIn),
+        "wildcard" => messages(Work::Wildcard),
+        "connect" => connect::held(make, target, connections),
+        "connect-close" => connect::closed(make, target, connections),
+        "idle" => connect::idle(make, target, connections),
+        other => Err(Failure::Option(format!("there is no work called {other}"))),
+    }
+}
+
+impl Load {
+    fn scenario(&self, work: Work) -> Scenario {
+        let load = self;
+        Scenario {
+            work,
+            count: load.count,
+            window: load.window,
+            batch: load.batch,
+            payload_bytes: load.payload_bytes,
+            qos: load.qos,
+            level: load.mqtt,
+            rate: load.rate,
+            warm_up_ms: load.warm_up_ms,
+            measure_ms: load.measure_ms,
+            filters: load.filters,
+            pattern: load.pattern.clone(),
+            random_ids: load.random_ids,
+            spin: load.spin,
+        }
+    }
 }
 
 fn show(report: &Report, json: Option<&PathBuf>) -> Result<(), Failure> {
@@ -173,10 +221,26 @@ fn run_reflect(reflect: &Reflect) -> Result<(), Failure> {
     pin(reflect.cpu)?;
     let target = Target::new(reflect.listen, None)?;
     let failed = |error| Failure::Io("cannot listen", error);
-    let mut io = epoll()?;
     let listener = TcpListener::bind(target.address).map_err(failed)?;
-    crate::io::Io::listen(&mut io, listener).map_err(failed)?;
-    reflect::serve(&mut io, Duration::from_secs(reflect.time_s))
+    // Accepted sockets inherit both.
+    sockopt::set_tcp_nodelay(&listener, true).map_err(|e| failed(e.into()))?;
+    let _ = sockopt::set_tcp_congestion(&listener, "cubic");
+    let time = Duration::from_secs(reflect.time_s);
+    match reflect.io {
+        Backend::Epoll => {
+            let mut io = epoll()?;
+            io.listen(listener).map_err(failed)?;
+            reflect::serve(&mut io, time)
+        }
+        Backend::Uring => {
+            let mut io = UringIo::new(Some(listener)).map_err(failed)?;
+            reflect::serve(&mut io, time)
+        }
+    }
+}
+
+fn uring() -> Result<UringIo, Failure> {
+    UringIo::new(None).map_err(|error| Failure::Io("cannot use io_uring", error))
 }
 
 fn epoll() -> Result<EpollIo, Failure> {

@@ -81,6 +81,8 @@ pub(crate) struct Report {
     pub(crate) broker: Option<Spent>,
     /// CPU time of the generator over the time measured: at 1 it was the bottleneck, or polled.
     pub(crate) generator_busy: f64,
+    /// The part of that which is the generator's own code and not the kernel's.
+    pub(crate) generator_user_share: f64,
     pub(crate) memory: Option<Memory>,
     pub(crate) idle: Option<IdleMemory>,
     pub(crate) latency: Option<Latency>,
@@ -124,7 +126,8 @@ impl Report {
             let Latency { p50_us, p99_us, max_us, .. } = latency;
             add(&mut line, format_args!(", p50 {p50_us:.1} p99 {p99_us:.1} max {max_us:.0} us"));
         }
-        add(&mut line, format_args!(", generator {:.0} %", self.generator_busy * 100.0));
+        let (busy, user) = (self.generator_busy * 100.0, self.generator_user_share * 100.0);
+        add(&mut line, format_args!(", generator {busy:.0} % ({user:.0} % of it its own)"));
         line.push_str(&self.verdict());
         for note in &self.notes {
             add(&mut line, format_args!("; {note}"));
@@ -167,6 +170,7 @@ mod tests {
             cpu_us_per_unit: Some(2.0),
             broker: Some(Spent { user_share: 0.25, ..Spent::default() }),
             generator_busy: 0.5,
+            generator_user_share: 0.5,
             memory: None,
             idle: None,
             latency: None,

@@ -139,7 +139,7 @@ pub(crate) fn run<I: Io>(
     streams.stop();
     settle(&mut streams)?;
     let memory = target.pid.and_then(|pid| procfs::memory(pid).ok());
-    let (faults, latency) = streams.finish();
+    let (faults, latency) = streams.finish()?;
     let seconds = (after.at - before.at).as_secs_f64();
     let done = after.received - before.received;
     let spent = after.broker.zip(before.broker).map(|(after, before)| after.since(&before));
@@ -153,6 +153,7 @@ pub(crate) fn run<I: Io>(
         cpu_us_per_unit: spent.as_ref().map(|s| per_unit_us(s.cpu_ns, done)),
         broker: spent,
         generator_busy: own.cpu_ns as f64 / 1e9 / seconds,
+        generator_user_share: own.user_share,
         memory,
         idle: None,
         latency: Latency::of(&latency, scenario.rate.is_some()),

@@ -8,7 +8,7 @@ use ringtide_driver::{BufferId, Completion, Outgoing, Token, Wait};
 
 use crate::client::{Client, Established};
 use crate::failure::Failure;
-use crate::io::Io;
+use crate::io::{Io, close_all};
 use crate::pacing::Pacer;
 use crate::scenario::{Plan, Scenario};
 use crate::sequence::{Faults, Stamp, Stream};
@@ -196,7 +196,7 @@ impl<'a, I: Io> Streams<'a, I> {
     }
 
     /// Ends the run: closes the clients and says what went wrong.
-    pub(crate) fn finish(self) -> (Faults, Histogram<u64>) {
+    pub(crate) fn finish(self) -> Result<(Faults, Histogram<u64>), Failure> {
         let Receipts { publishers, mut faults, latency, .. } = self.receipts;
         let stamped = publishers.iter().all(|publisher| publisher.templates.stamped());
         for subscriber in &self.subscribers {
@@ -211,10 +211,9 @@ impl<'a, I: Io> Streams<'a, I> {
             let missing = |p: &Publisher| (p.sent * self.limits.fan).saturating_sub(p.received);
             faults.lost = publishers.iter().map(missing).sum();
         }
-        for (index, client) in self.clients.iter().enumerate() {
-            self.io.close(Token(index as u64), client.socket);
-        }
-        (faults, latency)
+        let sockets = self.clients.iter().map(|client| client.socket);
+        close_all(self.io, sockets).map_err(|e| Failure::Io("cannot close the clients", e))?;
+        Ok((faults, latency))
     }
 
     /// One turn: take what came, make due what is due, flush, submit and wait.

@@ -12,7 +12,7 @@ use argh::FromArgs;
 use crate::connect::{self, Connections};
 use crate::failure::Failure;
 use crate::io::Io;
-use crate::options::pin;
+use crate::options::{Backend, pin};
 use crate::procfs;
 use crate::report::Report;
 use crate::run::{self, Target};
@@ -53,6 +53,9 @@ pub(crate) struct Bench {
     /// CPU of the generator; 1 by default
     #[argh(option, default = "1")]
     cpu: usize,
+    /// the generator's I/O, epoll or uring
+    #[argh(option, default = "Backend::Epoll")]
+    pub(crate) io: Backend,
     /// where results go; perf/results by default
     #[argh(option, default = "PathBuf::from(\"perf/results\")")]
     results: PathBuf,

@@ -14,6 +14,7 @@ fn report(cpu: f64) -> Report {
         cpu_us_per_unit: Some(cpu),
         broker: None,
         generator_busy: 0.0,
+        generator_user_share: 0.0,
         memory: None,
         idle: None,
         latency: None,
