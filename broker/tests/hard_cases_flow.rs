@@ -12,9 +12,8 @@ static FLEET: Fleet = Fleet::new(Settings::new);
 
 /// Small limits of the server, so that a test can pass them.
 static LIMITED: Fleet = Fleet::new(|shards| {
-    Settings::new(shards).config(
-        "[limits]\nreceive_maximum = 10\nmaximum_packet_bytes = 4096\nkeep_alive_max_s = 2\n",
-    )
+    Settings::new(shards)
+        .config("[limits]\nreceive_maximum = 10\nmax_packet_bytes = 4096\nkeep_alive_max_s = 2\n")
 });
 
 #[test]

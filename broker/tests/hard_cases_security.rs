@@ -9,7 +9,7 @@ use common::{V5, V311, Will, code, packet, prop};
 
 static FLEET: Fleet = Fleet::new(|shards| {
     Settings::new(shards)
-        .config("[security]\nanonymous = true\nacl_file = \"@DIR@/rules.acl\"\n")
+        .config("[access]\nacl_file = \"@DIR@/rules.acl\"\n")
         .file("rules.acl", RULES)
         .env("RINGTIDE_TEST_AUTH_METHOD", "1")
 });

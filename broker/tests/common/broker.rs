@@ -23,7 +23,8 @@ pub struct Settings {
     /// The configuration file's text; none: the embedded defaults.
     pub config: String,
     pub env: Vec<(&'static str, String)>,
-    /// Files beside the configuration file; `@DIR@` in `config` stands for their folder.
+    /// Files beside the configuration file; `@DIR@` in `config` stands for their folder, and
+    /// `@LISTEN@` for the address, where the listener itself is to be configured.
     pub files: Vec<(&'static str, &'static str)>,
     /// Soft and hard limit of open descriptors, set by prlimit.
     pub nofile: Option<u32>,
@@ -233,8 +234,10 @@ fn command(s: &Settings, dir: &Path, address: &str, guarded: bool, log: &Path) -
         words.extend(["prlimit".to_owned(), format!("--nofile={limit}:{limit}")]);
     }
     words.push(env!("CARGO_BIN_EXE_ringtide").to_owned());
-    words.extend(["run", "--listen", address, "--shards"].map(str::to_owned));
-    words.push(s.shards.to_string());
+    words.extend(["run".to_owned(), "--shards".to_owned(), s.shards.to_string()]);
+    if !s.config.contains("@LISTEN@") {
+        words.extend(["--listen".to_owned(), address.to_owned()]);
+    }
     words.push("--data-dir".to_owned());
     words.push(dir.join("data").display().to_string());
     for (name, text) in &s.files {
@@ -243,6 +246,7 @@ fn command(s: &Settings, dir: &Path, address: &str, guarded: bool, log: &Path) -
     if !s.config.is_empty() {
         let path = dir.join("ringtide.toml");
         let text = s.config.replace("@DIR@", &dir.display().to_string());
+        let text = text.replace("@LISTEN@", address);
         fs::write(&path, text).expect("a configuration file");
         words.extend(["--config".to_owned(), path.display().to_string()]);
     }
@@ -258,6 +262,8 @@ fn command(s: &Settings, dir: &Path, address: &str, guarded: bool, log: &Path) -
     };
     let out = File::create(log).expect("a log file");
     let err = out.try_clone().expect("the same log file");
+    // No configuration of this machine, only the test's.
+    command.env("RINGTIDE_CONFIG", "/dev/null");
     command.stdout(out).stderr(err).envs(s.env.iter().map(|(k, v)| (k, v)));
     command
 }
