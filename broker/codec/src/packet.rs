@@ -126,7 +126,6 @@ fn decode_disconnect<'a>(
     sent_by_peer(role, PacketType::Disconnect, disconnect.reason)?;
     let foreign = match role {
         Role::Server => disconnect.server_reference.is_some(),
-        //= [MQTT-3.14.2-2]
         Role::Client => disconnect.session_expiry_s.is_some(),
     };
     if foreign { Err(DecodeErrorKind::PropertyDirection.into()) } else { Ok(disconnect) }

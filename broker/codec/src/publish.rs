@@ -72,28 +72,23 @@ impl Default for PublishProperties<'_> {
 }
 
 impl<'a> PublishProperties<'a> {
-    #[inline]
-    fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
-        let raw = raw_block(reader)?;
-        if raw.is_empty() { Ok(Self::EMPTY) } else { Self::check(raw) }
-    }
-
-    fn check(raw: &'a [u8]) -> Result<Self, DecodeError> {
-        let mut seen = Self { raw, ..Self::EMPTY };
+    /// Fills in what a block that is not empty says.
+    fn read(&mut self, raw: &'a [u8]) -> Result<(), DecodeError> {
         walk(raw, Place::Packet(PacketType::Publish), &mut |property| {
             match property {
-                Property::TopicAlias(alias) => seen.topic_alias = Some(alias),
-                Property::MessageExpiryInterval(seconds) => seen.message_expiry_s = Some(seconds),
-                Property::SubscriptionIdentifier(_) => seen.subscription_ids = true,
-                Property::ResponseTopic(topic) => seen.response_topic = Some(topic),
-                Property::PayloadFormatIndicator(utf8) => seen.payload_format_utf8 = utf8,
+                Property::TopicAlias(alias) => self.topic_alias = Some(alias),
+                Property::MessageExpiryInterval(seconds) => self.message_expiry_s = Some(seconds),
+                Property::SubscriptionIdentifier(_) => self.subscription_ids = true,
+                Property::ResponseTopic(topic) => self.response_topic = Some(topic),
+                Property::PayloadFormatIndicator(utf8) => self.payload_format_utf8 = utf8,
                 _ => {}
             }
             Ok(())
         })?;
-        seen.forward_is_raw =
-            seen.topic_alias.is_none() && seen.message_expiry_s.is_none() && !seen.subscription_ids;
-        Ok(seen)
+        self.raw = raw;
+        self.forward_is_raw =
+            self.topic_alias.is_none() && self.message_expiry_s.is_none() && !self.subscription_ids;
+        Ok(())
     }
 
     /// Appends the properties that travel on with the message, in order: all but the topic alias,
@@ -138,25 +133,28 @@ impl<'a> Publish<'a> {
         //= [MQTT-2.2.1-2]
         //= 3.1.1 [MQTT-2.3.1-5]
         let packet_id = if qos == QoS::AtMostOnce { None } else { Some(reader.packet_id()?) };
-        let properties = if version.is_v5() {
-            PublishProperties::read(&mut reader)?
-        } else {
-            PublishProperties::EMPTY
-        };
-        //= [MQTT-4.7.3-1]
-        //= 3.1.1 [MQTT-4.7.3-1]
-        if topic.is_empty() && properties.topic_alias.is_none() {
-            return Err(DecodeErrorKind::TopicEmpty.into());
-        }
-        Ok(Self {
+        let mut publish = Self {
             dup: flags & DUP != 0,
             qos,
             retain: flags & RETAIN != 0,
             topic,
             packet_id,
-            properties,
-            payload: reader.rest(),
-        })
+            properties: PublishProperties::EMPTY,
+            payload: &[],
+        };
+        if version.is_v5() {
+            let raw = raw_block(&mut reader)?;
+            if !raw.is_empty() {
+                publish.properties.read(raw)?;
+            }
+        }
+        //= [MQTT-4.7.3-1]
+        //= 3.1.1 [MQTT-4.7.3-1]
+        if topic.is_empty() && publish.properties.topic_alias.is_none() {
+            return Err(DecodeErrorKind::TopicEmpty.into());
+        }
+        publish.payload = reader.rest();
+        Ok(publish)
     }
 
     /// Decodes as [`Publish::decode`] and refuses what a side in that role must not be sent.

@@ -8,6 +8,10 @@ use crate::DecodeErrorKind;
 const LOW_BITS: u64 = 0x0101_0101_0101_0101;
 const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
 
+/// The one bit in which `+` and `#` differ, in every byte: without it both look like `#`.
+const WILDCARD_BIT: u64 = LOW_BITS * (b'+' ^ b'#') as u64;
+const _: () = assert!((b'+' ^ b'#').is_power_of_two() && b'+' & !(b'+' ^ b'#') == b'#');
+
 /// Non-zero if the word holds a zero byte (exact as a yes-or-no).
 #[inline]
 const fn zero_byte(word: u64) -> u64 {
@@ -69,7 +73,7 @@ pub(crate) fn topic_name(bytes: &[u8]) -> Result<&str, DecodeErrorKind> {
     //= [MQTT-4.7.0-1]
     //= 3.1.1 [MQTT-3.3.2-2]
     //= 3.1.1 [MQTT-4.7.1-1]
-    if any_word(bytes, |word| zero_byte(word) | holds(word, b'+') | holds(word, b'#')) {
+    if any_word(bytes, |word| zero_byte(word) | holds(word & !WILDCARD_BIT, b'#')) {
         let null = bytes.contains(&0);
         let kind =
             if null { DecodeErrorKind::NullCharacter } else { DecodeErrorKind::TopicWildcard };
