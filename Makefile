@@ -1,9 +1,10 @@
 # The one front door: everything is done from here. `make help` lists it.
-# Variables: ARGS (of run), PREFIX and DESTDIR (of install), FUZZ_SECONDS, SHARDS (of the tests).
+# Variables: ARGS (of run), PREFIX and DESTDIR (of install), BENCH, FUZZ_SECONDS, SHARDS (of tests).
 
 PREFIX ?= /usr/local
 DESTDIR ?=
 ARGS ?=
+BENCH ?=
 SHARDS ?= 1,2,3,8
 FUZZ_SECONDS ?= 60
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
@@ -44,15 +45,13 @@ lint: ## format check and clippy
 fmt: ## format the sources
 	cargo fmt --all
 
-bench: ## measure every row of the figures into perf/results/
+bench: ## measure every row of the figures into perf/results/ (BENCH="--rows NAME")
 	@scripts/ensure.sh bench
 	cargo build --release --locked -p ringtide -p ringtide-perf
-	scripts/bench.sh $(TARGET)/release ringtide
+	$(TARGET)/release/ringtide-perf bench --broker $(TARGET)/release/ringtide $(BENCH)
 
-bench-peer: ## the same rows with Debian's mosquitto, to compare with
-	@scripts/ensure.sh bench
-	cargo build --release --locked -p ringtide-perf
-	scripts/bench.sh $(TARGET)/release mosquitto
+bench-peer: ## the same rows in alternation with Debian's mosquitto
+	@$(MAKE) --no-print-directory bench BENCH="--against /usr/sbin/mosquitto $(BENCH)"
 
 fuzz: ## run every fuzz target for FUZZ_SECONDS each
 	@scripts/ensure.sh fuzz

@@ -3,15 +3,16 @@
 //! Each failure is one line that says what to do. Limits of the process are raised as far as the
 //! host allows; no setting of the host is changed.
 
-use std::fs::File;
+use std::fs;
 
+use ringtide_shard::access::Acl;
 use ringtide_tuning::{Check, cores, kernel, limits};
 
 use crate::config::{Config, ConfigError, Descriptors, Host, KeyPath, Problem};
 use crate::exit::Failure;
 
 /// Descriptors of one shard's own: rings, eventfds, timers of its host.
-const DESCRIPTORS_PER_SHARD: u64 = 24;
+const DESCRIPTORS_PER_SHARD: u64 = 16;
 
 /// Locked memory, in bytes, that a glommio executor insists on.
 const MEMLOCK_GLOMMIO: u64 = 512 * 1024;
@@ -59,22 +60,21 @@ pub fn check(config: &Config) -> Result<Footing, Failure> {
     Ok(Footing { cpus, connections_max, nofile, warnings })
 }
 
-/// The files that the configuration names can be read.
+/// The files that the configuration names can be read and understood.
 ///
 /// # Errors
 /// Names the key and the file.
 pub fn check_files(config: &Config) -> Result<(), ConfigError> {
     let Some(path) = config.access.acl_file() else { return Ok(()) };
-    let read = File::open(path).and_then(|file| file.metadata()).and_then(|found| {
-        if found.is_dir() { Err(std::io::ErrorKind::IsADirectory.into()) } else { Ok(()) }
-    });
-    read.map_err(|error| {
-        let key = KeyPath::default().key("access").key("acl_file");
-        ConfigError(vec![Problem {
-            place: path.display().to_string(),
-            text: format!("named by `{key}`, cannot be read: {error}"),
-        }])
-    })
+    let key = KeyPath::default().key("access").key("acl_file");
+    let problem = |what: &str, error: String| {
+        let text = format!("named by `{key}`, {what}: {error}");
+        ConfigError(vec![Problem { place: path.display().to_string(), text }])
+    };
+    let text =
+        fs::read_to_string(path).map_err(|error| problem("cannot be read", error.to_string()))?;
+    Acl::parse(&text).map_err(|error| problem("is not understood", error.to_string()))?;
+    Ok(())
 }
 
 /// The processor of each shard: those configured, else those usable, used again from the start
@@ -176,6 +176,14 @@ mod tests {
         assert!(check_files(&config).is_ok());
         config.access.acl_file = std::env::temp_dir();
         assert!(check_files(&config).is_err(), "a folder is no file");
+        let rules = std::env::temp_dir().join(format!("ringtide-acl-{}", std::process::id()));
+        config.access.acl_file.clone_from(&rules);
+        fs::write(&rules, "allow everybody anything\n").unwrap();
+        let text = check_files(&config).unwrap_err().to_string();
+        assert!(text.contains("named by `access.acl_file`, is not understood"), "{text}");
+        fs::write(&rules, "default deny\nallow all subscribe public/#\n").unwrap();
+        assert!(check_files(&config).is_ok());
+        fs::remove_file(&rules).unwrap();
         config.access.acl_file = "/nonexistent/acl".into();
         let text = check_files(&config).unwrap_err().to_string();
         assert!(text.starts_with("/nonexistent/acl: named by `access.acl_file`"), "{text}");

@@ -90,10 +90,11 @@ fn serve(sources: Sources, loaded: &Loaded, level: LogLevel) -> Result<(), Failu
         warn!("{warning}");
     }
     let driver = start::probe(config)?;
+    let shards = u16::try_from(footing.cpus.len()).unwrap_or(config::SHARDS_MAX);
     let listeners = config
         .listeners
         .iter()
-        .map(|listener| listen::open(listener, footing.cpus.len()))
+        .map(|listener| listen::open(listener, shards))
         .collect::<Result<Vec<Opened>, Failure>>()?;
     let control = Arc::new(Control::new(Live::from(config)));
     signals::start(signals::Wiring {

@@ -169,7 +169,7 @@ fn a_port_that_is_taken_ends_with_3_and_one_line() {
     assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
     let text = stderr(&output);
     assert_eq!(text.lines().count(), 1, "{text}");
-    assert!(text.contains(&address) && text.contains("another process has this port"), "{text}");
+    assert!(text.contains(&address) && text.contains("another process has it"), "{text}");
 }
 
 #[test]

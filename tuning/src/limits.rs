@@ -8,7 +8,7 @@ use crate::check::{Check, Verdict};
 
 /// Descriptors that the broker cannot do without, whatever it serves: rings, eventfds, listeners,
 /// the standard streams and a few connections.
-pub const NOFILE_MIN: u64 = 256;
+pub const NOFILE_MIN: u64 = 64;
 
 /// Raises the soft `nofile` limit to the hard one and returns what is in force (`u64::MAX` for
 /// none).
