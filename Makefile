@@ -11,7 +11,7 @@ TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 PROFILE := ci
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-rust test-clients lint fmt bench bench-peer fuzz miri loom \
+.PHONY: help build run test test-clients lint fmt bench bench-peer fuzz miri loom \
 	install uninstall clean
 
 help: ## list the targets
@@ -28,15 +28,13 @@ test: ## format, lints, all tests, real clients against the broker
 	@scripts/ensure.sh test
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked --profile $(PROFILE) -- -D warnings
-	@$(MAKE) --no-print-directory test-rust test-clients
+	RINGTIDE_REQUIRE_CLIENTS=1 RINGTIDE_TEST_SHARDS=$(SHARDS) \
+		cargo test --workspace --locked --profile $(PROFILE)
 
-test-rust: ## all cargo tests, the rules of the tree and the server duties among them
-	RINGTIDE_TEST_SHARDS=$(SHARDS) cargo test --workspace --locked --profile $(PROFILE)
-
-test-clients: ## mosquitto, paho-mqtt and mqtt.js against the broker
+test-clients: ## only mosquitto, paho-mqtt, gmqtt and mqtt.js against the broker
 	@scripts/ensure.sh test
-	cargo build --locked --profile $(PROFILE) -p ringtide
-	scripts/clients.sh $(TARGET)/$(PROFILE)/ringtide
+	RINGTIDE_REQUIRE_CLIENTS=1 RINGTIDE_TEST_SHARDS=$(SHARDS) \
+		cargo test --locked --profile $(PROFILE) -p ringtide --test clients
 
 lint: ## format check and clippy
 	cargo fmt --all --check
