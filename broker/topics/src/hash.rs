@@ -31,10 +31,40 @@ pub fn topic_hash(tenant: TenantId, topic: &str) -> u64 {
     hash_bytes(tenant_state(tenant), topic.as_bytes())
 }
 
+/// Zero bytes that must follow a text for [`level_hash_padded`].
+pub(crate) const PADDING: usize = 16;
+
 /// The hash of one level, without its separators and without the tenant.
 #[inline]
 pub(crate) fn level_hash(level: &[u8]) -> u64 {
-    hash_bytes(SEED.load(Ordering::Relaxed) ^ KEY_C, level)
+    let mut padded = [0; PADDING];
+    match padded.get_mut(..level.len()) {
+        Some(place) => {
+            place.copy_from_slice(level);
+            short_hash(&padded, level.len())
+        }
+        None => hash_bytes(SEED.load(Ordering::Relaxed) ^ KEY_C, level),
+    }
+}
+
+/// The hash of the level from `begin` to `end` in a text with [`PADDING`] bytes behind it.
+#[inline]
+pub(crate) fn level_hash_padded(text: &[u8], begin: usize, end: usize) -> u64 {
+    let length = end - begin;
+    match text.get(begin..).and_then(|rest| rest.first_chunk::<PADDING>()) {
+        Some(bytes) if length <= PADDING => short_hash(bytes, length),
+        _ => level_hash(text.get(begin..end).unwrap_or_default()),
+    }
+}
+
+/// The hash of the first `length` of these bytes, whatever the others are. Levels are short and
+/// of every length, so this takes no branch for it.
+#[inline]
+fn short_hash(bytes: &[u8; PADDING], length: usize) -> u64 {
+    let all = u128::from_le_bytes(*bytes);
+    let wanted = if length < PADDING { all & !(u128::MAX << (8 * length)) } else { all };
+    let seed = SEED.load(Ordering::Relaxed) ^ length as u64;
+    multiply(wanted as u64 ^ KEY_A ^ seed, (wanted >> 64) as u64 ^ KEY_C.wrapping_sub(seed))
 }
 
 /// The state that everything of one tenant is hashed from.
@@ -126,6 +156,21 @@ mod tests {
             other[at] ^= 1;
             let other = String::from_utf8(other).unwrap();
             assert!(seen.insert(topic_hash(TenantId(0), &other)), "byte {at} does not count");
+        }
+    }
+
+    #[test]
+    fn levels_hash_alike_wherever_they_stand() {
+        let text = "0123456789abcdefghij";
+        let padded = format!("{text}{}", "\0".repeat(PADDING));
+        let mut seen = HashSet::new();
+        for begin in 0..=text.len() {
+            for end in begin..=text.len() {
+                let level = &text.as_bytes()[begin..end];
+                let hash = level_hash(level);
+                assert_eq!(level_hash_padded(padded.as_bytes(), begin, end), hash);
+                assert_eq!(seen.insert(hash), begin == 0 || begin < end, "{begin} {end}");
+            }
         }
     }
 

@@ -71,6 +71,26 @@ impl Page {
         subscription.options & Subscription::NO_LOCAL != 0
             && self.publisher == Some(subscription.session)
     }
+
+    /// Delivers a hit; false when the page was full before.
+    #[inline]
+    fn deliver(&mut self, one: Hit<'_>, hit: &mut impl FnMut(Hit<'_>)) -> bool {
+        let room = self.budget > 0;
+        if room {
+            self.budget -= 1;
+            self.last = Some(one.session);
+            hit(one);
+        }
+        room
+    }
+
+    /// Delivers a hit that is a single subscription.
+    #[inline]
+    fn deliver_one(&mut self, one: &Subscription, hit: &mut impl FnMut(Hit<'_>)) -> bool {
+        let options = one.options & Subscription::MERGED;
+        let ids = if one.id == 0 { &[] } else { std::slice::from_ref(&one.id) };
+        self.deliver(Hit { session: one.session, options, ids }, hit)
+    }
 }
 
 impl Table {
@@ -190,18 +210,9 @@ fn deliver_list(
     };
     while let Some(items) = list.chunk(chunk) {
         for subscription in items.get(at..).unwrap_or_default() {
-            if page.skips(subscription) {
-                continue;
-            }
-            if page.budget == 0 {
+            if !page.skips(subscription) && !page.deliver_one(subscription, hit) {
                 return page.last;
             }
-            page.budget -= 1;
-            page.last = Some(subscription.session);
-            let options = subscription.options & Subscription::MERGED;
-            let ids =
-                if subscription.id == 0 { &[] } else { std::slice::from_ref(&subscription.id) };
-            hit(Hit { session: subscription.session, options, ids });
         }
         chunk += 1;
         at = 0;
@@ -228,29 +239,72 @@ fn deliver_merged(
             runs.push(run);
         }
     }
-    while let Some(Reverse(first)) = heap.peek() {
-        let session = SessionRef((first >> 32) as u32);
-        let (mut options, mut wanted) = (0, false);
-        ids.clear();
-        while let Some(top) = heap.peek_mut().filter(|top| (top.0 >> 32) as u32 == session.0) {
-            let number = top.0 as u32 as usize;
-            let Some(subscription) = advance(table, runs, number, top) else { continue };
-            if !page.skips(&subscription) {
-                wanted = true;
-                options = merge(options, subscription.options);
-                ids.extend((subscription.id != 0).then_some(subscription.id));
+    while let [Reverse(first), others @ ..] = heap.as_slice() {
+        // The second lowest of a heap is one of the two below its top.
+        let limit = others.iter().take(2).map(|other| other.0 >> 32).min().unwrap_or(1 << 32);
+        let (session, number) = ((first >> 32) as u32, *first as u32 as usize);
+        let full = if u64::from(session) < limit {
+            let run = runs.get_mut(number)?;
+            let full = deliver_run(table, run, limit, page, hit);
+            let next = head(table, run).map(|next| key(next.session, number));
+            if let Some(top) = heap.peek_mut() {
+                replace(top, next);
             }
-        }
-        if wanted {
-            if page.budget == 0 {
-                return page.last;
-            }
-            page.budget -= 1;
-            page.last = Some(session);
-            hit(Hit { session, options, ids });
+            full
+        } else {
+            deliver_shared(table, SessionRef(session), page, (runs, heap, ids), hit)
+        };
+        if full {
+            return page.last;
         }
     }
     None
+}
+
+/// Delivers what one run has, up to the end of its chunk, below the next session of any other.
+/// Returns whether the page is full and there is more.
+fn deliver_run(
+    table: &Table,
+    run: &mut Run,
+    limit: u64,
+    page: &mut Page,
+    hit: &mut impl FnMut(Hit<'_>),
+) -> bool {
+    let list = table.texts.get(run.filter).map(|entry| &entry.value);
+    let items = list.and_then(|list| list.chunk(run.chunk as usize)?.get(run.at as usize..));
+    for subscription in items.unwrap_or_default() {
+        if u64::from(subscription.session.0) >= limit {
+            break;
+        }
+        if !page.skips(subscription) && !page.deliver_one(subscription, hit) {
+            return true;
+        }
+        run.at += 1;
+    }
+    false
+}
+
+/// Delivers to a session that several runs have next. Returns whether the page is full.
+fn deliver_shared(
+    table: &Table,
+    session: SessionRef,
+    page: &mut Page,
+    (runs, heap, ids): (&mut [Run], &mut BinaryHeap<Reverse<u64>>, &mut Vec<u32>),
+    hit: &mut impl FnMut(Hit<'_>),
+) -> bool {
+    let (mut options, mut wanted) = (0, false);
+    ids.clear();
+    while let Some(top) = heap.peek_mut().filter(|top| (top.0 >> 32) as u32 == session.0) {
+        let number = top.0 as u32 as usize;
+        let Some(subscription) = advance(table, runs, number, top) else { continue };
+        if !page.skips(&subscription) {
+            wanted = true;
+            options = merge(options, subscription.options);
+            //= [MQTT-3.3.4-3]
+            ids.extend((subscription.id != 0).then_some(subscription.id));
+        }
+    }
+    wanted && !page.deliver(Hit { session, options, ids }, hit)
 }
 
 fn key(session: SessionRef, run: usize) -> u64 {
@@ -279,16 +333,24 @@ fn advance(
     table: &Table,
     runs: &mut [Run],
     number: usize,
-    mut top: PeekMut<'_, Reverse<u64>>,
+    top: PeekMut<'_, Reverse<u64>>,
 ) -> Option<Subscription> {
-    let run = runs.get_mut(number)?;
-    let taken = *head(table, run)?;
-    run.at += 1;
-    match head(table, run) {
-        Some(next) => *top = Reverse(key(next.session, number)),
+    let run = runs.get_mut(number);
+    let taken = run.and_then(|run| {
+        let taken = *head(table, run)?;
+        run.at += 1;
+        Some((taken, head(table, run).map(|next| key(next.session, number))))
+    });
+    replace(top, taken.and_then(|(_, next)| next));
+    taken.map(|(taken, _)| taken)
+}
+
+/// Puts a run's next session in the place of the heap's top, or takes the run out.
+fn replace(mut top: PeekMut<'_, Reverse<u64>>, next: Option<u64>) {
+    match next {
+        Some(next) => *top = Reverse(next),
         None => {
             PeekMut::pop(top);
         }
     }
-    Some(taken)
 }

@@ -17,12 +17,15 @@ pub(crate) struct ShapeSet {
     fitting: [u64; DEEPER + 1],
     /// The places whose shape begins with a literal level.
     literal_first: u64,
+    /// The places with a shape.
+    used: u64,
 }
 
 impl ShapeSet {
     pub(crate) fn new(places_max: usize) -> Self {
         let places_max = places_max.min(SHAPES_MAX);
-        Self { places: Vec::new(), places_max, fitting: [0; DEEPER + 1], literal_first: 0 }
+        let fitting = [0; DEEPER + 1];
+        Self { places: Vec::new(), places_max, fitting, literal_first: 0, used: 0 }
     }
 
     /// The place of a shape in use.
@@ -70,8 +73,7 @@ impl ShapeSet {
 
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        // Every shape fits some depth: `#`-shapes the deepest row, the others their own.
-        self.fitting == [0; DEEPER + 1]
+        self.used == 0
     }
 
     #[inline]
@@ -87,6 +89,7 @@ impl ShapeSet {
                 *row |= bit;
             }
         }
+        self.used = if used { self.used | bit } else { self.used & !bit };
         self.literal_first &= !bit;
         if used && !shape.leads_with_wildcard() {
             self.literal_first |= bit;

@@ -6,7 +6,7 @@
 //! Hashes only: whoever must be exact compares the text as well.
 
 use crate::TenantId;
-use crate::hash::{fold, level_hash, tenant_state, topic_hash};
+use crate::hash::{PADDING, fold, level_hash, level_hash_padded, tenant_state, topic_hash};
 
 /// How many levels a shape tells apart. A deeper filter counts as one that ends in `#` here, so
 /// its key finds too many topics and never too few.
@@ -195,10 +195,17 @@ fn start(tenant: TenantId, shape: Shape) -> u64 {
 /// steady state, and filling it with the topic it holds does nothing.
 #[derive(Debug, Default)]
 pub struct Levels {
+    /// The topic, and zeros behind it so that words can be read at its end.
     text: String,
-    hashes: Vec<u64>,
-    /// Where each level ends in `text`.
-    ends: Vec<u32>,
+    length: usize,
+    levels: Vec<Level>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Level {
+    hash: u64,
+    /// Where it ends in the text.
+    end: u32,
 }
 
 impl Levels {
@@ -210,72 +217,73 @@ impl Levels {
 
     /// Takes a topic. Levels are hashed alike in every tenant; the tenant is in the keys.
     pub fn fill(&mut self, topic: &str) {
-        if self.text == topic && !self.hashes.is_empty() {
+        if self.topic() == topic && !self.levels.is_empty() {
             return;
         }
-        self.text.clear();
-        self.text.push_str(topic);
-        self.hashes.clear();
-        self.ends.clear();
-        let (chunks, rest) = self.text.as_bytes().as_chunks::<8>();
+        const ZEROS: &str = match str::from_utf8(&[0; PADDING]) {
+            Ok(zeros) => zeros,
+            Err(_) => "",
+        };
+        let Self { text, length, levels } = self;
+        text.clear();
+        text.push_str(topic);
+        text.push_str(ZEROS);
+        *length = topic.len();
+        levels.clear();
+        let text = text.as_bytes();
         let mut begin = 0;
-        for (at, chunk) in chunks.iter().enumerate() {
-            let mut marks = separators(u64::from_le_bytes(*chunk));
+        let (words, _) = text.as_chunks::<8>();
+        for (at, word) in words.iter().enumerate() {
+            let mut marks = separators(u64::from_le_bytes(*word));
             while marks != 0 {
                 let end = at * 8 + marks.trailing_zeros() as usize / 8;
-                push(&mut self.hashes, &mut self.ends, &self.text, begin, end);
+                let hash = level_hash_padded(text, begin, end);
+                levels.push(Level { hash, end: end as u32 });
                 begin = end + 1;
                 marks &= marks - 1;
             }
         }
-        let base = chunks.len() * 8;
-        for (at, byte) in rest.iter().enumerate() {
-            if *byte == b'/' {
-                push(&mut self.hashes, &mut self.ends, &self.text, begin, base + at);
-                begin = base + at + 1;
-            }
-        }
-        push(&mut self.hashes, &mut self.ends, &self.text, begin, self.text.len());
+        let hash = level_hash_padded(text, begin, *length);
+        levels.push(Level { hash, end: *length as u32 });
     }
 
-    /// The topic it holds.
+    /// The topic it holds; empty before the first.
     #[inline]
     #[must_use]
     pub fn topic(&self) -> &str {
-        &self.text
+        self.text.get(..self.length).unwrap_or_default()
     }
 
     /// The number of levels; 0 only before the first topic.
     #[inline]
     #[must_use]
     pub fn len(&self) -> usize {
-        self.hashes.len()
+        self.levels.len()
     }
 
     /// Whether no topic was taken yet.
     #[inline]
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.hashes.is_empty()
+        self.levels.is_empty()
     }
 
     /// The hash of a level; 0 for a level that the topic does not have.
     #[inline]
     #[must_use]
     pub fn hash(&self, level: usize) -> u64 {
-        self.hashes.get(level).copied().unwrap_or(0)
+        self.levels.get(level).map_or(0, |level| level.hash)
     }
 
     /// The text of the levels from `first` up to before `behind`, with the separators between
     /// them; empty if the topic does not have them all.
     #[inline]
-    #[must_use]
     pub(crate) fn span(&self, first: usize, behind: usize) -> &[u8] {
         let begin = match first {
             0 => Some(0),
-            _ => self.ends.get(first - 1).map(|end| *end as usize + 1),
+            _ => self.levels.get(first - 1).map(|level| level.end as usize + 1),
         };
-        let end = self.ends.get(behind.wrapping_sub(1)).map(|end| *end as usize);
+        let end = self.levels.get(behind.wrapping_sub(1)).map(|level| level.end as usize);
         let (Some(begin), Some(end)) = (begin, end) else { return &[] };
         self.text.as_bytes().get(begin..end).unwrap_or_default()
     }
@@ -294,12 +302,6 @@ fn separators(word: u64) -> u64 {
     const LOW: u64 = 0x7F7F_7F7F_7F7F_7F7F;
     let differing = word ^ 0x2F2F_2F2F_2F2F_2F2F;
     !(((differing & LOW) + LOW) | differing | LOW)
-}
-
-#[inline]
-fn push(hashes: &mut Vec<u64>, ends: &mut Vec<u32>, text: &str, begin: usize, end: usize) {
-    hashes.push(level_hash(&text.as_bytes()[begin..end]));
-    ends.push(end as u32);
 }
 
 #[cfg(test)]
@@ -365,7 +367,7 @@ mod tests {
         {
             levels.fill(text);
             let expected: Vec<u64> = text.split('/').map(|l| level_hash(l.as_bytes())).collect();
-            assert_eq!(levels.hashes, expected, "{text}");
+            assert!(levels.levels.iter().map(|l| l.hash).eq(expected), "{text}");
             assert_eq!(levels.topic(), text);
         }
     }

@@ -138,7 +138,7 @@ impl Model {
         assert_eq!(id.and_then(|id| table.subscription(id, session)), known);
         // Both ways in, by turns.
         let done = match id {
-            Some(id) if session.0 % 2 == 0 => table.unsubscribe_id(id, session),
+            Some(id) if session.0.is_multiple_of(2) => table.unsubscribe_id(id, session),
             _ => table.unsubscribe(key.0, &key.1, session),
         };
         assert_eq!(done.map(|done| done.filter), known.and(id));
