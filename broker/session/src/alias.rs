@@ -312,6 +312,8 @@ mod tests {
         aliases.commit(2);
         assert_eq!(aliases.choose("topic/c"), AliasUse::None, "both are in use");
         assert_eq!(aliases.choose("topic/b"), AliasUse::Known(2));
+        aliases.abort(2);
+        assert_eq!(aliases.choose("topic/b"), AliasUse::First(2));
     }
 
     #[test]

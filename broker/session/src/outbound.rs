@@ -423,6 +423,7 @@ impl<M: Clone> Outbound<M> {
     }
 
     /// Ends the exchange at `index` and takes it out of every count.
+    #[inline]
     fn finish(&mut self, index: usize) -> Option<Delivery<M>> {
         match self.window.finish(index)? {
             (Exchange::Published(delivery), on_wire) => {

@@ -121,6 +121,7 @@ impl<M> Window<M> {
 
     /// Begins an exchange under an id that no other one holds, and returns that id. Not to be
     /// called when the window is full.
+    #[inline]
     pub(super) fn push(&mut self, delivery: Delivery<M>) -> PacketId {
         assert!(!self.is_full(), "every packet id is in use");
         let position = self.take_position();
@@ -149,6 +150,7 @@ impl<M> Window<M> {
         true
     }
 
+    #[inline]
     fn append(&mut self, position: Position, on_wire: bool, exchange: Exchange<M>) {
         self.slots.push_back(Slot { lap: position.lap, id: position.id, on_wire, exchange });
         self.live += 1;
@@ -158,6 +160,7 @@ impl<M> Window<M> {
     //= [MQTT-4.3.2-1]
     //= [MQTT-4.3.3-1]
     //= 3.1.1 [MQTT-2.3.1-4]
+    #[inline]
     fn take_position(&mut self) -> Position {
         while self.is_taken() {
             self.advance();
@@ -167,6 +170,7 @@ impl<M> Window<M> {
         position
     }
 
+    #[inline]
     fn advance(&mut self) {
         self.next = self.next.successor();
         if self.next.id == PacketId::MIN {
@@ -200,13 +204,29 @@ impl<M> Window<M> {
 
     /// Where the unfinished exchange with this id stands. Constant time unless finished exchanges
     /// were squeezed out from among unfinished ones; then logarithmic.
+    #[inline]
     pub(super) fn index_of(&self, id: PacketId) -> Option<usize> {
+        let oldest = self.slots.front()?.id;
+        // As far from the oldest as its id is, unless ids were skipped or slots squeezed out.
+        let index = usize::from(id.get().wrapping_sub(oldest.get()));
+        let index = index - usize::from(id < oldest);
+        match self.slots.get(index) {
+            // No two unfinished exchanges have one id.
+            Some(slot) if slot.id == id && !slot.is_done() => Some(index),
+            _ => self.search(id),
+        }
+    }
+
+    /// The same by position: its place counted from the end, or else by bisection.
+    #[cold]
+    fn search(&self, id: PacketId) -> Option<usize> {
         let oldest = self.slots.front()?.position();
+        let newest = self.slots.back()?.position();
         let mut lap = self.next.lap.checked_sub(u32::from(id >= self.next.id))?;
         loop {
             let position = Position { lap, id };
-            let ahead = position.distance_from(oldest)?;
-            if let Some(index) = self.index_at(position, ahead) {
+            position.distance_from(oldest)?;
+            if let Some(index) = self.index_at(position, newest) {
                 // A finished one here means that no older one had the id when it was taken.
                 return self.slots.get(index).is_some_and(|slot| !slot.is_done()).then_some(index);
             }
@@ -214,19 +234,14 @@ impl<M> Window<M> {
         }
     }
 
-    fn index_at(&self, position: Position, ahead: u64) -> Option<usize> {
-        let is_at =
-            |index: &usize| self.slots.get(*index).is_some_and(|s| s.position() == position);
-        if let Some(index) = usize::try_from(ahead).ok().filter(is_at) {
-            return Some(index);
-        }
-        let behind = self.slots.back()?.position().distance_from(position)?;
-        let from_back =
-            usize::try_from(behind).ok().and_then(|n| self.slots.len().checked_sub(n + 1));
-        if let Some(index) = from_back.filter(is_at) {
-            return Some(index);
-        }
-        self.slots.binary_search_by(|slot| slot.position().cmp(&position)).ok()
+    fn index_at(&self, position: Position, newest: Position) -> Option<usize> {
+        let from_end = usize::try_from(newest.distance_from(position)?).ok()?;
+        let guess = self.slots.len().checked_sub(from_end + 1);
+        let is_there =
+            |index: &usize| self.slots.get(*index).is_some_and(|slot| slot.position() == position);
+        guess
+            .filter(is_there)
+            .or_else(|| self.slots.binary_search_by(|slot| slot.position().cmp(&position)).ok())
     }
 
     pub(super) fn slot(&self, index: usize) -> Option<&Slot<M>> {
@@ -255,15 +270,23 @@ impl<M> Window<M> {
     /// Ends the exchange at `index`: its id is free from here on. What it was, and whether this
     /// connection had carried it.
     //= [MQTT-2.2.1-4]
+    #[inline]
     pub(super) fn finish(&mut self, index: usize) -> Option<(Exchange<M>, bool)> {
-        let slot = self.slots.get_mut(index)?;
-        let on_wire = slot.on_wire;
-        let exchange = core::mem::replace(&mut slot.exchange, Exchange::Done);
+        let (exchange, on_wire) = if index == 0 {
+            let slot = self.slots.pop_front()?;
+            (slot.exchange, slot.on_wire)
+        } else {
+            let slot = self.slots.get_mut(index)?;
+            (core::mem::replace(&mut slot.exchange, Exchange::Done), slot.on_wire)
+        };
         self.live -= 1;
-        self.squeeze();
+        if self.slots.len() > self.live || self.slots.is_empty() {
+            self.squeeze();
+        }
         Some((exchange, on_wire))
     }
 
+    /// Takes finished exchanges out where that is cheap, and gives a large empty room back.
     fn squeeze(&mut self) {
         while self.slots.front().is_some_and(Slot::is_done) {
             self.slots.pop_front();
@@ -350,6 +373,25 @@ mod tests {
         finish_id(&mut window, other.get());
         assert_eq!(window.len(), 0);
         assert_eq!(window.room(), 0);
+    }
+
+    #[test]
+    fn the_first_id_left_open_alone_is_never_taken_again() {
+        for open in [1, 2, 65_534, 65_535] {
+            let mut window = Window::new();
+            for n in 1..=open {
+                assert_eq!(window.push(delivery(0)), id(n));
+            }
+            for n in 1..open {
+                finish_id(&mut window, n);
+            }
+            for _ in 0..3 * LAP {
+                let taken = window.push(delivery(0));
+                assert_ne!(taken, id(open));
+                finish_id(&mut window, taken.get());
+            }
+            assert!(window.index_of(id(open)).is_some());
+        }
     }
 
     #[test]
