@@ -82,7 +82,7 @@ impl Broker {
             Kind::Mosquitto => (&["-c", &file], mosquitto(port)),
             Kind::NatsServer => (&["-c", &file], nats(directory, port)),
             Kind::Rumqttd => (&["-c", &file], rumqttd(port)),
-            Kind::Reflector => (&["reflect", "--listen", &listen], String::new()),
+            Kind::Reflector => (&["reflect", "--io", "uring", "--listen", &listen], String::new()),
         };
         let arguments = arguments.iter().map(|argument| (*argument).to_owned());
         (arguments.chain(self.extra.iter().cloned()).collect(), config)

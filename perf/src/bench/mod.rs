@@ -18,7 +18,7 @@ use crate::report::Report;
 use crate::run::{self, Target};
 use crate::wire::Version;
 use broker::{Broker, Kind, say};
-use record::{Measured, Record, Side};
+use record::{Measured, Party, Record, Side};
 use rows::{Load, Row};
 
 /// Measure every row of the figures with a broker of its own on one CPU, alternating with another
@@ -38,6 +38,9 @@ pub(crate) struct Bench {
     /// an argument for that one; may be given several times
     #[argh(option)]
     against_arg: Vec<String>,
+    /// run the null broker over io_uring too: the limit of this machine
+    #[argh(switch)]
+    relay: bool,
     /// runs of each row; 3 by default
     #[argh(option, default = "3")]
     rounds: u32,
@@ -112,8 +115,14 @@ pub(crate) fn bench<I: Io>(
     }
     pin(Some(options.cpu))?;
     let ours = options.broker(&options.broker, &options.broker_arg);
+    let mut brokers = vec![(Party::Ours, ours.clone())];
     let against = options.against.as_ref();
     let other = against.map(|program| options.broker(program, &options.against_arg));
+    brokers.extend(other.clone().map(|other| (Party::Other, other)));
+    if options.relay {
+        let itself = std::env::current_exe().map_err(|e| Failure::Io("cannot find myself", e))?;
+        brokers.push((Party::Relay, options.broker(&itself, &[])));
+    }
     let control = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control");
     let mut record = Record {
         time: record::time(),
@@ -129,7 +138,7 @@ pub(crate) fn bench<I: Io>(
         say("note: this host paces TCP with bbr, which costs every broker CPU; Debian has cubic")?;
     }
     for row in wanted {
-        record.rows.push(measure(&make, options, row, &ours, other.as_ref())?);
+        record.rows.push(measure(&make, options, row, &brokers)?);
     }
     say(&record.table())?;
     let path = record.write(&options.results)?;
@@ -140,33 +149,27 @@ fn measure<I: Io>(
     make: &impl Fn() -> Result<I, Failure>,
     options: &Bench,
     row: Row,
-    ours: &Broker,
-    other: Option<&Broker>,
+    brokers: &[(Party, Broker)],
 ) -> Result<Measured, Failure> {
-    let mut measured = Measured { row, ours: Vec::new(), other: Vec::new(), errors: Vec::new() };
+    let (ours, other, relay) = (Vec::new(), Vec::new(), Vec::new());
+    let mut measured = Measured { row, ours, other, relay, errors: Vec::new() };
     for round in 0..options.rounds {
-        let mut sides = vec![("ours", Some(ours)), ("other", other)];
-        // Neither side always runs first.
+        let mut order: Vec<_> = brokers.iter().collect();
+        // Nobody always runs first.
         if round % 2 == 1 {
-            sides.reverse();
+            order.reverse();
         }
-        for (name, broker) in sides {
-            let Some(broker) = broker else { continue };
+        for (party, broker) in order {
             if measured.row.needs_shards() && broker.kind != Kind::Ringtide {
                 continue;
             }
-            match run_once(make, options, &measured.row, broker) {
-                Ok(report) => {
-                    say(&format!("{name:>6} {}: {}", measured.row.id, report.line()))?;
-                    let list =
-                        if name == "ours" { &mut measured.ours } else { &mut measured.other };
-                    list.push(report);
-                }
-                Err(failure) => {
-                    say(&format!("{name:>6} {}: {failure}", measured.row.id))?;
-                    measured.errors.push(format!("{name}, round {}: {failure}", round + 1));
-                }
-            }
+            let result = run_once(make, options, &measured.row, broker);
+            let said = match &result {
+                Ok(report) => report.line(),
+                Err(failure) => failure.to_string(),
+            };
+            say(&format!("{:>6} {}: {said}", party.name(), measured.row.id))?;
+            measured.add(*party, result);
         }
     }
     Ok(measured)

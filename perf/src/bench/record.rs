@@ -27,8 +27,52 @@ pub(crate) struct Measured {
     pub(crate) row: Row,
     pub(crate) ours: Vec<Report>,
     pub(crate) other: Vec<Report>,
+    /// The null broker: what kernel and generator make possible here.
+    pub(crate) relay: Vec<Report>,
     /// Why runs are missing.
     pub(crate) errors: Vec<String>,
+}
+
+/// Who ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Party {
+    Ours,
+    Other,
+    Relay,
+}
+
+impl Party {
+    /// Its name on the terminal.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::Other => "other",
+            Self::Relay => "relay",
+        }
+    }
+}
+
+impl Measured {
+    fn runs(&self, party: Party) -> &[Report] {
+        match party {
+            Party::Ours => &self.ours,
+            Party::Other => &self.other,
+            Party::Relay => &self.relay,
+        }
+    }
+
+    /// Adds a run, or why there is none.
+    pub(crate) fn add(&mut self, party: Party, result: Result<Report, Failure>) {
+        let runs = match party {
+            Party::Ours => &mut self.ours,
+            Party::Other => &mut self.other,
+            Party::Relay => &mut self.relay,
+        };
+        match result {
+            Ok(report) => runs.push(report),
+            Err(failure) => self.errors.push(format!("{}: {failure}", party.name())),
+        }
+    }
 }
 
 /// A whole bench.
@@ -77,8 +121,8 @@ impl Record {
     /// One line per figure, under a head.
     pub(crate) fn table(&self) -> String {
         let mut table = format!(
-            "{:<22} {:<15} {:>9} {:>9} {:>17} {:>9} {:>7}\n",
-            "row", "figure", "bar", "ours", "(min .. max)", "other", "ratio"
+            "{:<22} {:<15} {:>9} {:>9} {:>9} {:>17} {:>9} {:>7}\n",
+            "row", "figure", "bar", "relay", "ours", "(min .. max)", "other", "ratio"
         );
         for measured in &self.rows {
             for (metric, bar) in &measured.row.metrics {
@@ -91,43 +135,48 @@ impl Record {
         table
     }
 
+    /// A figure of one party: over one shard, where the row is about more.
+    fn figure(&self, measured: &Measured, metric: Metric, party: Party) -> Option<Spread> {
+        let figure = spread(measured.runs(party), metric)?;
+        if metric != Metric::ExtraCpu {
+            return Some(figure);
+        }
+        let over = measured.row.over.as_ref()?;
+        let base = self.rows.iter().find(|other| other.row.id == *over)?;
+        Some(figure.less(spread(base.runs(party), metric)?.median))
+    }
+
     fn line(&self, table: &mut String, measured: &Measured, metric: Metric, bar: Option<f64>) {
-        let base = |pick: fn(&Measured) -> &Vec<Report>| {
-            let over = measured.row.over.as_ref().filter(|_| metric == Metric::ExtraCpu)?;
-            let row = self.rows.iter().find(|other| other.row.id == *over)?;
-            spread(pick(row), metric).map(|spread| spread.median)
-        };
-        let figure = |pick: fn(&Measured) -> &Vec<Report>| {
-            let spread = spread(pick(measured), metric)?;
-            match (metric, base(pick)) {
-                (Metric::ExtraCpu, None) => None,
-                (_, base) => Some(spread.less(base.unwrap_or(0.0))),
-            }
-        };
-        let (ours, other) = (figure(|m| &m.ours), figure(|m| &m.other));
+        let [ours, other, relay] = [Party::Ours, Party::Other, Party::Relay]
+            .map(|party| self.figure(measured, metric, party));
         let range =
             ours.map_or_else(String::new, |s| format!("({} .. {})", short(s.min), short(s.max)));
         let median = |spread: Option<Spread>| spread.map_or("-".to_owned(), |s| short(s.median));
         let ratio = ours
             .zip(other)
             .map_or("-".to_owned(), |(ours, other)| format!("{:.2}", other.median / ours.median));
-        let faulty = measured.ours.iter().any(|report| !report.faults.none());
-        let verdict = match (ours, bar) {
-            _ if faulty => "FAULTS",
-            (Some(ours), Some(bar)) if ours.median > bar => "above the bar",
-            (None, _) => "not measured",
-            _ => "",
-        };
+        let faulty = |party| measured.runs(party).iter().any(|report| !report.faults.none());
+        let above = |limit: Option<f64>| ours.zip(limit).is_some_and(|(o, limit)| o.median > limit);
+        let remarks = [
+            (ours.is_none(), "not measured"),
+            (faulty(Party::Ours), "FAULTS"),
+            (above(bar), "above the bar"),
+            (above(other.map(|other| other.median)), "worse than the other"),
+            (faulty(Party::Other), "the other has FAULTS"),
+        ];
+        let remarks = remarks.iter().filter(|remark| remark.0).map(|remark| remark.1);
         let _ = writeln!(
             table,
-            "{:<22} {:<15} {:>9} {:>9} {:>17} {:>9} {:>7} {verdict}",
+            "{:<22} {:<15} {:>9} {:>9} {:>9} {:>17} {:>9} {:>7} {}",
             measured.row.id,
             metric.label(),
             bar.map_or("-".to_owned(), short),
+            median(relay),
             median(ours),
             range,
             median(other),
             ratio,
+            remarks.collect::<Vec<_>>().join(", "),
         );
     }
 

@@ -43,6 +43,7 @@ fn record(measured: &[(&str, Vec<f64>, Vec<f64>)]) -> Record {
                 row: find(id),
                 ours: reports(ours),
                 other: reports(other),
+                relay: Vec::new(),
                 errors: Vec::new(),
             })
             .collect(),
@@ -56,7 +57,7 @@ fn the_table_shows_median_range_and_ratio() {
     let words: Vec<_> = line.split_whitespace().collect();
     assert_eq!(
         words[3..],
-        ["7.00", "8.00", "(6.00", "..", "9.00)", "16.0", "2.00", "above", "the", "bar"]
+        ["7.00", "-", "8.00", "(6.00", "..", "9.00)", "16.0", "2.00", "above", "the", "bar"]
     );
 }
 
@@ -65,7 +66,7 @@ fn extra_cpu_is_counted_over_one_shard() {
     let rows = [("shards-1-loaded", vec![7.0], vec![]), ("shards-2-loaded", vec![9.5], vec![])];
     let table = record(&rows).table();
     let extra = table.lines().find(|line| line.contains("extra")).unwrap();
-    assert!(extra.contains("2.50      2.50"), "{extra}");
+    assert!(extra.contains("2.50         -      2.50"), "{extra}");
     let alone = record(&rows[1..]).table();
     let extra = alone.lines().find(|line| line.contains("extra")).unwrap();
     assert!(extra.ends_with("not measured"), "{extra}");
