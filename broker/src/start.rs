@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ringtide_net::host::{self, ShardContext, ShardError};
+use ringtide_net::host::{self, ExecutorOptions, ShardContext, ShardError};
 use ringtide_net::peers::Peers;
 use ringtide_net::uring::{self, UringConfig, UringDriver};
 use ringtide_ring::{Ports, mesh};
@@ -97,13 +97,14 @@ pub fn run(plan: Plan) -> Result<(), Failure> {
             move |context: ShardContext| build(common, ports, listeners, context)
         })
         .collect();
-    let cannot_start =
-        |error: std::io::Error| Failure::host(format!("cannot start the shards: {error}"));
-    let running = match plan.config.host {
-        Host::Glommio | Host::Threads => {
-            host::run_on_threads(&plan.cpus, builders).map_err(cannot_start)?
+    let started = match plan.config.host {
+        Host::Glommio => {
+            host::run_on_glommio(&plan.cpus, &ExecutorOptions::default(), builders)
         }
+        Host::Threads => host::run_on_threads(&plan.cpus, builders).map_err(Into::into),
     };
+    let running =
+        started.map_err(|error| Failure::host(format!("cannot start the shards: {error}")))?;
     running.join().map_err(|error| Failure::runtime(error.to_string()))
 }
 

@@ -97,7 +97,7 @@ impl<S: Store> Core<S> {
     /// An exchange has ended: the next queued message may go.
     fn moved_on(&mut self, session: u32) {
         if deliver::pump(&mut self.clients, session) {
-            self.pumping.push(session);
+            self.clients.pumping.push(session);
         }
     }
 

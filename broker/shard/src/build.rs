@@ -115,7 +115,6 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             parked: VecDeque::new(),
             tickets: HashMap::new(),
             replaying: VecDeque::new(),
-            pumping: Vec::new(),
             owing: VecDeque::new(),
             opening: VecDeque::new(),
             removals: Vec::new(),

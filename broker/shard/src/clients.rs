@@ -26,6 +26,8 @@ pub(crate) struct Clients {
     pub(crate) dirty: Vec<u32>,
     /// Connections to close after their output has been tried.
     pub(crate) closing: Vec<u32>,
+    /// Sessions whose queue may move on.
+    pub(crate) pumping: Vec<u32>,
     /// Empty vectors for output, so that an idle connection owns none.
     pub(crate) pool: Vec<Vec<u8>>,
     pub(crate) counters: Arc<Counters>,
@@ -46,6 +48,7 @@ impl Clients {
             by_client: HashTable::new(),
             dirty: Vec::new(),
             closing: Vec::new(),
+            pumping: Vec::new(),
             pool: Vec::new(),
             counters,
             write_buffer_max,

@@ -547,7 +547,7 @@ impl<S: Store> Core<S> {
         self.arm_keep_alive(index, true);
         self.tell_online(session);
         if deliver::pump(&mut self.clients, session) {
-            self.pumping.push(session);
+            self.clients.pumping.push(session);
         }
         let record = self.clients.sessions.at(session);
         if let Some(generation) =

@@ -88,8 +88,6 @@ pub(crate) struct Core<S: Store> {
     pub(crate) tickets: HashMap<Ticket, (u32, u32)>,
     /// Sessions with retained messages on their way, each once.
     pub(crate) replaying: VecDeque<(u32, u32)>,
-    /// Sessions whose queue may move on.
-    pub(crate) pumping: Vec<u32>,
     /// Sessions that owe acknowledgements, in the order of the log.
     pub(crate) owing: VecDeque<WaitsFor>,
     /// Connections whose CONNACK waits for the log.

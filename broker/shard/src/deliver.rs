@@ -214,9 +214,12 @@ fn deliver_queued(
     let message = fan.message().clone();
     let Some(session) = clients.sessions.at_mut(hit.session.0) else { return };
     let conn_index = session.conn;
-    let conn = clients.conns.at_mut(conn_index).filter(|conn| {
-        conn.phase == Phase::Open && conn.out.len() < clients.write_buffer_max && !conn.stalled
-    });
+    let open = clients
+        .conns
+        .at_mut(conn_index)
+        .filter(|conn| conn.phase == Phase::Open && !conn.stalled);
+    let full = open.as_ref().is_some_and(|conn| conn.out_len() >= clients.write_buffer_max);
+    let conn = open.filter(|_| !full);
     let delivery = Delivery {
         bytes: message.encoded_len() as u32,
         message,
@@ -253,7 +256,12 @@ fn deliver_queued(
                 clients.note_drop(hit.session.0, header.topic_hash, DropReason::TooLarge);
             }
         }
-        Offer::Queued => {}
+        Offer::Queued => {
+            if full {
+                // Nothing else would move it on: the output is written in this turn.
+                clients.pumping.push(hit.session.0);
+            }
+        }
         Offer::Dropped { dropped, reason } => {
             let mut victim = Some((dropped, reason));
             while let Some((dropped, reason)) = victim {
@@ -351,9 +359,15 @@ pub(crate) fn pump(clients: &mut Clients, index: u32) -> bool {
         let Some(session) = clients.sessions.at_mut(index) else { return false };
         let conn_index = session.conn;
         let Some(conn) = clients.conns.at_mut(conn_index) else { return false };
-        let room =
-            conn.phase == Phase::Open && !conn.stalled && conn.out_len() < clients.write_buffer_max;
-        let Some(outbound) = session.outbound.as_mut().filter(|_| room) else { return false };
+        let writable = conn.phase == Phase::Open && !conn.stalled;
+        let Some(outbound) = session.outbound.as_mut().filter(|_| writable) else { return false };
+        if conn.out_len() >= clients.write_buffer_max {
+            // It is written at the end of this turn, then there is room again.
+            return true;
+        }
+        if conn.out.capacity() == 0 {
+            conn.out = clients.pool.pop().unwrap_or_default();
+        }
         let step = pump_one(conn, outbound, clients.now_ms);
         match step {
             Pumped::Sent(qos) => {
@@ -363,7 +377,13 @@ pub(crate) fn pump(clients: &mut Clients, index: u32) -> bool {
                 }
             }
             Pumped::Dropped(hash, reason) => clients.note_drop(index, hash, reason),
-            Pumped::Idle => return false,
+            Pumped::Idle => {
+                if conn.out.is_empty() && !conn.dirty {
+                    let vector = std::mem::take(&mut conn.out);
+                    clients.recycle(vector);
+                }
+                return false;
+            }
         }
     }
     true

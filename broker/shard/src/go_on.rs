@@ -25,7 +25,7 @@ impl<S: Store> Core<S> {
         self.publish_own();
         self.give_again();
         more |= self.pump_all();
-        self.step_replays();
+        more |= self.step_replays();
         self.retry_removals();
         self.flush_groups();
         more
@@ -142,27 +142,40 @@ impl<S: Store> Core<S> {
     }
 
     fn pump_all(&mut self) -> bool {
-        let mut pumping = mem::take(&mut self.pumping);
+        let mut pumping = mem::take(&mut self.clients.pumping);
         pumping.sort_unstable();
         pumping.dedup();
         pumping.retain(|&session| deliver::pump(&mut self.clients, session));
-        pumping.append(&mut self.pumping);
-        self.pumping = pumping;
-        !self.pumping.is_empty()
+        pumping.append(&mut self.clients.pumping);
+        self.clients.pumping = pumping;
+        !self.clients.pumping.is_empty()
     }
 
-    fn step_replays(&mut self) {
+    /// Moves the replays on. True if one of them could go on at once.
+    fn step_replays(&mut self) -> bool {
+        let mut more = false;
         for _ in 0..self.replaying.len() {
-            let Some((session, generation)) = self.replaying.pop_front() else { return };
+            let Some((session, generation)) = self.replaying.pop_front() else { return more };
             let Some(record) = self.clients.sessions.at_mut(session) else { continue };
             if record.generation != generation || record.conn == crate::conn::NONE {
                 // An offline session goes on when it is resumed.
                 continue;
             }
             if self.step_replay(session, generation) {
+                more |= self.replay_could_go_on(session);
                 self.replaying.push_back((session, generation));
             }
         }
+        more
+    }
+
+    /// True if a replay has messages at hand and only the turn's budget or output held them up.
+    fn replay_could_go_on(&self, session: u32) -> bool {
+        let Some(session) = self.clients.sessions.at(session) else { return false };
+        let stalled = self.clients.conns.at(session.conn).is_none_or(|conn| conn.stalled);
+        let queued = session.outbound.as_ref().map_or(0, |outbound| outbound.queued_len());
+        let has_page = session.replay.as_ref().is_some_and(|replay| replay.has_page());
+        has_page && !stalled && queued < replay::QUEUED_MAX
     }
 
     /// Moves one replay on; false when it is done.

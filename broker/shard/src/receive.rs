@@ -253,7 +253,7 @@ impl<S: Store> Core<S> {
             conn.dirty = true;
             self.clients.dirty.push(index);
         }
-        self.pumping.push(session);
+        self.clients.pumping.push(session);
         if choked {
             self.resume(index);
         }

@@ -15,7 +15,7 @@ use crate::note::{RemoteSession, RetainedPage, RetainedQuery};
 use crate::route::Routes;
 
 /// Retained messages wait for a client only until this many of its queue's places are taken.
-const QUEUED_MAX: usize = 64;
+pub(crate) const QUEUED_MAX: usize = 64;
 /// Topics seen live during a replay that are remembered; older ones may then come twice.
 const LIVE_MAX: usize = 4096;
 
@@ -106,6 +106,11 @@ impl Replay {
         }
     }
 
+    /// True if messages are at hand.
+    pub(crate) fn has_page(&self) -> bool {
+        !self.page.is_empty()
+    }
+
     /// True if a grace period holds it up.
     pub(crate) fn waits_for_grace(&self) -> bool {
         self.page.is_empty() && self.items.front().is_some_and(|item| item.grace.is_some())
@@ -155,7 +160,7 @@ pub(crate) fn step(
         if replay.page.is_empty() {
             return replay.next(asker, shared);
         }
-        if queued as usize >= QUEUED_MAX || routes.budget == 0 || !clients.is_writable(conn) {
+        if queued >= QUEUED_MAX || routes.budget == 0 || !clients.is_writable(conn) {
             return Step::Wait;
         }
         deliver_one(routes, clients, index);
