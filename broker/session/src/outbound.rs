@@ -163,10 +163,9 @@ pub enum Acked<M> {
 pub enum PubrecReply {
     /// Send PUBREL with Success, once the change is durable.
     SendPubrel,
-    /// Send nothing: the code was 0x80 or above and the exchange is over.
+    /// Send nothing: the code was 0x80 or above and the exchange, if there was one, is over.
     Ended,
-    /// No exchange has this id: send PUBREL with 0x92 (a plain one before version 5). Send nothing
-    /// if the PUBREC itself carried 0x80 or above.
+    /// No exchange has this id: send PUBREL with 0x92 (a plain one before version 5).
     UnknownId,
 }
 
@@ -367,7 +366,8 @@ impl<M: Clone> Outbound<M> {
         reason: ReasonCode,
     ) -> Result<PubrecReply, Violation> {
         let Some(index) = self.window.index_of(id) else {
-            return Ok(PubrecReply::UnknownId);
+            let ended = reason.is_error();
+            return Ok(if ended { PubrecReply::Ended } else { PubrecReply::UnknownId });
         };
         if self.delivery(id).is_some_and(|delivery| delivery.qos != QoS::ExactlyOnce) {
             return Err(Violation::WrongAcknowledgement);

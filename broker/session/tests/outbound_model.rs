@@ -158,7 +158,7 @@ impl Model {
 
     fn on_pubrec(&mut self, id: PacketId, failed: bool) -> Result<PubrecReply, Violation> {
         let Some(place) = self.find(id) else {
-            return Ok(PubrecReply::UnknownId);
+            return Ok(if failed { PubrecReply::Ended } else { PubrecReply::UnknownId });
         };
         match &self.flights[place].state {
             State::Published(delivery) if delivery.qos == QoS::AtLeastOnce => Err(WRONG),
@@ -294,13 +294,14 @@ fn limits() -> impl Strategy<Value = QueueLimits> {
 
 fn op() -> impl Strategy<Value = Op> {
     let qos = prop_oneof![Just(QoS::AtLeastOnce), Just(QoS::ExactlyOnce)];
+    let failed = || prop::bool::weighted(0.1);
     prop_oneof![
         8 => (qos, 1..30_u32, prop::option::weighted(0.3, 0..4_u32))
             .prop_map(|(qos, bytes, expiry_s)| Op::Offer { qos, bytes, expiry_s }),
         6 => Just(Op::Next),
         6 => Just(Op::ResendNext),
-        4 => (pick(), prop::bool::weighted(0.1)).prop_map(|(pick, failed)| Op::Puback(pick, failed)),
-        4 => (pick(), prop::bool::weighted(0.1)).prop_map(|(pick, failed)| Op::Pubrec(pick, failed)),
+        4 => (pick(), failed()).prop_map(|(pick, failed)| Op::Puback(pick, failed)),
+        4 => (pick(), failed()).prop_map(|(pick, failed)| Op::Pubrec(pick, failed)),
         4 => pick().prop_map(Op::Pubcomp),
         1 => pick().prop_map(Op::TooLarge),
         2 => Just(Op::Evict),

@@ -95,6 +95,7 @@ fn unknown_ids_change_nothing() {
     let mut outbound = outbound(1);
     assert_eq!(outbound.on_puback(id(9), Success), Ok(Acked::Unknown));
     assert_eq!(outbound.on_pubrec(id(9), Success), Ok(PubrecReply::UnknownId));
+    assert_eq!(outbound.on_pubrec(id(9), UnspecifiedError), Ok(PubrecReply::Ended));
     assert_eq!(outbound.on_pubcomp(id(9), PacketIdentifierNotFound), Ok(Completed::Unknown));
     assert_eq!(outbound.too_large(id(9)), None);
     assert!(outbound.is_idle());
