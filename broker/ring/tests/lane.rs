@@ -253,13 +253,13 @@ impl Model {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 8 } else { 512 },
+        cases: if cfg!(miri) { 2 } else { 512 },
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
 
     #[test]
-    fn a_lane_is_a_queue(steps in prop::collection::vec(step(), 1..200)) {
+    fn a_lane_is_a_queue(steps in prop::collection::vec(step(), 1..if cfg!(miri) { 40 } else { 200 })) {
         let (tx, rx) = lane(256);
         let mut model =
             Model { tx, rx, hidden: VecDeque::new(), visible: VecDeque::new(), next: 0 };
