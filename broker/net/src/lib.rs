@@ -13,4 +13,5 @@ mod sys;
 
 pub use listen::{ListenAddr, ListenError, ListenOptions, listen};
 pub use peers::{EventWaker, Peers};
-pub use uring::{Descriptors, Stats, UringConfig, UringDriver};
+pub use uring::probe::{self, Findings, ProbeError};
+pub use uring::{Descriptors, HostWatch, Stats, UringConfig, UringDriver};

@@ -1,4 +1,5 @@
 //! The driver's interface, checked over loopback with every set-up that changes how it works.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! The driver where something runs out: completions, entries, buffers, descriptors, room in the
 //! socket.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Several drivers in one process: wakes, hand-overs, shared listeners, hosts.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod support;
 

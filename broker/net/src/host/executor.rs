@@ -32,8 +32,9 @@ pub struct ExecutorOptions {
     pub ring_depth: usize,
     /// Bytes of registered buffers: 64 KiB is the least that glommio takes.
     pub io_memory_bytes: usize,
-    /// How often the executor gets a turn even if nothing of its own is ready. Its timers are
-    /// late by up to this much; each turn costs some 20 us.
+    /// How often the executor looks at its rings and timers: its tasks' I/O is late by up to this
+    /// much. Each look costs about 35 us, also when the shard is idle: 3.6 % of a core at 1 ms,
+    /// 0.1 % at 100 ms.
     pub preempt: Duration,
 }
 
@@ -42,7 +43,7 @@ impl Default for ExecutorOptions {
         ExecutorOptions {
             ring_depth: 16,
             io_memory_bytes: 64 * 1024,
-            preempt: Duration::from_millis(1),
+            preempt: Duration::from_millis(100),
         }
     }
 }

@@ -37,7 +37,7 @@ impl Buffers {
     /// # Errors
     /// Memory is short, or the kernel does not know buffer rings.
     pub(super) fn new(ring: &IoUring, count: u16, size: u32) -> io::Result<Buffers> {
-        if !count.is_power_of_two() || size == 0 || size >= WITH_KERNEL {
+        if !count.is_power_of_two() || size == 0 || size == WITH_KERNEL {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
         let entries = Pages::new(usize::from(count) * size_of::<BufRingEntry>())?;

@@ -10,6 +10,7 @@ mod accept;
 mod buffers;
 mod exact;
 mod kind;
+pub mod probe;
 mod reap;
 pub(crate) mod ring;
 mod sends;

@@ -84,10 +84,8 @@ impl UringDriver {
             }
             None => (true, false, 0),
         };
-        if closing || result <= 0 {
-            if let Some(buffer) = buffer {
-                self.buffers.release(buffer.index);
-            }
+        if let Some(buffer) = buffer.filter(|_| closing || result <= 0) {
+            self.buffers.release(buffer.index);
         }
         if closing {
             return self.finish_close(token);

@@ -156,6 +156,7 @@ pub(super) struct Sends {
     stalled: HashMap<u64, Stalled, FxBuildHasher>,
     spares: Vec<Vec<u8>>,
     spare_bytes: usize,
+    #[expect(clippy::vec_box, reason = "the kernel reads a message in place while sends move")]
     messages: Vec<Box<Message>>,
     /// Every send posts a completion, because skipping them did not probe as working.
     counted: bool,
