@@ -83,7 +83,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         let mut timers = Wheel::new(now_ms);
         timers.set(now_ms + 1000, Due::Second);
         let sys =
-            (me == 0).then(|| Sys { all: counters, version: parts.version, started_ms: now_ms });
+            (me == 0).then_some(Sys { all: counters, version: parts.version, started_ms: now_ms });
         if me == 0 && limits.sys_interval_ms > 0 {
             timers.set(now_ms, Due::Sys);
         }
@@ -143,5 +143,20 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
     /// The driver, for its statistics.
     pub fn driver(&self) -> &D {
         &self.io
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::conn::{Cold, Conn};
+    use crate::session::Session;
+
+    /// An idle client is one connection and one session: what they grow by, every client pays.
+    #[test]
+    fn sizes_of_an_idle_client() {
+        assert_eq!(size_of::<Option<Conn>>(), 136);
+        assert_eq!(size_of::<Option<Session>>(), 176);
+        // Freed when none of its parts is in use.
+        assert_eq!(size_of::<Cold>(), 200);
     }
 }

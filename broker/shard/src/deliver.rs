@@ -214,10 +214,8 @@ fn deliver_queued(
     let message = fan.message().clone();
     let Some(session) = clients.sessions.at_mut(hit.session.0) else { return };
     let conn_index = session.conn;
-    let open = clients
-        .conns
-        .at_mut(conn_index)
-        .filter(|conn| conn.phase == Phase::Open && !conn.stalled);
+    let open =
+        clients.conns.at_mut(conn_index).filter(|conn| conn.phase == Phase::Open && !conn.stalled);
     let full = open.as_ref().is_some_and(|conn| conn.out_len() >= clients.write_buffer_max);
     let conn = open.filter(|_| !full);
     let delivery = Delivery {

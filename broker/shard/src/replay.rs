@@ -137,7 +137,7 @@ impl Replay {
                 replay: self.number,
                 tenant: item.tenant,
                 filter: Arc::clone(&item.filter),
-                cursor: item.cursor.clone(),
+                cursor: item.cursor,
             };
             return Step::Ask(shard, Box::new(query));
         }

@@ -53,6 +53,7 @@ pub(crate) struct Session {
     pub(crate) receive_maximum: u16,
     pub(crate) timer: Option<TimerId>,
     pub(crate) filters: SmallVec<[FilterId; 4]>,
+    #[expect(clippy::box_collection, reason = "most sessions are in no group: 8 bytes, not 24")]
     pub(crate) groups: Option<Box<Vec<Membership>>>,
     pub(crate) inbound: Option<Box<Inbound>>,
     pub(crate) outbound: Option<Box<Outbound<Message>>>,

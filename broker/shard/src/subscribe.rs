@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use ringtide_codec::{
-    FixedHeader, PacketId, ReasonCode, RetainHandling, Subscribe, SubscriptionOptions, Unsubscribe,
-    Version,
+    FixedHeader, PacketId, ReasonCode, RetainHandling, SubAck, Subscribe, SubscriptionOptions,
+    UnsubAck, Unsubscribe, Version,
 };
 use ringtide_session::Owed;
 use ringtide_storage::{RecordKind, Store};
@@ -74,6 +74,13 @@ impl SubscribeJob {
     pub(crate) fn granted(&self) -> u8 {
         self.filters.get(self.codes.len()).map_or(0, |(_, options)| options.qos as u8)
     }
+}
+
+/// What is answered with a code per filter.
+#[derive(Clone, Copy)]
+enum Answer {
+    Subscribe(PacketId),
+    Unsubscribe(PacketId),
 }
 
 /// Whether a job can go on now.
@@ -311,9 +318,8 @@ impl<S: Store> Core<S> {
             //= 3.1.1 [MQTT-3.9.3-2]
             codes.iter_mut().filter(|code| **code > 2).for_each(|code| *code = 0x80);
         }
-        self.owe_codes(index, job.session, |owed, needs| {
-            owed.push_suback(job.packet_id, codes.into(), needs);
-        });
+        let answer = Answer::Subscribe(job.packet_id);
+        self.owe_codes(index, job.session, answer, codes.into());
         if job.replays.is_empty() {
             return;
         }
@@ -327,15 +333,24 @@ impl<S: Store> Core<S> {
         }
     }
 
-    /// Owes an answer that carries a code per filter, and sends it if the log has got there.
-    fn owe_codes(&mut self, index: u32, session: u32, push: impl FnOnce(&mut Owed, u64)) {
-        let needs = self.store.appended().0;
+    /// Sends an answer that carries a code per filter when the log has reached its present end.
+    fn owe_codes(&mut self, index: u32, session: u32, answer: Answer, codes: Box<[u8]>) {
+        let (needs, durable) = (self.store.appended().0, self.durable());
         let Some(record) = self.clients.sessions.at_mut(session) else { return };
-        debug_assert_eq!(record.conn, index);
+        if needs <= durable && record.owed.as_ref().is_none_or(|owed| owed.is_empty()) {
+            self.clients.write(index, |version, out| match answer {
+                Answer::Subscribe(id) => SubAck::new(id, &codes).encode(version, out),
+                Answer::Unsubscribe(id) => UnsubAck::new(id, &codes).encode(version, out),
+            });
+            return;
+        }
         let generation = record.generation;
-        push(record.owed.get_or_insert_with(|| Box::new(Owed::new())), needs);
+        let owed = record.owed.get_or_insert_with(|| Box::new(Owed::new()));
+        match answer {
+            Answer::Subscribe(id) => owed.push_suback(id, codes, needs),
+            Answer::Unsubscribe(id) => owed.push_unsuback(id, codes, needs),
+        }
         self.owing.push_back(WaitsFor { lsn: needs, index: session, generation });
-        self.release_owed();
     }
 
     /// Handles UNSUBSCRIBE.
@@ -355,7 +370,7 @@ impl<S: Store> Core<S> {
         //= 3.1.1 [MQTT-3.10.4-4]
         //= 3.1.1 [MQTT-3.10.4-5]
         let id = packet.packet_id;
-        self.owe_codes(index, session, |owed, needs| owed.push_unsuback(id, codes, needs));
+        self.owe_codes(index, session, Answer::Unsubscribe(id), codes);
         Flow::Continue
     }
 
