@@ -118,26 +118,18 @@ pub(crate) fn run<I: Io>(
         parallel: PARALLEL,
         spread_sources: plan.specs.len() > 20_000,
     };
+    let fan = plan.fan;
     let up = client::establish(io, setup, &plan.specs)?;
     let mut streams = Streams::new(io, up, plan, scenario);
-    let mut notes = Vec::new();
-    if scenario.rate.is_none() && streams.window() < scenario.window {
-        notes.push(format!("window {} by the broker's receive maximum", streams.window()));
-    }
     streams.start(scenario.rate);
     let warm = turn_for(&mut streams, Duration::from_millis(scenario.warm_up_ms))?;
     streams.record();
     let before = Mark::now(&streams, target)?;
     let flowing = warm && turn_for(&mut streams, Duration::from_millis(scenario.measure_ms))?;
     let after = Mark::now(&streams, target)?;
-    if !flowing {
-        notes.push("STALLED: nothing arrived for 3 s".to_owned());
-    }
-    if streams.backlog() > scenario.rate.unwrap_or(u64::MAX) / 100 {
-        notes.push(format!("BEHIND: {} messages due and unsent at the end", streams.backlog()));
-    }
     streams.stop();
     settle(&mut streams)?;
+    let window = streams.window();
     let memory = target.pid.and_then(|pid| procfs::memory(pid).ok());
     let (faults, latency) = streams.finish()?;
     let seconds = (after.at - before.at).as_secs_f64();
@@ -159,11 +151,52 @@ pub(crate) fn run<I: Io>(
         latency: Latency::of(&latency, scenario.rate.is_some()),
         faults,
         order_proved: scenario.payload_bytes >= Stamp::LEN,
-        notes,
+        notes: notes(scenario, window, flowing, done as f64 / seconds / fan as f64),
     })
+}
+
+/// What a reader should know of a run: `rate` is the messages a second that came through.
+fn notes(scenario: &Scenario, window: u64, flowing: bool, rate: f64) -> Vec<String> {
+    let mut notes = Vec::new();
+    if !flowing {
+        notes.push("STALLED: nothing arrived for 3 s".to_owned());
+    }
+    match scenario.rate {
+        None if window < scenario.window => {
+            notes.push(format!("window {window} by the broker's receive maximum"));
+        }
+        Some(wanted) if rate < wanted as f64 * 0.98 => {
+            notes.push(format!("BEHIND: {rate:.0} of {wanted} messages a second came through"));
+        }
+        _ => {}
+    }
+    notes
 }
 
 /// Microseconds of CPU per unit of work.
 pub(crate) fn per_unit_us(cpu_ns: u64, done: u64) -> f64 {
     cpu_ns as f64 / 1000.0 / done.max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn load_goes_to_loopback_only() {
+        assert!(Target::new(SocketAddr::from(([127, 0, 0, 9], 1883)), None).is_ok());
+        let far = Target::new(SocketAddr::from(([10, 0, 0, 1], 1883)), None);
+        assert!(matches!(far, Err(Failure::NotLoopback(_))));
+    }
+
+    #[test]
+    fn notes_say_what_bent_the_run() {
+        let scenario = Scenario { window: 16, ..Scenario::default() };
+        assert!(notes(&scenario, 16, true, 0.0).is_empty());
+        assert!(notes(&scenario, 10, true, 0.0)[0].starts_with("window 10"));
+        assert!(notes(&scenario, 16, false, 0.0)[0].starts_with("STALLED"));
+        let paced = Scenario { rate: Some(1000), ..scenario };
+        assert!(notes(&paced, 60_000, true, 999.0).is_empty());
+        assert!(notes(&paced, 60_000, true, 900.0)[0].starts_with("BEHIND: 900 of 1000"));
+    }
 }

@@ -181,11 +181,6 @@ impl<'a, I: Io> Streams<'a, I> {
         self.receipts.received
     }
 
-    /// Messages that are due at a fixed rate and have not been sent.
-    pub(crate) fn backlog(&self) -> u64 {
-        self.receipts.publishers.iter().map(|publisher| publisher.due).sum()
-    }
-
     /// True if all that was sent has been delivered and acknowledged.
     pub(crate) fn settled(&self) -> bool {
         let limits = &self.limits;
