@@ -251,6 +251,9 @@ impl Model {
     }
 }
 
+/// miri takes seconds for what is nothing otherwise.
+const STEPS_MAX: usize = if cfg!(miri) { 40 } else { 200 };
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: if cfg!(miri) { 2 } else { 512 },
@@ -259,7 +262,7 @@ proptest! {
     })]
 
     #[test]
-    fn a_lane_is_a_queue(steps in prop::collection::vec(step(), 1..if cfg!(miri) { 40 } else { 200 })) {
+    fn a_lane_is_a_queue(steps in prop::collection::vec(step(), 1..STEPS_MAX)) {
         let (tx, rx) = lane(256);
         let mut model =
             Model { tx, rx, hidden: VecDeque::new(), visible: VecDeque::new(), next: 0 };

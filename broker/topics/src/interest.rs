@@ -15,7 +15,8 @@
 //! by a lock that is only ever tried: who finds it held gets [`Busy`] and comes back next turn.
 //!
 //! Up to [`SHAPES_DIRECT_MAX`] shapes are probed one by one. A shape beyond these is held under
-//! its [`Shape::fallback`](crate::Shape::fallback), which is shorter and so finds too much, never too little.
+//! its [`Shape::fallback`](crate::Shape::fallback), which is shorter: it finds too much, never too
+//! little.
 
 mod segment;
 mod shapes_in_use;

@@ -106,8 +106,8 @@ fn shard_found(table: &InterestTable, topic: &str, shard: u16) -> bool {
     set.contains(shard)
 }
 
-/// One shape has a place under loom: `+` holds it and lets it go, another takes it, `a/+` gets it or
-/// falls back, and what was announced is found at once. Who finds a lock held gives up here.
+/// One shape has a place under loom: `+` holds it and lets it go, another takes it, `a/+` gets it
+/// or falls back, and what was announced is found at once. Who finds a lock held gives up here.
 #[test]
 fn shapes_are_found_while_they_come_and_go() {
     let mut model = loom::model::Builder::new();
