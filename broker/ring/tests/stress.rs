@@ -7,7 +7,7 @@ use std::thread::{self, Thread};
 
 use ringtide_ring::{Ports, Receiver, Sender, Shared, lane, mesh};
 
-const RECORDS: u64 = if cfg!(miri) { 60 } else { 400_000 };
+const RECORDS: u64 = if cfg!(miri) { 60 } else { 100_000 };
 
 /// A length that depends on the item, so that records wrap at every offset.
 fn length(item: u64) -> usize {

@@ -275,7 +275,7 @@ fn persist(mut attempt: impl FnMut() -> Result<(), Busy>) {
 
 #[test]
 fn readers_miss_nothing_while_others_write() {
-    let rounds = if cfg!(miri) { 2 } else { 300 };
+    let rounds = if cfg!(miri) { 2 } else { 60 };
     let table = InterestTable::new(2);
     let stay = ["stay/1", "stay/+", "stay/#", "+/1", "#"];
     for (shard, filter) in stay.iter().enumerate() {
