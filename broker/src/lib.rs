@@ -15,7 +15,7 @@ pub mod logs;
 pub mod preflight;
 pub mod program;
 pub mod reload;
-pub mod signals;
 mod settings;
+pub mod signals;
 pub mod start;
 mod store;

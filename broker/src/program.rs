@@ -8,8 +8,8 @@ use tracing::{error, info, warn};
 
 use crate::args::{self, Command, Settings};
 use crate::banner::{Banner, VERSION};
-use crate::config::{self, Loaded, Sources};
-use crate::control::{Control, Live};
+use crate::config::{self, Descriptors, Loaded, Sources};
+use crate::control::{Control, Live, Stage};
 use crate::exit::{Exit, Failure};
 use crate::listen::{self, Opened};
 use crate::logs::{self, LogLevel};
@@ -84,35 +84,53 @@ fn run(settings: &Settings) -> Exit {
 }
 
 fn serve(sources: Sources, loaded: &Loaded, level: LogLevel) -> Result<(), Failure> {
-    let config = &loaded.config;
-    let footing = preflight::check(config)?;
+    let mut config = loaded.config.clone();
+    let mut footing = preflight::check(&config)?;
+    let findings = start::probe()?;
+    if config.descriptors == Descriptors::Direct && !findings.direct_descriptors {
+        warn!("direct descriptors do not work on this kernel: plain ones are used");
+        config.descriptors = Descriptors::Plain;
+        footing = preflight::check(&config)?;
+    }
     for warning in &footing.warnings {
         warn!("{warning}");
     }
-    let driver = start::probe(config)?;
     let shards = u16::try_from(footing.cpus.len()).unwrap_or(config::SHARDS_MAX);
     let listeners = config
         .listeners
         .iter()
         .map(|listener| listen::open(listener, shards))
         .collect::<Result<Vec<Opened>, Failure>>()?;
-    let control = Arc::new(Control::new(Live::from(config)));
+    let control = Arc::new(Control::new(Live::from(&config)));
+    end_on_panic(Arc::clone(&control));
     signals::start(signals::Wiring {
         control: Arc::clone(&control),
         sources,
-        running: config.clone(),
+        running: loaded.config.clone(),
         level,
     })?;
     let addresses: Vec<SocketAddr> = listeners.iter().map(|opened| opened.address).collect();
+    let driver = start::describe(&findings);
     let banner = Banner { loaded, footing: &footing, addresses: &addresses, driver: &driver };
     for line in banner.lines() {
         info!("{line}");
     }
     start::run(start::Plan {
-        config: config.clone(),
+        config,
         cpus: footing.cpus,
         listeners,
         connections_max: footing.connections_max,
+        findings,
         control,
     })
+}
+
+/// A shard that breaks one of its own rules ends the whole broker: half a broker would go on
+/// acknowledging messages that nobody gets.
+fn end_on_panic(control: Arc<Control>) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let thread = std::thread::current();
+        error!("{} has failed: {panic}; ending", thread.name().unwrap_or("a thread"));
+        control.advance(Stage::Ending);
+    }));
 }

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ringtide_net::Findings;
 use ringtide_net::host::{self, ExecutorOptions, ShardContext, ShardError};
 use ringtide_net::peers::Peers;
 use ringtide_net::uring::{self, UringConfig, UringDriver};
@@ -27,8 +28,6 @@ const LANE_BYTES: usize = 256 << 10;
 const UNUSED_LANE_BYTES: usize = ringtide_ring::LANE_BYTES_MIN;
 /// Segments of the interest table, each of which grows alone.
 const INTEREST_SEGMENTS: usize = 16_384;
-/// Sockets that a shard can hold with direct descriptors.
-const DIRECT_SLOTS_MAX: u32 = 1 << 20;
 /// The key of the hash that deals clients out to partitions. It is fixed because the memory store
 /// keeps nothing; a durable store keeps a key of its own.
 const PARTITION_KEY: u64 = 0x5bd1_e995_9d1b_58d3;
@@ -43,16 +42,31 @@ pub struct Plan {
     pub listeners: Vec<Opened>,
     /// Connections that there are descriptors for, all listeners together.
     pub connections_max: u64,
+    /// What the driver can do here.
+    pub findings: Findings,
     /// Shutdown and changed settings.
     pub control: Arc<Control>,
 }
 
-/// Looks for the driver's features in the kernel; the answer goes into the banner.
+/// Tries the features that the driver uses.
 ///
 /// # Errors
 /// When the kernel lacks what the driver cannot do without.
-pub fn probe(config: &Config) -> Result<String, Failure> {
-    Ok(config.driver.name().to_owned())
+pub fn probe() -> Result<Findings, Failure> {
+    ringtide_net::probe::probe().map_err(|error| Failure::host(error.to_string()))
+}
+
+/// What was found, as one line.
+pub fn describe(findings: &Findings) -> String {
+    let names = |works: bool| {
+        let found = findings.features.iter().filter(move |feature| feature.works == works);
+        found.map(|feature| feature.name).collect::<Vec<_>>().join(", ")
+    };
+    let missing = match names(false) {
+        none if none.is_empty() => none,
+        some => format!("; without {some}"),
+    };
+    format!("io_uring on Linux {}: {}{missing}", findings.release, names(true))
 }
 
 /// Runs the shards until the control's stage has left `Running` and they are done.
@@ -80,7 +94,14 @@ pub fn run(plan: Plan) -> Result<(), Failure> {
         counters: (0..shards).map(|_| Arc::new(Counters::new())).collect(),
         steering,
         peers,
-        descriptors: plan.config.descriptors,
+        descriptors: match plan.config.descriptors {
+            Descriptors::Plain => uring::Descriptors::Plain,
+            Descriptors::Direct => {
+                let slots = plan.connections_max / u64::from(shards.max(1));
+                uring::Descriptors::Direct { slots_max: u32::try_from(slots).unwrap_or(u32::MAX) }
+            }
+        },
+        findings: Arc::new(plan.findings),
         seed: seed(),
     };
     let mut listeners: Vec<_> = (0..shards).map(|_| Vec::new()).collect();
@@ -98,9 +119,7 @@ pub fn run(plan: Plan) -> Result<(), Failure> {
         })
         .collect();
     let started = match plan.config.host {
-        Host::Glommio => {
-            host::run_on_glommio(&plan.cpus, &ExecutorOptions::default(), builders)
-        }
+        Host::Glommio => host::run_on_glommio(&plan.cpus, &ExecutorOptions::default(), builders),
         Host::Threads => host::run_on_threads(&plan.cpus, builders).map_err(Into::into),
     };
     let running =
@@ -116,7 +135,8 @@ struct Common {
     counters: Arc<[Arc<Counters>]>,
     steering: Arc<ProgramSteering>,
     peers: Arc<Peers>,
-    descriptors: Descriptors,
+    descriptors: uring::Descriptors,
+    findings: Arc<Findings>,
     seed: u64,
 }
 
@@ -130,9 +150,8 @@ fn build(
     let shard = context.shard;
     let count = listeners.len() as u16;
     let mut config = UringConfig::new(shard, common.peers, listeners);
-    if common.descriptors == Descriptors::Direct {
-        config.descriptors = uring::Descriptors::Direct { slots_max: DIRECT_SLOTS_MAX };
-    }
+    config.descriptors = common.descriptors;
+    common.findings.apply(&mut config);
     let driver = UringDriver::new(config, context.watch)
         .map_err(|error| format!("shard {shard}: cannot set up io_uring: {error}"))?;
     Ok(Shard::new(Parts {
