@@ -42,8 +42,9 @@ pub struct Limits {
     pub retained_count_max: usize,
     /// Bytes of retained messages on one shard.
     pub retained_bytes_max: usize,
-    /// Deliveries in one turn before the loop turns to other work.
-    pub turn_deliveries_max: u32,
+    /// Sends that fan-outs may bring about in one turn before the loop turns to other work; 32
+    /// deliveries into outputs that are written anyway count as one.
+    pub turn_sends_max: u32,
     /// Microseconds of decoding and routing in one turn before the loop turns to other work.
     pub turn_budget_us: u64,
     /// Strategy of shared groups that name none of their own.
@@ -105,7 +106,7 @@ impl Default for Limits {
             write_buffer_max_bytes: 1 << 20,
             retained_count_max: 10_000_000,
             retained_bytes_max: 4 << 30,
-            turn_deliveries_max: 1024,
+            turn_sends_max: 1300,
             turn_budget_us: 250,
             shared_strategy: Strategy::RoundRobin,
             shared_strategies: Vec::new(),

@@ -4,7 +4,7 @@
 use std::mem;
 
 use bytes::BytesMut;
-use ringtide_codec::{AckKind, FixedHeader, PacketId, Publish, QoS, ReasonCode, Version};
+use ringtide_codec::{AckKind, FixedHeader, PacketId, Publish, QoS, ReasonCode, Role, Version};
 use ringtide_session::{Accept, AliasIn, Inbound, Owed};
 use ringtide_storage::{RecordKind, Store};
 use ringtide_topics::{SessionRef, topic_hash, valid_name};
@@ -27,7 +27,7 @@ impl<S: Store> Core<S> {
         let Some(conn) = self.clients.conns.at(index) else { return Flow::Stop };
         let version = conn.version;
         let body = &frame[usize::from(header.header_len)..];
-        let publish = match Publish::decode(version, header.flags, body) {
+        let publish = match Publish::decode_as(Role::Server, version, header.flags, body) {
             Ok(publish) => publish,
             Err(error) => return self.malformed(index, error),
         };
@@ -54,7 +54,8 @@ impl<S: Store> Core<S> {
         let Some(conn) = self.clients.conns.at(index) else { return Flow::Stop };
         let version = conn.version;
         let body_at = HEADER_BYTES + usize::from(header.header_len);
-        let publish = match Publish::decode(version, header.flags, &raw[body_at..]) {
+        let publish = match Publish::decode_as(Role::Server, version, header.flags, &raw[body_at..])
+        {
             Ok(publish) => publish,
             Err(error) => return self.malformed(index, error),
         };

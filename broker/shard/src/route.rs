@@ -17,6 +17,11 @@ use crate::park::Progress;
 use crate::partition::PartitionMap;
 use crate::retained::RetainedStore;
 
+/// Sessions that one step of a fan-out serves before it looks at the budget.
+const FAN_CHUNK: usize = 256;
+/// Deliveries that cost as much as one send.
+const DELIVERIES_PER_SEND: u32 = 32;
+
 /// One shard's subscriptions and what it shares of them.
 pub(crate) struct Routes {
     pub(crate) table: Table,
@@ -30,7 +35,7 @@ pub(crate) struct Routes {
     pub(crate) levels: Levels,
     pub(crate) scratch: MatchScratch,
     pub(crate) frames: Vec<u8>,
-    /// Deliveries that this turn may still make.
+    /// Sends that this turn may still bring about.
     pub(crate) budget: u32,
 }
 
@@ -121,21 +126,27 @@ fn fan_out(
     let Routes { table, scratch, frames, queues, budget, .. } = routes;
     frames.clear();
     let view = fan.view;
-    let before = fan.hits;
-    // At least one delivery: a turn always moves on.
-    let allowed = (*budget).max(1) as usize;
-    let rest = table.matches_from(
-        view.header.tenant,
-        view.topic,
-        view.header.topic_hash,
-        publisher,
-        after,
-        allowed,
-        scratch,
-        |hit| deliver(clients, queues, frames, fan, hit),
-    );
-    *budget = budget.saturating_sub(fan.hits - before);
-    rest
+    let mut after = after;
+    loop {
+        let (hits, sends) = (fan.hits, clients.dirty.len());
+        let rest = table.matches_from(
+            view.header.tenant,
+            view.topic,
+            view.header.topic_hash,
+            publisher,
+            after,
+            FAN_CHUNK,
+            scratch,
+            |hit| deliver(clients, queues, frames, fan, hit),
+        );
+        // A delivery into an output that is written anyway costs little, a new send much.
+        let sends = (clients.dirty.len() - sends) as u32;
+        *budget = budget.saturating_sub(sends + (fan.hits - hits) / DELIVERIES_PER_SEND);
+        match rest {
+            Some(last) if *budget > 0 => after = Some(last),
+            rest => return rest,
+        }
+    }
 }
 
 /// Goes on with fan-outs that did not end in one turn. True if some are left.

@@ -62,7 +62,7 @@ impl<D: Driver, S: Store, C: Clock> Turn for Shard<D, S, C> {
         let me = self.core.mesh.me;
         let started_us = self.clock.now_us();
         self.core.clients.now_ms = self.clock.now_ms();
-        self.core.routes.budget = self.core.limits.turn_deliveries_max;
+        self.core.routes.budget = self.core.limits.turn_sends_max;
         self.core.mesh.shared.begin_turn(me);
         if self.steer() == TurnEnd::Done {
             self.core.mesh.shared.end_turn(me);

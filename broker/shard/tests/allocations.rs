@@ -1,0 +1,119 @@
+//! The hot path allocates nothing per QoS 0 message once buffers have grown to their size, and a
+//! turn is one call of the driver's `submit_and_wait`.
+
+mod common;
+
+use std::rc::Rc;
+
+use common::shard;
+use ringtide_codec::{
+    Connect, ConnectProperties, PacketId, PublishOut, QoS, SubscribeOut, SubscriptionOptions,
+    Version,
+};
+use ringtide_driver::Turn;
+
+const CLIENTS: u32 = 20;
+const MESSAGES: usize = 50;
+
+fn connect(version: Version, socket: u32) -> Rc<[u8]> {
+    let client_id = format!("client-{socket}");
+    let packet = Connect {
+        version,
+        bridge: false,
+        clean_start: true,
+        keep_alive_s: 60,
+        client_id: &client_id,
+        will: None,
+        username: None,
+        password: None,
+        properties: ConnectProperties::default(),
+    };
+    let mut out = Vec::new();
+    packet.encode(&mut out);
+    out.into()
+}
+
+fn subscribe(version: Version, filter: &str) -> Rc<[u8]> {
+    let packet = SubscribeOut {
+        packet_id: PacketId::new(1).unwrap(),
+        subscription_id: None,
+        filters: &[(filter, SubscriptionOptions::with_qos(QoS::AtMostOnce))],
+    };
+    let mut out = Vec::new();
+    packet.encode(version, &mut out);
+    out.into()
+}
+
+/// A buffer of messages from one publisher.
+fn publishes(version: Version, topic: &str) -> Rc<[u8]> {
+    let payload = [7; 64];
+    let mut out = Vec::new();
+    for _ in 0..MESSAGES {
+        let packet = PublishOut {
+            version,
+            dup: false,
+            qos: QoS::AtMostOnce,
+            retain: false,
+            topic,
+            packet_id: None,
+            message_expiry_s: None,
+            topic_alias: None,
+            subscription_ids: &[],
+            forward: &[],
+            payload_len: payload.len(),
+        };
+        packet.write(&payload, &mut out);
+    }
+    out.into()
+}
+
+#[test]
+fn no_allocation_per_qos0_message_in_the_steady_state() {
+    for (publisher, subscriber) in [
+        (Version::V3_1_1, Version::V3_1_1),
+        (Version::V5, Version::V5),
+        (Version::V3_1_1, Version::V5),
+        (Version::V5, Version::V3_1_1),
+    ] {
+        let (mut shard, wire) = shard();
+        for socket in 0..CLIENTS {
+            let version = if socket == 0 { publisher } else { subscriber };
+            wire.borrow_mut().connects.push_back(socket);
+            wire.borrow_mut().arrivals.push_back((socket, connect(version, socket)));
+            let filter = if socket % 2 == 0 { "sensors/+/t" } else { "sensors/7/t" };
+            if socket > 0 {
+                wire.borrow_mut().arrivals.push_back((socket, subscribe(version, filter)));
+            }
+        }
+        let burst = publishes(publisher, "sensors/7/t");
+        // Cut inside a packet, as the ends of received buffers are.
+        let cut = burst.len() / 3 + 5;
+        let parts: [Rc<[u8]>; 2] = [burst[..cut].into(), burst[cut..].into()];
+        let mut round = || {
+            for part in &parts {
+                wire.borrow_mut().arrivals.push_back((0, Rc::clone(part)));
+            }
+            let _ = shard.turn();
+            let _ = shard.turn();
+        };
+        (0..50).for_each(|_| round());
+        let sent_before = wire.borrow().sent_bytes;
+        let info = allocation_counter::measure(|| (0..50).for_each(|_| round()));
+        let sent = wire.borrow().sent_bytes - sent_before;
+        let least = 50 * MESSAGES * (CLIENTS as usize - 1) * 64;
+        assert!(sent >= least, "{sent} bytes delivered, at least {least} expected");
+        assert_eq!(info.count_total, 0, "{publisher:?} to {subscriber:?}: allocations");
+    }
+}
+
+#[test]
+fn one_enter_per_turn() {
+    let (mut shard, wire) = shard();
+    wire.borrow_mut().connects.push_back(1);
+    wire.borrow_mut().arrivals.push_back((1, connect(Version::V5, 1)));
+    for turn in 1..100 {
+        wire.borrow_mut().arrivals.push_back((1, publishes(Version::V5, "a/b")));
+        let _ = shard.turn();
+        assert_eq!(wire.borrow().enters, turn);
+    }
+}
