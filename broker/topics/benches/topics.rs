@@ -150,11 +150,38 @@ fn small() {
         let topics = names(750, |n| format!("m/{}/c/d", n * 20));
         publish(&format!("15000 of 20 shapes, {how}"), &table, &topics, 1);
     }
+    many_shapes();
     let mut table = filled(Table::new(), 15_000, |n| format!("site/{n}/room/temp"));
     table.subscribe(T, "#", subscription(60));
     table.subscribe(T, "site/+/room/temp", subscription(61));
     let topics = names(15_000, |n| format!("site/{n}/room/temp"));
     publish("15000 exact and # and site/+/room/temp", &table, &topics, 3);
+}
+
+/// As many shapes as said, all of which fit the topic; one filter matches.
+fn many_shapes() {
+    for count in [4, 16, 32] {
+        for (how, shapes_max) in [("shapes", 64), ("trie", 0)] {
+            let filter = |n: u32| {
+                // Bit l of the shape's number: level l is literal.
+                let shape = n % count + 64 - count;
+                let level = |l: u32| match shape >> l & 1 {
+                    1 if l == 5 => format!("{n}"),
+                    1 => "c".to_owned(),
+                    _ => "+".to_owned(),
+                };
+                (0..6).map(level).collect::<Vec<_>>().join("/")
+            };
+            let table = filled(Table::with_shapes_max(shapes_max), 15_000, filter);
+            // Of the shapes with a literal last level one filter matches, of the others each.
+            let topics = names(15_000 / count, |n| filter(n * count + count - 1));
+            let mut scratch = MatchScratch::new();
+            let mut hits = 0;
+            let topic = filter(count - 1);
+            table.matches(T, &topic, topic_hash(T, &topic), None, &mut scratch, |_| hits += 1);
+            publish(&format!("15000 of {count} shapes that fit, {how}"), &table, &topics, hits);
+        }
+    }
 }
 
 fn mixed(n: u32) -> String {
@@ -223,7 +250,7 @@ fn million(what: &str, mut table: Table, name: impl Fn(u32) -> String) -> Table 
         longest = longest.max(call.elapsed());
     }
     let each = nanos(processor_time_since(begin), MILLION);
-    let bytes = (resident_bytes() - resident) as f64 / f64::from(MILLION);
+    let bytes = (resident_bytes() as f64 - resident as f64) / f64::from(MILLION);
     let own = table.memory_bytes() as f64 / f64::from(MILLION);
     println!("1 M {what}: {bytes:.1} bytes/filter resident, {own:.1} by its own account");
     println!("1 M {what}: {each:.0} ns/subscribe, longest {} us", longest.as_micros());
@@ -254,7 +281,7 @@ fn fan_out() {
                 table.subscribe(T, "fan/out", subscription(scattered(n, subscribers)));
             }
             let took = nanos(processor_time_since(begin), subscribers);
-            let bytes = (resident_bytes() - resident) as f64 / f64::from(subscribers);
+            let bytes = (resident_bytes() as f64 - resident as f64) / f64::from(subscribers);
             if overlap {
                 table.subscribe(T, "fan/+", subscription(subscribers / 2));
             }
@@ -301,7 +328,7 @@ fn retained() {
     }
     store.insert(T, "5/rare", [0; 2]);
     let each = nanos(processor_time_since(begin), MILLION);
-    let bytes = (resident_bytes() - resident) as f64 / f64::from(MILLION);
+    let bytes = (resident_bytes() as f64 - resident as f64) / f64::from(MILLION);
     println!("1 M retained: {bytes:.1} bytes/topic with 16 of value, {each:.0} ns/insert");
     println!("1 M retained: longest insert {} us", longest.as_micros());
     for filter in [
@@ -332,22 +359,25 @@ fn retained() {
 }
 
 fn query(store: &Retained<[u64; 2]>, filter: &str) {
-    let (mut hits, mut pages, mut longest) = (0u32, 0u32, Duration::ZERO);
-    let mut cursor = Some(Cursor::default());
-    let begin = processor_time();
-    while let Some(at) = cursor {
-        let call = Instant::now();
-        cursor = store.query(T, filter, &at, 256, |topic, value| {
-            hits += 1;
-            debug_assert!(matches(filter, topic));
-            black_box(value);
-        });
-        longest = longest.max(call.elapsed());
-        pages += 1;
+    let mut best = (Duration::MAX, Duration::MAX, 0u32, 0u32);
+    for _ in 0..7 {
+        let (mut hits, mut pages, mut longest) = (0u32, 0u32, Duration::ZERO);
+        let (mut cursor, begin) = (Some(Cursor::default()), Instant::now());
+        while let Some(at) = cursor {
+            let call = Instant::now();
+            cursor = store.query(T, filter, &at, 256, |topic, value| {
+                hits += 1;
+                debug_assert!(matches(filter, topic));
+                black_box(value);
+            });
+            longest = longest.max(call.elapsed());
+            pages += 1;
+        }
+        best = best.min((begin.elapsed(), longest, hits, pages));
     }
-    let took = processor_time_since(begin);
+    let (took, longest, hits, pages) = best;
     println!(
-        "retained {filter:24} {hits:8} hits {pages:6} pages of 256 {:10.1} us, longest page {:.1} us",
+        "retained {filter:24} {hits:8} hits {pages:6} pages of 256 {:10.1} us, longest {:.1} us",
         took.as_nanos() as f64 / 1000.0,
         longest.as_nanos() as f64 / 1000.0
     );
