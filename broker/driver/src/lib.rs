@@ -191,7 +191,9 @@ pub trait Driver {
     /// over to another shard. A `Received` (or `Ended`) leaves nothing in flight.
     fn receive_once(&mut self, token: Token, socket: Socket);
 
-    /// Stops receiving; `Received` may still come until [`Completion::Stopped`].
+    /// Stops receiving of any kind; `Received` may still come until [`Completion::Stopped`], and
+    /// so may a `ReceivedExact` with what there is, or an `Ended`. Exactly one `Stopped` follows,
+    /// also if nothing was being received. No receive may be started before it has come.
     fn stop_receive(&mut self, token: Token, socket: Socket);
 
     /// Receives until `buffer.len() == until`, appending to `buffer`, whose capacity is at least
@@ -211,12 +213,13 @@ pub trait Driver {
     /// A vector whose bytes have been sent, cleared, to be filled again.
     fn reclaim(&mut self) -> Option<Vec<u8>>;
 
-    /// Closes a socket after what was queued before has been tried.
+    /// Closes a socket after what was queued before has been tried. The rest of a stalled send is
+    /// given up: to have it sent, close after [`Completion::Sent`].
     fn close(&mut self, token: Token, socket: Socket);
 
     /// Gives a socket that has nothing in flight to the driver of shard `to`. `Some` means that
     /// the returned socket is valid there at once; `None` means that it arrives there as
-    /// [`Completion::Arrived`] with `tag`.
+    /// [`Completion::Arrived`] with `tag`, whose upper 8 bits must be zero as in a [`Token`].
     fn hand_over(&mut self, socket: Socket, to: u16, tag: u64) -> Option<Socket>;
 
     /// Wakes the driver of shard `to`. Takes effect with the next submission.

@@ -11,8 +11,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+/// How far apart a bind is tried while the port is taken.
+const BIND_PAUSE: Duration = Duration::from_millis(50);
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +63,9 @@ pub struct ListenOptions {
     pub send_buffer_bytes: Option<u32>,
     /// Bytes of the kernel's receive buffer per connection; `None` leaves it to the kernel.
     pub receive_buffer_bytes: Option<u32>,
+    /// How long to wait for a port that is taken: a killed broker's listeners stay in the kernel
+    /// for a moment after it.
+    pub patience: Duration,
 }
 
 impl Default for ListenOptions {
@@ -67,6 +75,7 @@ impl Default for ListenOptions {
             nodelay: true,
             send_buffer_bytes: None,
             receive_buffer_bytes: None,
+            patience: Duration::from_millis(1500),
         }
     }
 }
@@ -162,7 +171,7 @@ fn listen_tcp(
     // SO_REUSEPORT lets any process of the same user join a port in silence. A bind and listen
     // without it fails if anyone is there. With it set afterwards, the others can still join.
     let first = tcp_socket(address, options)?;
-    first.bind(&address.into())?;
+    bind_patiently(&first, address, options.patience)?;
     let backlog = i32::try_from(options.backlog).unwrap_or(i32::MAX);
     let bound = first.local_addr()?;
     let mut sockets = Vec::with_capacity(usize::from(shards));
@@ -179,6 +188,21 @@ fn listen_tcp(
         sockets.push(socket.into());
     }
     Ok(sockets)
+}
+
+/// Binds; waits a little for a port that seems taken. The kernel closes what a killed process had
+/// in its rings, listeners included, some time after the process is gone: a restart must not fail
+/// for that.
+fn bind_patiently(socket: &Socket, address: SocketAddr, patience: Duration) -> io::Result<()> {
+    let end = Instant::now() + patience;
+    loop {
+        match socket.bind(&address.into()) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
+                thread::sleep(BIND_PAUSE);
+            }
+            other => return other,
+        }
+    }
 }
 
 fn listen_unix(path: &PathBuf, options: &ListenOptions, shards: u16) -> io::Result<Vec<OwnedFd>> {

@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use ringtide_driver::conformance::pattern;
 use ringtide_driver::{Completion, Driver, ListenerId, Outgoing, Socket, Token, Wait};
-use ringtide_net::{UringConfig, UringDriver};
+use ringtide_net::{Descriptors, UringConfig, UringDriver};
 use support::{driver, turn, until};
 
 /// Accepts `count` connections; connection `n` gets token `n` and its client is `clients[n]`.
@@ -353,4 +353,194 @@ fn without_descriptors() {
         matches!(completion, Completion::Accepted { .. }).then_some(())
     });
     assert!(driver.stats().accepts_failed > 0);
+}
+
+#[test]
+fn a_full_table_of_direct_descriptors_refuses_and_goes_on() {
+    let direct = |config: &mut UringConfig| {
+        config.descriptors = Descriptors::Direct { slots_max: 3 };
+    };
+    let (mut driver, address) = driver(direct);
+    let (clients, sockets) = connect_many(&mut driver, address, 3);
+    let mut refused = TcpStream::connect(address).unwrap();
+    until(&mut driver, |_, completion| {
+        matches!(completion, Completion::AcceptFailed { .. }).then_some(())
+    });
+    assert!(!matches!(refused.read(&mut [0; 8]), Ok(1..)), "the fourth is turned away");
+    driver.close(Token(0), sockets[0]);
+    until(&mut driver, |_, completion| {
+        matches!(completion, Completion::Closed { .. }).then_some(())
+    });
+    let _next = TcpStream::connect(address).unwrap();
+    until(&mut driver, |_, completion| {
+        matches!(completion, Completion::Accepted { .. }).then_some(())
+    });
+    drop(clients);
+}
+
+/// What the churn test knows of one connection.
+struct Life {
+    socket: Socket,
+    client: TcpStream,
+    receiving: bool,
+    stopping: bool,
+    sending: bool,
+    closing: bool,
+}
+
+/// Small, fast and the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+/// The connection that a completion other than `Closed` is for.
+fn open(lives: &mut BTreeMap<u64, Life>, token: Token) -> &mut Life {
+    let life = lives.get_mut(&token.0).expect("nothing comes after Closed");
+    assert!(!life.closing, "only Closed comes after close");
+    life
+}
+
+/// Checks one completion against what may still come for its connection.
+fn note(lives: &mut BTreeMap<u64, Life>, driver: &mut UringDriver, completion: Completion) {
+    match completion {
+        Completion::Received { token, buffer } => {
+            assert!(open(lives, token).receiving);
+            driver.release(buffer);
+        }
+        Completion::ReceivedExact { token, buffer } => {
+            assert!(buffer.len() <= 500);
+            open(lives, token).receiving = false;
+        }
+        Completion::Ended { token, .. } => open(lives, token).receiving = false,
+        Completion::Stopped { token } => {
+            let life = open(lives, token);
+            assert!(life.stopping);
+            (life.stopping, life.receiving) = (false, false);
+        }
+        Completion::SendStalled { token } => open(lives, token).sending = true,
+        Completion::Sent { token } => open(lives, token).sending = false,
+        Completion::SendFailed { token, .. } => {
+            // It stays unfit for sending.
+            open(lives, token).sending = true;
+        }
+        Completion::Closed { token } => {
+            let life = lives.remove(&token.0).expect("Closed comes once");
+            assert!(life.closing);
+        }
+        other => panic!("unexpected {other:?}"),
+    }
+}
+
+/// Does something to a connection that its state allows.
+fn act(life: &mut Life, token: Token, driver: &mut UringDriver, dice: &mut Dice) {
+    let socket = life.socket;
+    match dice.roll(12) {
+        0 => {
+            life.closing = true;
+            driver.close(token, socket);
+        }
+        1 | 2 if !life.sending => {
+            let head = vec![7; 1 + dice.roll(100_000) as usize];
+            driver.send(token, socket, Outgoing { head, shared: Vec::new() });
+        }
+        3 | 4 if !life.receiving && !life.stopping => {
+            life.receiving = true;
+            driver.start_receive(token, socket);
+        }
+        5 if !life.receiving && !life.stopping => {
+            life.receiving = true;
+            let buffer = BytesMut::with_capacity(500);
+            driver.receive_exact(token, socket, buffer, 500);
+        }
+        6 if !life.stopping => {
+            life.stopping = true;
+            driver.stop_receive(token, socket);
+        }
+        7 => drop(life.client.shutdown(std::net::Shutdown::Both)),
+        8 | 9 => drop(life.client.write(&[1; 300])),
+        _ => drop(life.client.read(&mut [0; 50_000])),
+    }
+}
+
+/// Connections live and die at random, everything in flight at once.
+fn churn(adjust: impl FnOnce(&mut UringConfig)) {
+    let (mut driver, address) = driver(adjust);
+    driver.start_accept(ListenerId(0));
+    let mut dice = Dice(42);
+    let mut lives: BTreeMap<u64, Life> = BTreeMap::new();
+    for round in 0..3_000u64 {
+        if lives.len() < 30 {
+            let client = TcpStream::connect(address).unwrap();
+            client.set_nonblocking(true).unwrap();
+            let mut others = Vec::new();
+            let socket = until(&mut driver, |_, completion| match completion {
+                Completion::Accepted { socket, .. } => Some(socket),
+                other => {
+                    others.push(other);
+                    None
+                }
+            });
+            for completion in others {
+                note(&mut lives, &mut driver, completion);
+            }
+            let fresh = (false, false, false, false);
+            let (receiving, stopping, sending, closing) = fresh;
+            let life = Life { socket, client, receiving, stopping, sending, closing };
+            lives.insert(round, life);
+        }
+        for (token, life) in &mut lives {
+            if !life.closing && dice.roll(3) == 0 {
+                act(life, Token(*token), &mut driver, &mut dice);
+            }
+        }
+        for completion in turn(&mut driver, Wait::Poll) {
+            note(&mut lives, &mut driver, completion);
+        }
+    }
+    for (token, life) in &mut lives {
+        if !std::mem::replace(&mut life.closing, true) {
+            driver.close(Token(*token), life.socket);
+        }
+    }
+    let mut turns = 0;
+    while !lives.is_empty() {
+        for completion in turn(&mut driver, Wait::AtMost(Duration::from_millis(5))) {
+            note(&mut lives, &mut driver, completion);
+        }
+        turns += 1;
+        assert!(turns < 2_000, "{} connections never closed", lives.len());
+    }
+    let stats = driver.stats();
+    assert_eq!(stats.accepted, stats.closed);
+    assert!(stats.stalls > 0 && stats.closed > 300, "{stats:?}");
+}
+
+#[test]
+fn every_close_is_answered_once() {
+    churn(|_| {});
+}
+
+#[test]
+fn every_close_is_answered_once_by_shutdown() {
+    churn(|config| config.cancel_scan_max = 0);
+}
+
+#[test]
+fn every_close_is_answered_once_with_direct_descriptors() {
+    churn(|config| config.descriptors = Descriptors::Direct { slots_max: 200 });
+}
+
+#[test]
+fn every_close_is_answered_once_through_a_completion_queue_of_8() {
+    churn(|config| {
+        config.submission_entries = 8;
+        config.completion_entries = Some(8);
+        config.receive_buffers = 2;
+    });
 }

@@ -196,7 +196,7 @@ fn accepted_sockets_inherit_nodelay() {
 
 #[test]
 fn a_taken_port_is_refused_whoever_has_it() {
-    let options = ListenOptions::default();
+    let options = ListenOptions { patience: Duration::ZERO, ..ListenOptions::default() };
     let any = ListenAddr::Tcp("127.0.0.1:0".parse().unwrap());
     // Whether the other one shares its port or not, one socket or several of ours.
     for shared in [1, 3] {
@@ -220,6 +220,40 @@ fn a_port_is_free_again_after_its_connections_are_gone() {
     let client = TcpStream::connect(address).unwrap();
     drop((sockets, client));
     assert_eq!(listen_shared(&ListenAddr::Tcp(address), &options, 2).unwrap().len(), 2);
+}
+
+#[test]
+fn a_port_that_is_given_up_soon_is_waited_for() {
+    let options = ListenOptions { patience: Duration::from_secs(60), ..Default::default() };
+    let any = ListenAddr::Tcp("127.0.0.1:0".parse().unwrap());
+    let theirs = listen(&any, &options).unwrap();
+    let address = SockRef::from(&theirs).local_addr().unwrap().as_socket().unwrap();
+    let thread = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(100));
+        drop(theirs);
+    });
+    assert!(listen(&ListenAddr::Tcp(address), &options).is_ok());
+    thread.join().unwrap();
+}
+
+#[test]
+fn connections_are_spread_over_the_listeners_of_an_address() {
+    let any = ListenAddr::Tcp("127.0.0.1:0".parse().unwrap());
+    let listeners = listen_shared(&any, &ListenOptions::default(), 4).unwrap();
+    let address = SockRef::from(&listeners[0]).local_addr().unwrap().as_socket().unwrap();
+    let clients: Vec<_> = (0..200).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let mut accepted = 0;
+    for listener in listeners {
+        let listener = std::net::TcpListener::from(listener);
+        listener.set_nonblocking(true).unwrap();
+        let mut own = 0;
+        while listener.accept().is_ok() {
+            own += 1;
+        }
+        assert!(own > 0, "a listener got nothing");
+        accepted += own;
+    }
+    assert_eq!(accepted, clients.len());
 }
 
 #[test]

@@ -201,6 +201,7 @@ impl Ring {
     /// The kernel takes no entries any more, or refuses the ring.
     pub(super) fn submit_and_wait(&mut self, wait: Wait) -> io::Result<()> {
         let limit = match wait {
+            Wait::AtMost(time) if time.is_zero() => None,
             Wait::Poll => None,
             Wait::AtMost(time) => Some(Timespec::from(time)),
         };
