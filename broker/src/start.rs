@@ -26,8 +26,10 @@ use crate::store::ProgramStore;
 const LANE_BYTES: usize = 256 << 10;
 /// Bytes of the lanes that nothing uses: the smallest there is.
 const UNUSED_LANE_BYTES: usize = ringtide_ring::LANE_BYTES_MIN;
-/// Segments of the interest table, each of which grows alone.
-const INTEREST_SEGMENTS: usize = 16_384;
+/// Most segments of the interest table, each of which grows alone.
+const INTEREST_SEGMENTS_MAX: usize = 16_384;
+/// Keys that a segment is meant to hold: its fixed cost is then small beside theirs.
+const INTEREST_KEYS_PER_SEGMENT: u64 = 64;
 /// The key of the hash that deals clients out to partitions. It is fixed because the memory store
 /// keeps nothing; a durable store keeps a key of its own.
 const PARTITION_KEY: u64 = 0x5bd1_e995_9d1b_58d3;
@@ -89,7 +91,7 @@ pub fn run(plan: Plan) -> Result<(), Failure> {
         plan.connections_max,
     ));
     let common = Common {
-        interest: Arc::new(InterestTable::new(INTEREST_SEGMENTS)),
+        interest: Arc::new(InterestTable::new(interest_segments(plan.connections_max))),
         partitions: Arc::new(PartitionMap::even(PARTITION_KEY, shards)),
         counters: (0..shards).map(|_| Arc::new(Counters::new())).collect(),
         steering,
@@ -125,6 +127,11 @@ pub fn run(plan: Plan) -> Result<(), Failure> {
     let running =
         started.map_err(|error| Failure::host(format!("cannot start the shards: {error}")))?;
     running.join().map_err(|error| Failure::runtime(error.to_string()))
+}
+
+fn interest_segments(connections_max: u64) -> usize {
+    let wanted = (connections_max / INTEREST_KEYS_PER_SEGMENT).next_power_of_two();
+    usize::try_from(wanted).map_or(INTEREST_SEGMENTS_MAX, |n| n.clamp(64, INTEREST_SEGMENTS_MAX))
 }
 
 /// What all shards are given.

@@ -35,7 +35,7 @@ fn connect(version: Version, socket: u32) -> Rc<[u8]> {
 
 fn subscribe(version: Version, filter: &str) -> Rc<[u8]> {
     let packet = SubscribeOut {
-        packet_id: PacketId::new(1).unwrap(),
+        packet_id: PacketId::new(1).expect("1 is an id"),
         subscription_id: None,
         filters: &[(filter, SubscriptionOptions::with_qos(QoS::AtMostOnce))],
     };
