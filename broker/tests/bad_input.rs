@@ -8,16 +8,18 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::broker::{free_address, scratch, target};
+use common::broker::{free_address, program, scratch, target};
 use common::packet::header_only;
 use common::{Broker, Client, Connect, Cx, Event, Fleet, PATIENCE, Packet, Publish, Settings};
 use common::{Subscribe, V5, V311, code, eventually, packet};
 
 static FLEET: Fleet = Fleet::new(Settings::new);
 
-/// A short time for CONNECT, and small limits.
-static LIMITED: Fleet =
-    Fleet::new(|shards| Settings::new(shards).config("[limits]\nconnect_timeout_ms = 1500\n"));
+/// A short time for CONNECT.
+static HASTY: Fleet = Fleet::new(|shards| {
+    let listener = "[[listeners]]\nbind = \"@LISTEN@\"\nhandshake_timeout_s = 2\n";
+    Settings::new(shards).config(listener)
+});
 
 /// A pair that exchanges messages, to show that others are untouched.
 struct Bystanders {
@@ -347,7 +349,7 @@ fn out_of_descriptors_refuses_new_connections_and_keeps_old_ones() {
 
 /// Runs the program to its end and returns its success and what it said.
 fn run(args: &[&str]) -> (bool, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_ringtide")).args(args).output();
+    let output = Command::new(program()).args(args).output();
     let output = output.expect("the program starts");
     let said = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8_lossy(&said).into_owned())

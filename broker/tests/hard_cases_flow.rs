@@ -198,7 +198,8 @@ fn case_19_a_message_one_byte_too_large_is_done_for_that_client() {
             for (text, qos) in [(&fits, 1), (&too_large, 1), (&too_large, 2), (&fits, 2)] {
                 publisher.publish(Publish::new(&topic, text).qos(qos));
             }
-            publisher.publish(Publish::new(&topic, &too_large));
+            // Without a packet id there is room for two bytes more.
+            publisher.publish(Publish::new(&topic, "0".repeat(room + 3)));
             publisher.publish(Publish::new(&topic, "end").qos(1));
             assert_eq!(sub.texts(3), [fits.as_str(), fits.as_str(), "end"], "{name}");
             sub.ping();
@@ -246,9 +247,10 @@ fn case_20_a_packet_too_large_is_refused_at_its_header() {
         }
         for version in [V311, V5] {
             let mut client = cx.connect(cx.version(version, "a"));
-            // One byte more than allowed, header included; the body is never sent.
-            let header = 1 + common::wire::varint(maximum).len() as u32;
-            client.send(&header_only(0x30, maximum + 1 - header));
+            // The first length that is too much, header included; the body is never sent.
+            let total = |remaining: &u32| header_only(0x30, *remaining).len() as u32 + remaining;
+            let remaining = (maximum - 5..=maximum).find(|r| total(r) > maximum);
+            client.send(&header_only(0x30, remaining.expect("a length that is too much")));
             client.expect_disconnect(&[code::PACKET_TOO_LARGE]);
         }
     });
@@ -286,7 +288,8 @@ fn case_20_a_huge_length_before_connect_allocates_nothing() {
         let mut other = cx.connect(cx.v5("bystander"));
         other.ping();
         if let (Some(before), Some(after)) = (before, cx.broker.resident_kib()) {
-            assert!(after < before + 16 * 1024, "from {before} KiB to {after} KiB");
+            // They claim 25 GiB; a first use of buffers is no more than this.
+            assert!(after < before + 64 * 1024, "from {before} KiB to {after} KiB");
         }
         if maximum_packet(&other) < 268_435_455 {
             for client in &mut held {

@@ -16,6 +16,12 @@ pub fn target() -> Option<String> {
     std::env::var("RINGTIDE_TEST_TARGET").ok().filter(|t| !t.is_empty())
 }
 
+/// The program under test.
+pub fn program() -> String {
+    let built = env!("CARGO_BIN_EXE_ringtide");
+    std::env::var("RINGTIDE_TEST_PROGRAM").unwrap_or_else(|_| built.to_owned())
+}
+
 /// How a broker is started.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -233,7 +239,7 @@ fn command(s: &Settings, dir: &Path, address: &str, guarded: bool, log: &Path) -
     if let Some(limit) = s.nofile {
         words.extend(["prlimit".to_owned(), format!("--nofile={limit}:{limit}")]);
     }
-    words.push(env!("CARGO_BIN_EXE_ringtide").to_owned());
+    words.push(program());
     words.extend(["run".to_owned(), "--shards".to_owned(), s.shards.to_string()]);
     if !s.config.contains("@LISTEN@") {
         words.extend(["--listen".to_owned(), address.to_owned()]);

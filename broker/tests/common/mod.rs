@@ -5,6 +5,7 @@
 //! Environment:
 //! - `RINGTIDE_TEST_TARGET=host:port`: run against a broker that is already there; tests that
 //!   need their own configuration say so and pass without a check.
+//! - `RINGTIDE_TEST_PROGRAM=path`: another build of the program, such as a release build.
 //! - `RINGTIDE_TEST_SHARDS=1,2,3,8`: the shard counts of the matrix; 1 and 3 by default.
 //! - `RINGTIDE_TEST_STORE_SEED=n`: the broker completes its store tickets out of step, after 0-5
 //!   turns chosen by this seed. The fixture always sets it for the broker, to 1 by default.
