@@ -298,6 +298,7 @@ impl<S: Store> Core<S> {
     fn turn_away(&mut self, index: u32, refusal: &Refusal) {
         let Some(conn) = self.clients.conns.at(index) else { return };
         let (version, packet_max) = (conn.version, conn.packet_max);
+        tracing::debug!(peer = ?conn.peer, reason = ?refusal.reason, refusal.text, "refused");
         let limits = std::sync::Arc::clone(&self.limits);
         let mut packet = refusal_connack(refusal, &limits.server);
         if fit_connack(&mut packet, version, packet_max) {
@@ -332,6 +333,12 @@ impl<S: Store> Core<S> {
             bytes,
         });
         self.commands.push(Command::HandOver(home, conn.socket, hand_over));
+    }
+
+    /// Closes a socket that no connection claims.
+    pub(crate) fn reject(&mut self, socket: Socket) {
+        let index = self.add_conn(0, socket, None);
+        self.close(index, Cause::Lost);
     }
 
     /// Takes a connection that another shard has accepted.
@@ -539,6 +546,8 @@ impl<S: Store> Core<S> {
         }
         conn.phase = Phase::Open;
         let session = conn.session;
+        let client = self.clients.sessions.at(session).map_or("", |session| &*session.client_id);
+        tracing::debug!(client, peer = ?conn.peer, version = ?conn.version, "connected");
         let cold = conn.cold();
         let connack = mem::take(&mut cold.connect);
         conn.trim();

@@ -108,7 +108,9 @@ impl<S: Store> Core<S> {
     //= [MQTT-4.13.1-1]
     //= 3.1.1 [MQTT-4.8.0-1]
     pub(crate) fn malformed(&mut self, index: u32, error: DecodeError) -> Flow {
-        self.protocol_error(index, error.reason)
+        self.clients.counters.add(Counter::ProtocolErrors, 1);
+        self.close_saying(index, Cause::Told(error.reason), Some(&error.to_string()));
+        Flow::Stop
     }
 
     /// Ends a connection for breaking the protocol, with the code that MQTT 5 clients are told.
@@ -120,6 +122,11 @@ impl<S: Store> Core<S> {
 
     /// Ends a connection. What it has in its output is still tried.
     pub(crate) fn close(&mut self, index: u32, cause: Cause) {
+        self.close_saying(index, cause, None);
+    }
+
+    /// Ends a connection, and tells an MQTT 5 client why in words.
+    fn close_saying(&mut self, index: u32, cause: Cause, text: Option<&str>) {
         let Some(conn) = self.clients.conns.at(index) else { return };
         if conn.phase == Phase::Closing {
             return;
@@ -129,12 +136,17 @@ impl<S: Store> Core<S> {
         if let (Cause::Told(code), Phase::Open, Version::V5) = (cause, phase, version) {
             //= [MQTT-3.14.2-1]
             //= [MQTT-3.14.2-2]
-            let packet = Disconnect::new(code);
+            let mut packet = Disconnect { reason_string: text, ..Disconnect::new(code) };
+            //= [MQTT-3.14.2-3]
+            if packet.packet_len(version) > conn.packet_max as usize {
+                packet.reason_string = None;
+            }
             self.clients.write(index, |version, out| packet.encode(version, out));
         }
         if phase != Phase::Open {
             self.clients.counters.add(Counter::ConnectsFailed, 1);
         }
+        self.log_end(index, session, cause, text);
         let Some(conn) = self.clients.conns.at_mut(index) else { return };
         //= [MQTT-3.14.4-1]
         conn.phase = Phase::Closing;
@@ -155,6 +167,13 @@ impl<S: Store> Core<S> {
         if session != NONE {
             self.connection_ended(session, cause);
         }
+    }
+
+    /// Tells the log, at level debug, why a connection has ended.
+    fn log_end(&self, index: u32, session: u32, cause: Cause, text: Option<&str>) {
+        let peer = self.clients.conns.at(index).and_then(|conn| conn.peer);
+        let client = self.clients.sessions.at(session).map_or("", |session| &*session.client_id);
+        tracing::debug!(client, ?peer, ?cause, text, "connection ended");
     }
 
     /// Asks for a receive, if none is under way and the connection may read.

@@ -35,6 +35,8 @@ const SLEEP_MAX_MS: u64 = 1000;
 const SLEEP_WAITING_US: u64 = 100;
 /// Notes taken from one lane in one turn.
 const NOTES_MAX: u32 = 4096;
+/// Milliseconds within which both halves of a hand-over, the note and the socket, must have come.
+const HAND_OVER_MS: u64 = 5000;
 /// Timers fired in one turn.
 const TIMERS_MAX: u32 = 512;
 
@@ -47,8 +49,8 @@ pub struct Shard<D: Driver, S: Store, C: Clock> {
     /// Buffers that were received and are not decoded yet.
     pub(crate) received: VecDeque<(Token, BufferId)>,
     /// Hand-overs whose socket has not arrived, and the reverse.
-    pub(crate) expected: HashMap<u64, Box<HandOver>>,
-    pub(crate) arrived: HashMap<u64, Socket>,
+    pub(crate) expected: HashMap<u64, (u64, Box<HandOver>)>,
+    pub(crate) arrived: HashMap<u64, (u64, Socket)>,
     pub(crate) sys: Option<Sys>,
     pub(crate) steering: Arc<dyn Steering>,
     pub(crate) epoch: u64,
@@ -213,7 +215,10 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             match due {
                 Due::Conn(index) => self.core.conn_due(index),
                 Due::Session(index) => self.core.session_due(index),
-                Due::Second => self.core.every_second(),
+                Due::Second => {
+                    self.give_up_hand_overs();
+                    self.core.every_second();
+                }
                 Due::Sys => {
                     if let Some(sys) = &self.sys {
                         self.core.publish_sys(sys);
@@ -223,11 +228,26 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         }
     }
 
+    /// Closes what is left of hand-overs whose other half has not come in time.
+    fn give_up_hand_overs(&mut self) {
+        let now_ms = self.core.clients.now_ms;
+        let before = self.expected.len();
+        self.expected.retain(|_, (deadline_ms, _)| *deadline_ms > now_ms);
+        let lost = (before - self.expected.len()) as u64;
+        self.core.clients.counters.add(Counter::ConnectsFailed, lost);
+        self.arrived.retain(|_, (deadline_ms, socket)| {
+            if *deadline_ms <= now_ms {
+                self.core.reject(*socket);
+            }
+            *deadline_ms > now_ms
+        });
+    }
+
     fn on_arrived(&mut self, tag: u64, socket: Socket) {
         match self.expected.remove(&tag) {
-            Some(hand_over) => self.core.adopt(socket, *hand_over),
+            Some((_, hand_over)) => self.core.adopt(socket, *hand_over),
             None => {
-                self.arrived.insert(tag, socket);
+                self.arrived.insert(tag, (self.core.clients.now_ms + HAND_OVER_MS, socket));
             }
         }
     }
@@ -364,14 +384,16 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
 /// A connection has been handed over to this shard.
 fn take_over<S: Store>(
     core: &mut Core<S>,
-    expected: &mut HashMap<u64, Box<HandOver>>,
-    arrived: &mut HashMap<u64, Socket>,
+    expected: &mut HashMap<u64, (u64, Box<HandOver>)>,
+    arrived: &mut HashMap<u64, (u64, Socket)>,
     hand_over: Box<HandOver>,
 ) {
-    match hand_over.socket.or_else(|| arrived.remove(&hand_over.tag)) {
+    let arrived = arrived.remove(&hand_over.tag).map(|(_, socket)| socket);
+    match hand_over.socket.or(arrived) {
         Some(socket) => core.adopt(socket, *hand_over),
         None => {
-            expected.insert(hand_over.tag, hand_over);
+            let deadline_ms = core.clients.now_ms + HAND_OVER_MS;
+            expected.insert(hand_over.tag, (deadline_ms, hand_over));
         }
     }
 }
