@@ -67,14 +67,14 @@ build() {
     install_packages
 }
 
-# paho-mqtt in .venv, by the versions of the clients' folder.
+# paho-mqtt and gmqtt in .venv, by the versions of the clients' folder.
 python_client() {
     wanted=broker/tests/clients/requirements.txt
     stamp=.venv/.ringtide-stamp
     if [ -f "$stamp" ] && { [ ! -f "$wanted" ] || cmp -s "$stamp" "$wanted"; }; then
         return 0
     fi
-    say "installing paho-mqtt from PyPI into .venv"
+    say "installing the Python clients from PyPI into .venv"
     [ -x .venv/bin/python ] || python3 -m venv .venv
     if [ -f "$wanted" ]; then
         .venv/bin/python -m pip install -q --disable-pip-version-check -r "$wanted"
