@@ -7,12 +7,24 @@ use common::packet::{PUBREL, auth};
 use common::{Client, Connect, Cx, Event, Fleet, PATIENCE, Packet, Props, Publish, Settings};
 use common::{V5, V311, Will, code, packet, prop};
 
-static FLEET: Fleet = Fleet::new(|shards| {
+static FLEET: Fleet = Fleet::new(settings);
+
+/// The same with verdicts that come some turns late, as from a remote service: what asks is parked.
+static LATE: Fleet =
+    Fleet::new(|shards| settings(shards).env("RINGTIDE_TEST_LATE_ACCESS_TURNS", "3"));
+
+fn settings(shards: u32) -> Settings {
     Settings::new(shards)
         .config("[access]\nacl_file = \"@DIR@/rules.acl\"\n")
         .file("rules.acl", RULES)
         .env("RINGTIDE_TEST_AUTH_METHOD", "1")
-});
+}
+
+/// Runs a test with verdicts at once and with late ones.
+fn with_both(name: &str, test: impl Fn(&Cx<'_>) + Sync) {
+    FLEET.run(name, &test);
+    LATE.run(name, &test);
+}
 
 const RULES: &str = "\
 deny  all         publish    denied/#
@@ -171,7 +183,7 @@ fn case_46_failed_re_authentication_closes() {
 
 #[test]
 fn case_48_an_unauthorized_publish_in_5_gets_0x87_and_the_client_stays() {
-    FLEET.run("case_48", |cx| {
+    with_both("case_48", |cx| {
         let topic = format!("denied/{}", cx.topic("t"));
         let mut watcher = cx.watcher(&topic, 2);
         let mut client = cx.connect(cx.v5("a").receive_maximum(1));
@@ -195,7 +207,7 @@ fn case_48_an_unauthorized_publish_in_5_gets_0x87_and_the_client_stays() {
 
 #[test]
 fn case_48_an_unauthorized_publish_in_3_1_1_is_acknowledged_or_closed() {
-    FLEET.run("case_48b", |cx| {
+    with_both("case_48b", |cx| {
         let topic = format!("denied/{}", cx.topic("t"));
         let mut watcher = cx.watcher(&topic, 2);
         for qos in 0..=2 {
@@ -225,7 +237,7 @@ fn case_48_an_unauthorized_publish_in_3_1_1_is_acknowledged_or_closed() {
 
 #[test]
 fn case_48_an_unauthorized_will_is_not_published() {
-    FLEET.run("case_48c", |cx| {
+    with_both("case_48c", |cx| {
         let topic = format!("denied/{}", cx.topic("t"));
         let mut watcher = cx.watcher(&topic, 2);
         let mut client = cx.attempt(&cx.v5("a").will(Will::new(&topic, "will").retain()));
@@ -245,7 +257,7 @@ fn case_48_an_unauthorized_will_is_not_published() {
 
 #[test]
 fn case_48_rules_with_placeholders_follow_user_and_client() {
-    FLEET.run("case_48d", |cx| {
+    with_both("case_48d", |cx| {
         let user = format!("own/writer/{}", cx.topic("t"));
         let client = format!("home/{}/state", cx.id("device"));
         let mut device = cx.connect(cx.v5("device").username("writer").password("any"));
@@ -264,7 +276,7 @@ fn case_48_rules_with_placeholders_follow_user_and_client() {
 
 #[test]
 fn case_48_an_unauthorized_subscribe_is_refused_for_each_filter() {
-    FLEET.run("case_48e", |cx| {
+    with_both("case_48e", |cx| {
         let secret = format!("secret/{}", cx.topic("t"));
         for (version, refused) in [(V5, code::NOT_AUTHORIZED), (V311, 0x80)] {
             let mut client = cx.connect(cx.version(version, "a"));
@@ -276,5 +288,34 @@ fn case_48_an_unauthorized_subscribe_is_refused_for_each_filter() {
             client.expect_silence();
         }
         cx.publisher().publish(Publish::new(&secret, "").qos(1).retain());
+    });
+}
+
+#[test]
+fn a_parked_publish_holds_back_only_its_publisher_and_keeps_the_order() {
+    LATE.run("parked", |cx| {
+        let topic = cx.topic("t");
+        let mut watcher = cx.watcher(&topic, 2);
+        let mut publisher = cx.connect(cx.v5("a"));
+        let mut bytes = Vec::new();
+        for id in 1..=60u16 {
+            let mut publish = Publish::new(&topic, id.to_string()).qos((id % 3) as u8);
+            publish.id = (id % 3 > 0).then_some(id);
+            bytes.extend(publish.encode(V5));
+        }
+        publisher.send(&bytes);
+        let expected: Vec<String> = (1..=60).map(|n: u16| n.to_string()).collect();
+        assert_eq!(watcher.texts(60), expected);
+        for id in (1..=60).filter(|id| id % 3 == 1) {
+            assert!(publisher.expect_puback(id) < 0x80);
+        }
+        for id in (1..=60).filter(|id| id % 3 == 2) {
+            assert!(publisher.expect_pubrec(id) < 0x80);
+        }
+        // A client that leaves while its publish is parked takes nobody with it.
+        let mut leaves = cx.connect(cx.v5("b"));
+        leaves.send(&bytes);
+        leaves.drop_connection();
+        cx.connect(cx.v5("c")).ping();
     });
 }
