@@ -6,6 +6,7 @@
 
 pub mod host;
 pub mod listen;
+pub mod memlock;
 pub mod peers;
 pub mod uring;
 

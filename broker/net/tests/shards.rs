@@ -363,8 +363,48 @@ fn glommio_hosts_shards() {
 #[test]
 fn a_shard_that_cannot_be_built_says_why() {
     let builder = |_: ShardContext| -> Result<Echo, ShardError> { Err("no such luck".into()) };
-    let error = run_on_threads(&[], vec![builder]).unwrap().join().unwrap_err();
+    let error = run_on_threads(&[], vec![builder]).unwrap_err();
     assert_eq!(error.to_string(), "no such luck");
+    #[cfg(feature = "glommio")]
+    {
+        use ringtide_net::host::{ExecutorOptions, run_on_glommio};
+        let options = ExecutorOptions::default();
+        let error = run_on_glommio(&[0], &options, vec![builder]).unwrap_err();
+        assert_eq!(error.to_string(), "no such luck");
+    }
+}
+
+/// Runs for as long as it is told to, or panics.
+struct Clockwork(Option<u32>);
+
+impl Turn for Clockwork {
+    fn turn(&mut self) -> TurnEnd {
+        match &mut self.0 {
+            Some(0) => TurnEnd::Done,
+            Some(left) => {
+                *left -= 1;
+                thread::sleep(Duration::from_millis(1));
+                TurnEnd::Again
+            }
+            None => panic!("as the test wants it"),
+        }
+    }
+}
+
+#[test]
+fn shards_that_end_while_others_start_are_counted() {
+    let builder = |_: ShardContext| -> Result<Clockwork, ShardError> { Ok(Clockwork(Some(3))) };
+    run_on_threads(&[], vec![builder; 20]).unwrap().join().unwrap();
+}
+
+#[test]
+fn a_shard_that_panics_is_reported_while_others_run() {
+    let builder = |context: ShardContext| -> Result<Clockwork, ShardError> {
+        Ok(Clockwork((context.shard == 0).then_some(u32::MAX)))
+    };
+    let started = run_on_threads(&[], vec![builder; 2]);
+    let error = started.and_then(Shards::join).unwrap_err();
+    assert_eq!(error.to_string(), "a shard panicked");
 }
 
 #[cfg(feature = "glommio")]

@@ -10,19 +10,21 @@ use std::fs;
 use std::io;
 use std::os::fd::RawFd;
 use std::pin::Pin;
-use std::sync::mpsc;
 use std::task::{Context, Poll};
-use std::thread::Builder;
 use std::time::Duration;
 
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement};
 use ringtide_driver::{Turn, TurnEnd};
 
-use super::{ShardContext, ShardError, Shards, cpu_of};
+use super::{ShardContext, ShardError, Shards};
 use crate::uring::HostWatch;
+use crate::uring::probe::ProbeError;
+use crate::{memlock, sys};
 
 /// What glommio itself demands of RLIMIT_MEMLOCK before it starts an executor.
 const MEMLOCK_BYTES_MIN: u64 = 512 * 1024;
+/// Rings of one executor; the same buffers are registered with each.
+const RINGS: u64 = 3;
 
 /// How to set an executor up. The defaults keep eight of them inside the usual 8 MiB of locked
 /// memory.
@@ -64,37 +66,20 @@ where
     F: FnOnce(ShardContext) -> Result<T, ShardError> + Send + 'static,
     T: Turn + 'static,
 {
-    check_memlock()?;
+    check_memlock(options, builders.len() as u64)?;
     let shards = builders.len() as u16;
-    let mut threads = Vec::with_capacity(builders.len());
-    for (number, build) in builders.into_iter().enumerate() {
-        let cpu = cpu_of(number, cpus);
-        let shard = number as u16;
-        let options = options.clone();
-        let (started, start) = mpsc::channel();
-        let thread = Builder::new().name(format!("shard-{shard}")).spawn(move || {
-            let (executor, fds) = executor(cpu, &options)?;
-            let watch = HostWatch { fds, ..HostWatch::default() };
-            let context = ShardContext { shard, shards, cpu, watch: watch.clone() };
-            executor.run(async move {
-                let turns = build(context)?;
-                // The starter may have gone; the shard runs all the same.
-                started.send(()).unwrap_or(());
-                turn_by_turn(turns, &watch).await;
-                Ok(())
-            })
-        })?;
-        if start.recv().is_err() {
-            // The thread ended before it had a shard: its result says why.
-            return match thread.join() {
-                Ok(Err(error)) => Err(error),
-                Ok(Ok(())) => Err("a shard ended before it began".into()),
-                Err(_) => Err("a shard panicked while it was built".into()),
-            };
-        }
-        threads.push(thread);
-    }
-    Ok(Shards { threads })
+    let options = options.clone();
+    Shards::start(cpus, builders, move |build: F, shard, cpu, line| {
+        let (executor, fds) = executor(cpu, &options)?;
+        let watch = HostWatch { fds, ..HostWatch::default() };
+        let context = ShardContext { shard, shards, cpu, watch: watch.clone() };
+        executor.run(async {
+            let turns = build(context)?;
+            line.built();
+            turn_by_turn(turns, &watch).await;
+            Ok(())
+        })
+    })
 }
 
 /// The loop. Between two turns it lets glommio work, if glommio has something to do.
@@ -159,16 +144,14 @@ fn ring_fds() -> io::Result<BTreeSet<RawFd>> {
     Ok(fds)
 }
 
-fn check_memlock() -> Result<(), ShardError> {
-    let limit = crate::sys::memlock_limit()?;
+/// Says in time if the executors' share of locked memory is not to be had.
+fn check_memlock(options: &ExecutorOptions, shards: u64) -> Result<(), ShardError> {
+    let limit = sys::memlock_limit()?;
     if limit < MEMLOCK_BYTES_MIN {
-        return Err(format!(
-            "the limit of locked memory is {} KiB, glommio needs {} KiB: raise it with \
-             `ulimit -l 8192` or `LimitMEMLOCK=8M` in the service's unit",
-            limit >> 10,
-            MEMLOCK_BYTES_MIN >> 10
-        )
-        .into());
+        // Glommio asks for this whoever it runs for.
+        return Err(ProbeError::Memlock { limit, needed: MEMLOCK_BYTES_MIN }.into());
     }
-    Ok(())
+    let depth = options.ring_depth as u64;
+    let each = memlock::ring_bytes(depth, 2 * depth) + options.io_memory_bytes as u64;
+    Ok(memlock::check(RINGS * each * shards)?)
 }

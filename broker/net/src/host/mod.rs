@@ -1,14 +1,16 @@
 //! Who runs a shard: a glommio executor on a pinned thread, or the thread alone.
 //!
-//! Owns the threads and their start. A shard is a [`Turn`] that is built on its own thread by a closure, so
-//! neither the shard nor its driver need be `Send`.
+//! Owns the threads and their start. A shard is a [`Turn`] that is built on its own thread by a
+//! closure, so neither the shard nor its driver need be `Send`. Shards start one after another:
+//! each is built before the next begins, so the first that fails is the one that is reported.
 
 #[cfg(feature = "glommio")]
 mod executor;
 
 use std::error::Error;
 use std::io;
-use std::thread::{Builder, JoinHandle};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::Builder;
 
 use ringtide_driver::{Turn, TurnEnd};
 
@@ -36,54 +38,120 @@ pub type ShardError = Box<dyn Error + Send + Sync>;
 /// Shards under way. Dropping it leaves them running.
 #[derive(Debug)]
 pub struct Shards {
-    pub(crate) threads: Vec<JoinHandle<Result<(), ShardError>>>,
+    ends: Receiver<Event>,
+    running: usize,
 }
 
-impl Shards {
-    /// Waits until every shard has ended.
-    ///
-    /// # Errors
-    /// The error of the first shard that could not be built, or that panicked.
-    pub fn join(self) -> Result<(), ShardError> {
-        let mut first = Ok(());
-        for thread in self.threads {
-            let result = thread.join().unwrap_or_else(|_| Err("a shard panicked".into()));
-            first = first.and(result);
-        }
-        first
+/// What a shard's thread tells its starter.
+#[derive(Debug)]
+enum Event {
+    Built,
+    Ended(Result<(), ShardError>),
+}
+
+/// A thread's line to its starter. One that is dropped by a panic says so.
+struct Line {
+    events: Sender<Event>,
+    ended: bool,
+}
+
+impl Line {
+    /// The shard is built and begins its turns. The starter may have gone by now: that is its
+    /// own affair.
+    fn built(&self) {
+        let _ = self.events.send(Event::Built);
     }
 }
 
-/// The cpu of a shard: the list is used round and round, so there may be more shards than cpus.
-pub(crate) fn cpu_of(shard: usize, cpus: &[usize]) -> Option<usize> {
-    (!cpus.is_empty()).then(|| cpus[shard % cpus.len()])
+impl Drop for Line {
+    fn drop(&mut self) {
+        if !self.ended {
+            let _ = self.events.send(Event::Ended(Err("a shard panicked".into())));
+        }
+    }
+}
+
+impl Shards {
+    /// Waits until every shard has ended, or one has failed; the others may then be running yet.
+    ///
+    /// # Errors
+    /// The error of a shard that ended with one, or panicked.
+    pub fn join(self) -> Result<(), ShardError> {
+        let mut left = self.running;
+        while left > 0 {
+            match self.ends.recv()? {
+                Event::Built => {}
+                Event::Ended(result) => {
+                    result?;
+                    left -= 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts one thread per builder, each when the one before has built its shard.
+    fn start<F>(
+        cpus: &[usize],
+        builders: Vec<F>,
+        run: impl Fn(F, u16, Option<usize>, &Line) -> Result<(), ShardError> + Clone + Send + 'static,
+    ) -> Result<Shards, ShardError>
+    where
+        F: Send + 'static,
+    {
+        let (sender, ends) = mpsc::channel();
+        let mut running = builders.len();
+        for (number, build) in builders.into_iter().enumerate() {
+            let shard = number as u16;
+            let cpu = (!cpus.is_empty()).then(|| cpus[number % cpus.len()]);
+            let mut line = Line { events: sender.clone(), ended: false };
+            let run = run.clone();
+            Builder::new().name(format!("shard-{shard}")).spawn(move || {
+                let result = run(build, shard, cpu, &line);
+                line.ended = true;
+                let _ = line.events.send(Event::Ended(result));
+            })?;
+            // A shard before this one may have ended already; then this event is of that one, and
+            // the next is awaited.
+            loop {
+                match ends.recv()? {
+                    Event::Built => break,
+                    Event::Ended(result) => {
+                        result?;
+                        running -= 1;
+                    }
+                }
+            }
+        }
+        Ok(Shards { ends, running })
+    }
 }
 
 /// Runs one shard per builder, each on a thread of its own, pinned to `cpus` in turn (not pinned
-/// if the list is empty).
+/// if the list is empty; there may be more shards than cpus).
 ///
 /// # Errors
-/// A thread could not be started.
-pub fn run_on_threads<F, T>(cpus: &[usize], builders: Vec<F>) -> io::Result<Shards>
+/// A thread could not be started, or a shard could not be built; the shards before it keep
+/// running.
+pub fn run_on_threads<F, T>(cpus: &[usize], builders: Vec<F>) -> Result<Shards, ShardError>
 where
     F: FnOnce(ShardContext) -> Result<T, ShardError> + Send + 'static,
     T: Turn,
 {
     let shards = builders.len() as u16;
-    let mut threads = Vec::with_capacity(builders.len());
-    for (number, build) in builders.into_iter().enumerate() {
-        let cpu = cpu_of(number, cpus);
-        let shard = number as u16;
-        let thread = Builder::new().name(format!("shard-{shard}")).spawn(move || {
-            if let Some(cpu) = cpu {
-                sys::pin_thread(cpu)?;
-            }
-            let watch = HostWatch::default();
-            let mut turns = build(ShardContext { shard, shards, cpu, watch })?;
-            while turns.turn() == TurnEnd::Again {}
-            Ok(())
-        })?;
-        threads.push(thread);
-    }
-    Ok(Shards { threads })
+    Shards::start(cpus, builders, move |build: F, shard, cpu, line| {
+        if let Some(cpu) = cpu {
+            pin(cpu)?;
+        }
+        let watch = HostWatch::default();
+        let mut turns = build(ShardContext { shard, shards, cpu, watch })?;
+        line.built();
+        while turns.turn() == TurnEnd::Again {}
+        Ok(())
+    })
+}
+
+fn pin(cpu: usize) -> Result<(), ShardError> {
+    let text = |error: io::Error| format!("a shard cannot be pinned to cpu {cpu}: {error}");
+    Ok(sys::pin_thread(cpu).map_err(text)?)
 }

@@ -26,11 +26,11 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use io_uring::squeue::{self, Flags};
-use io_uring::{opcode, types};
+use io_uring::{IoUring, opcode, types};
 use ringtide_driver::{BufferId, Completion, Driver, ListenerId, Outgoing, Socket, Token, Wait};
 
 use crate::peers::{EventWaker, Peers};
-use crate::sys;
+use crate::{memlock, sys};
 use accept::Acceptor;
 use buffers::{Buffers, GROUP};
 use exact::Exacts;
@@ -165,6 +165,14 @@ impl HandOvers {
     }
 }
 
+fn set_up(config: &UringConfig) -> io::Result<(IoUring, Buffers)> {
+    let completions =
+        config.completion_entries.unwrap_or(config.submission_entries.saturating_mul(4));
+    let uring = ring::build(config.submission_entries, completions)?;
+    let buffers = Buffers::new(&uring, config.receive_buffers, config.receive_buffer_bytes)?;
+    Ok((uring, buffers))
+}
+
 /// One shard's I/O over io_uring. Lives on the thread that made it.
 pub struct UringDriver {
     // The ring is dropped before the memory that the kernel may use through it.
@@ -201,12 +209,10 @@ impl UringDriver {
     /// Sets a driver up on the calling thread, which must be the one that uses it.
     ///
     /// # Errors
-    /// The kernel refuses the ring or the buffers; `probe` explains why.
+    /// The kernel refuses the ring or the buffers; [`probe`] explains why, and an error for want
+    /// of memory says how much may be locked and how much is needed.
     pub fn new(config: UringConfig, watch: HostWatch) -> io::Result<UringDriver> {
-        let completions =
-            config.completion_entries.unwrap_or(config.submission_entries.saturating_mul(4));
-        let uring = ring::build(config.submission_entries, completions)?;
-        let buffers = Buffers::new(&uring, config.receive_buffers, config.receive_buffer_bytes)?;
+        let (uring, buffers) = set_up(&config).map_err(|error| memlock::explain(error, &config))?;
         let direct = match config.descriptors {
             Descriptors::Plain => false,
             Descriptors::Direct { slots_max } => {

@@ -17,11 +17,13 @@ use ringtide_driver::Wait;
 use super::buffers::{Buffers, GROUP};
 use super::ring::{self, Ring};
 use super::{Descriptors, UringConfig};
+use crate::memlock::ring_bytes;
 
 /// The oldest kernel that the driver runs on.
 const KERNEL_MIN: (u32, u32) = (6, 1);
-/// What the rings of one shard take at their usual sizes, if the kernel counts them at all.
-const MEMLOCK_BYTES: u64 = 512 * 1024;
+/// Entries of the rings that the trials use.
+const SUBMISSIONS: u64 = 64;
+const COMPLETIONS: u64 = 256;
 /// How long a trial waits for its completion.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -191,19 +193,19 @@ fn feature(name: &'static str, works: bool, note: &'static str) -> Feature {
 }
 
 /// The running kernel's release, as uname -r prints it.
-fn kernel_release() -> String {
+pub(crate) fn kernel_release() -> String {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     release.trim().to_owned()
 }
 
 /// Major and minor of a release such as `6.18.44-fc`.
-fn version(release: &str) -> Option<(u32, u32)> {
+pub(crate) fn version(release: &str) -> Option<(u32, u32)> {
     let mut parts = release.split(|c: char| !c.is_ascii_digit());
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 fn new_ring() -> Result<Ring, ProbeError> {
-    match ring::build(64, 256) {
+    match ring::build(SUBMISSIONS as u32, COMPLETIONS as u32) {
         Ok(uring) => Ok(Ring::new(uring, None)),
         Err(error) => Err(setup_error(error, disabled_level())),
     }
@@ -221,7 +223,7 @@ fn setup_error(error: io::Error, disabled_level: u32) -> ProbeError {
         Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => ProbeError::Forbidden,
         Some(libc::ENOMEM) => ProbeError::Memlock {
             limit: crate::sys::memlock_limit().unwrap_or(0),
-            needed: MEMLOCK_BYTES,
+            needed: ring_bytes(SUBMISSIONS, COMPLETIONS),
         },
         Some(libc::EINVAL) => ProbeError::Missing { feature: "deferred task work" },
         _ => ProbeError::Failed { trial: "io_uring_setup", error },
@@ -445,7 +447,7 @@ mod tests {
             (setup_error(refusal(libc::EPERM), 2), "io_uring_disabled is 2"),
             (setup_error(refusal(libc::EPERM), 0), "seccomp"),
             (setup_error(refusal(libc::ENOSYS), 0), "seccomp"),
-            (setup_error(refusal(libc::ENOMEM), 0), "512 KiB are needed"),
+            (setup_error(refusal(libc::ENOMEM), 0), "KiB are needed"),
             (setup_error(refusal(libc::EINVAL), 0), "lacks deferred task work"),
             (setup_error(refusal(libc::EMFILE), 0), "Too many open files"),
             (ProbeError::KernelTooOld { release: "5.10".into() }, "5.10 is too old"),
