@@ -2,7 +2,7 @@
 //! PUBREL, PUBCOMP, PINGREQ, DISCONNECT; and the release of what was owed.
 
 use ringtide_codec::{
-    Ack, AckKind, Disconnect, FixedHeader, PingResp, ReasonCode, SubAck, UnsubAck, Version,
+    Ack, AckKind, Disconnect, FixedHeader, PingReq, PingResp, ReasonCode, SubAck, UnsubAck, Version,
 };
 use ringtide_session::{OwedAck, PubrecReply};
 use ringtide_storage::{RecordKind, Store};
@@ -112,7 +112,10 @@ impl<S: Store> Core<S> {
     /// Handles PINGREQ.
     //= [MQTT-3.12.4-1]
     //= 3.1.1 [MQTT-3.12.4-1]
-    pub(crate) fn on_ping(&mut self, index: u32) -> Flow {
+    pub(crate) fn on_ping(&mut self, index: u32, header: &FixedHeader, body: &[u8]) -> Flow {
+        if let Err(error) = PingReq::decode(header.flags, body) {
+            return self.malformed(index, error);
+        }
         self.clients.write(index, |version, out| PingResp.encode(version, out));
         Flow::Continue
     }

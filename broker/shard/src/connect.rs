@@ -27,6 +27,7 @@ use crate::counters::Counter;
 use crate::deliver;
 use crate::message::{Header, Message, View};
 use crate::note::HandOver;
+use crate::publish::is_reserved;
 use crate::route;
 use crate::session::{Session, Will};
 
@@ -257,6 +258,10 @@ impl<S: Store> Core<S> {
         if valid_name(will.topic, self.limits.topic_levels_max).is_err() {
             let text = "the will's topic is not a valid topic name";
             return Err(Refusal { reason: ReasonCode::TopicNameInvalid, text });
+        }
+        if is_reserved(will.topic) {
+            let text = "the will's topic is the broker's own";
+            return Err(Refusal { reason: ReasonCode::NotAuthorized, text });
         }
         let who = Who { client_id: connect.client_id, username: connect.username };
         match self.access.authorize_now(who, Action::Publish, will.topic) {

@@ -181,6 +181,9 @@ impl<S: Store> Core<S> {
             }
         }
         self.count(ack.qos);
+        if is_reserved(view.topic) {
+            return self.unauthorized(index, ack);
+        }
         if !self.access.is_open() {
             match self.judge(session, view.topic) {
                 Verdict::Allow => {}
@@ -341,6 +344,11 @@ impl<S: Store> Core<S> {
         self.acknowledge(index, ack, code);
         Flow::Continue
     }
+}
+
+/// True for topics that the broker alone publishes to, whatever the rules say.
+pub(crate) fn is_reserved(topic: &str) -> bool {
+    topic.strip_prefix("$SYS").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Tells the inbound machine that an acknowledgement leaves.

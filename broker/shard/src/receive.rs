@@ -193,7 +193,7 @@ impl<S: Store> Core<S> {
             PacketType::PubComp => self.on_ack(index, AckKind::PubComp, header, body),
             PacketType::Subscribe => self.on_subscribe(index, header, body),
             PacketType::Unsubscribe => self.on_unsubscribe(index, header, body),
-            PacketType::PingReq => self.on_ping(index),
+            PacketType::PingReq => self.on_ping(index, header, body),
             PacketType::Disconnect => self.on_disconnect(index, header, body),
             PacketType::Auth => self.on_auth(index, header, body),
             //= [MQTT-3.1.0-2]
