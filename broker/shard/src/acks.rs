@@ -113,7 +113,8 @@ impl<S: Store> Core<S> {
     //= [MQTT-3.12.4-1]
     //= 3.1.1 [MQTT-3.12.4-1]
     pub(crate) fn on_ping(&mut self, index: u32, header: &FixedHeader, body: &[u8]) -> Flow {
-        if let Err(error) = PingReq::decode(header.flags, body) {
+        let Some(conn) = self.clients.conns.at(index) else { return Flow::Stop };
+        if let Err(error) = PingReq::decode(conn.version, header.flags, body) {
             return self.malformed(index, error);
         }
         self.clients.write(index, |version, out| PingResp.encode(version, out));
