@@ -62,7 +62,7 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    /// Maps `len` bytes (at least 1), with huge pages where `len` is worth one.
+    /// Maps `len` bytes (at least 1), resident, with huge pages where `len` is worth one.
     pub(crate) fn new(len: usize) -> io::Result<Pages> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         let access = libc::PROT_READ | libc::PROT_WRITE;
@@ -75,6 +75,10 @@ impl Pages {
             // SAFETY: the range was mapped just above; advice changes no contents.
             unsafe { libc::madvise(start, len, libc::MADV_HUGEPAGE) };
         }
+        // Faulted in now: neither the first messages nor the first clients pay for it. An older
+        // kernel refuses, and then pages come as they are touched.
+        // SAFETY: the range was mapped just above; its contents stay zero.
+        unsafe { libc::madvise(start, len, libc::MADV_POPULATE_WRITE) };
         Ok(Pages { start: start.cast(), len })
     }
 
