@@ -403,7 +403,7 @@ fn a_shard_that_panics_is_reported_while_others_run() {
         Ok(Clockwork((context.shard == 0).then_some(u32::MAX)))
     };
     let started = run_on_threads(&[], vec![builder; 2]);
-    let error = started.and_then(Shards::join).unwrap_err();
+    let error = started.map_err(ShardError::from).and_then(Shards::join).unwrap_err();
     assert_eq!(error.to_string(), "a shard panicked");
 }
 

@@ -133,7 +133,7 @@ impl Shards {
 /// # Errors
 /// A thread could not be started, or a shard could not be built; the shards before it keep
 /// running.
-pub fn run_on_threads<F, T>(cpus: &[usize], builders: Vec<F>) -> Result<Shards, ShardError>
+pub fn run_on_threads<F, T>(cpus: &[usize], builders: Vec<F>) -> io::Result<Shards>
 where
     F: FnOnce(ShardContext) -> Result<T, ShardError> + Send + 'static,
     T: Turn,
@@ -149,6 +149,7 @@ where
         while turns.turn() == TurnEnd::Again {}
         Ok(())
     })
+    .map_err(io::Error::other)
 }
 
 fn pin(cpu: usize) -> Result<(), ShardError> {
