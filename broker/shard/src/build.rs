@@ -100,6 +100,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             scratch: MatchScratch::default(),
             frames: Vec::new(),
             budget: 0,
+            changes: 0,
         };
         let core = Core {
             clients: Clients::new(now_ms, Arc::clone(&own), limits.write_buffer_max_bytes),
@@ -118,6 +119,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             owing: VecDeque::new(),
             opening: VecDeque::new(),
             removals: Vec::new(),
+            last: crate::again::LastPublish::nothing(),
             topic_scratch: String::new(),
             forward_scratch: Vec::new(),
             next_tag: 0,

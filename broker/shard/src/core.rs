@@ -10,6 +10,7 @@ use ringtide_storage::Store;
 use ringtide_topics::InterestKey;
 
 use crate::access::{Access, Ticket};
+use crate::again::LastPublish;
 use crate::clients::Clients;
 use crate::config::Limits;
 use crate::conn::{Cause, NONE, Phase};
@@ -94,6 +95,7 @@ pub(crate) struct Core<S: Store> {
     pub(crate) opening: VecDeque<WaitsFor>,
     /// Keys to be removed from the interest table whose segment was busy.
     pub(crate) removals: Vec<InterestKey>,
+    pub(crate) last: LastPublish,
     pub(crate) topic_scratch: String,
     pub(crate) forward_scratch: Vec<u8>,
     pub(crate) next_tag: u64,

@@ -36,6 +36,8 @@ pub(crate) struct Fan<'a> {
     frames: FrameCache,
     /// Sessions that were reached.
     pub(crate) hits: u32,
+    /// The session that was reached last, if it takes every message without subscription ids.
+    pub(crate) only: Option<u32>,
 }
 
 /// QoS 0 encodings made once per publish: by MQTT 5 or not, RETAIN set or not.
@@ -53,6 +55,7 @@ impl<'a> Fan<'a> {
             replay: false,
             frames: FrameCache::default(),
             hits: 0,
+            only: None,
         }
     }
 
@@ -78,6 +81,7 @@ pub(crate) fn deliver(
     hit: Hit<'_>,
 ) {
     fan.hits += 1;
+    fan.only = hit.ids.is_empty().then_some(hit.session.0);
     let granted = hit.options & 3;
     let retain = fan.view.header.retain && (fan.replay || hit.options & OPTION_RAP != 0);
     if fan.view.header.retain && !fan.replay {

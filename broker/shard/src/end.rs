@@ -145,6 +145,7 @@ impl<S: Store> Core<S> {
         let persistent = self.clients.sessions.at(index).is_some_and(Session::is_persistent);
         self.tell_memberships(index, Change::Leave);
         let Some(mut session) = self.clients.remove_session(index) else { return };
+        self.routes.changes += 1;
         if let Some(timer) = session.timer.take() {
             self.timers.cancel(timer);
         }

@@ -228,7 +228,9 @@ impl<S: Store> Core<S> {
 
     fn flush_groups(&mut self) {
         let mut joined = Vec::new();
-        self.routes.groups.flush(&mut self.mesh, &mut joined);
+        if self.routes.groups.flush(&mut self.mesh, &mut joined) {
+            self.routes.changes += 1;
+        }
         for who in joined {
             if who.shard == self.mesh.me {
                 self.on_joined(who);

@@ -139,6 +139,11 @@ impl Groups {
         self.again.push_front(Again { group: chosen.group, exclude, message });
     }
 
+    /// True if there is no group.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_key.is_empty()
+    }
+
     pub(crate) fn has_again(&self) -> bool {
         !self.again.is_empty()
     }
@@ -211,7 +216,9 @@ impl Groups {
     }
 
     /// Sends the snapshots of changed groups and names the members whose join is complete.
-    pub(crate) fn flush(&mut self, mesh: &mut MeshOut, joined: &mut Vec<RemoteSession>) {
+    /// True if something was sent or learnt.
+    pub(crate) fn flush(&mut self, mesh: &mut MeshOut, joined: &mut Vec<RemoteSession>) -> bool {
+        let changed = !self.changed.is_empty();
         while let Some(key) = self.changed.pop() {
             let Some(mut home) = self.homes.remove(&key) else { continue };
             let known = home.known.iter().copied().min().unwrap_or(0);
@@ -229,6 +236,7 @@ impl Groups {
                 self.homes.insert(key, home);
             }
         }
+        changed
     }
 
     fn send(&mut self, key: u64, home: &mut Home, mesh: &mut MeshOut) {

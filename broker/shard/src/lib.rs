@@ -11,6 +11,7 @@
 
 pub mod access;
 mod acks;
+mod again;
 mod auth;
 mod build;
 mod clients;

@@ -25,8 +25,11 @@ impl<S: Store> Core<S> {
     /// Handles a PUBLISH whose frame lies in a received buffer.
     pub(crate) fn on_publish(&mut self, index: u32, header: &FixedHeader, frame: &[u8]) -> Flow {
         let Some(conn) = self.clients.conns.at(index) else { return Flow::Stop };
-        let version = conn.version;
+        let (version, session) = (conn.version, conn.session);
         let body = &frame[usize::from(header.header_len)..];
+        if header.flags == 0 && self.publish_again(session, version, frame, body) {
+            return Flow::Continue;
+        }
         let publish = match Publish::decode_as(Role::Server, version, header.flags, body) {
             Ok(publish) => publish,
             Err(error) => return self.malformed(index, error),
@@ -246,6 +249,7 @@ impl<S: Store> Core<S> {
         let publisher = Some(SessionRef(session));
         let Core { routes, clients, mesh, .. } = self;
         if route::publish(routes, clients, mesh, fan, publisher, &mut progress) {
+            self.remember(session, fan, &progress);
             let code = match progress.reached {
                 true => ReasonCode::Success,
                 false => {
@@ -268,6 +272,18 @@ impl<S: Store> Core<S> {
             self.parked.push_back((index, generation));
         }
         Flow::Stop
+    }
+
+    /// Remembers where a publish of QoS 0 went, if that was one local session alone.
+    fn remember(&mut self, session: u32, fan: &Fan<'_>, progress: &Progress) {
+        let (Some((_, version)), Some(reader)) = (fan.original, fan.only) else { return };
+        let alone = fan.hits == 1
+            && progress.members.is_empty()
+            && progress.done.is_empty()
+            && self.routes.groups.is_empty();
+        if alone {
+            self.last.remember(&self.routes, session, version, &fan.view, reader);
+        }
     }
 
     pub(crate) fn append_message(&mut self, fan: &Fan<'_>) {

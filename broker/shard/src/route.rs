@@ -37,6 +37,9 @@ pub(crate) struct Routes {
     pub(crate) frames: Vec<u8>,
     /// Sends that this turn may still bring about.
     pub(crate) budget: u32,
+    /// Counts the changes of subscriptions and groups: what was remembered of a route is void
+    /// after one.
+    pub(crate) changes: u64,
 }
 
 /// A local fan-out with a cursor.

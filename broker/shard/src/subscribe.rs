@@ -210,6 +210,7 @@ impl<S: Store> Core<S> {
             Subscription { session: SessionRef(job.session), options: bits, id: job.id };
         //= [MQTT-3.8.4-3]
         let subscribed = self.routes.table.subscribe(tenant, filter, subscription);
+        self.routes.changes += 1;
         if !subscribed.existed {
             session.filters.push(subscribed.filter);
             self.clients.counters.add(Counter::Subscriptions, 1);
@@ -397,6 +398,7 @@ impl<S: Store> Core<S> {
             let Some(removed) = table.unsubscribe(tenant, filter, SessionRef(index)) else {
                 return ReasonCode::NoSubscriptionExisted;
             };
+            self.routes.changes += 1;
             session.filters.retain(|own| *own != removed.filter);
             if let Some(replay) = session.replay.as_mut() {
                 replay.forget(filter);

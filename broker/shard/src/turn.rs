@@ -429,6 +429,7 @@ impl<S: Store> Core<S> {
                 let group = routes.partitions.hash(snapshot.tenant, &snapshot.filter);
                 let epoch = snapshot.snapshot.epoch;
                 routes.groups.learn(group, *snapshot);
+                routes.changes += 1;
                 mesh.tell(from, Note::GroupKnown { group, epoch });
             }
             Note::GroupKnown { group, epoch } => routes.groups.known(from, group, epoch),
