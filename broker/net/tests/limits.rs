@@ -119,6 +119,26 @@ fn a_completion_queue_of_8_overflows_and_loses_nothing() {
     assert!(driver.stats().overflows > 0, "the queue never overflowed");
 }
 
+/// Reads in small pieces, with pauses, once `begin` is set; gives all that came.
+fn slow_reader(client: &TcpStream, begin: &Arc<AtomicBool>) -> thread::JoinHandle<Vec<u8>> {
+    let mut client = client.try_clone().unwrap();
+    let begin = Arc::clone(begin);
+    thread::spawn(move || {
+        while !begin.load(Ordering::Acquire) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let mut all = Vec::new();
+        let mut chunk = [0; 3_000];
+        while let Ok(read @ 1..) = client.read(&mut chunk) {
+            all.extend_from_slice(&chunk[..read]);
+            if all.len() % 7 == 0 {
+                thread::sleep(Duration::from_micros(200));
+            }
+        }
+        all
+    })
+}
+
 /// Sends `rounds` turns of data to slow readers and compares every byte.
 fn send_to_slow_readers(adjust: impl FnOnce(&mut UringConfig)) -> UringDriver {
     let (count, rounds) = (40, 60);
@@ -126,27 +146,7 @@ fn send_to_slow_readers(adjust: impl FnOnce(&mut UringConfig)) -> UringDriver {
     let (clients, sockets) = connect_many(&mut driver, address, count);
     // Nobody reads before every connection has stalled once.
     let begin = Arc::new(AtomicBool::new(false));
-    let readers: Vec<_> = clients
-        .iter()
-        .map(|client| {
-            let mut client = client.try_clone().unwrap();
-            let begin = Arc::clone(&begin);
-            thread::spawn(move || {
-                while !begin.load(Ordering::Acquire) {
-                    thread::sleep(Duration::from_millis(1));
-                }
-                let mut all = Vec::new();
-                let mut chunk = [0; 3_000];
-                while let Ok(read @ 1..) = client.read(&mut chunk) {
-                    all.extend_from_slice(&chunk[..read]);
-                    if all.len() % 7 == 0 {
-                        thread::sleep(Duration::from_micros(200));
-                    }
-                }
-                all
-            })
-        })
-        .collect();
+    let readers: Vec<_> = clients.iter().map(|client| slow_reader(client, &begin)).collect();
     let shared = Bytes::from(pattern(30_000, 77));
     let mut sent = vec![Vec::new(); count];
     let mut busy = vec![false; count];

@@ -91,13 +91,10 @@ impl Shards {
     }
 
     /// Starts one thread per builder, each when the one before has built its shard.
-    fn start<F>(
-        cpus: &[usize],
-        builders: Vec<F>,
-        run: impl Fn(F, u16, Option<usize>, &Line) -> Result<(), ShardError> + Clone + Send + 'static,
-    ) -> Result<Shards, ShardError>
+    fn start<F, R>(cpus: &[usize], builders: Vec<F>, run: R) -> Result<Shards, ShardError>
     where
         F: Send + 'static,
+        R: Fn(F, u16, Option<usize>, &Line) -> Result<(), ShardError> + Clone + Send + 'static,
     {
         let (sender, ends) = mpsc::channel();
         let mut running = builders.len();
