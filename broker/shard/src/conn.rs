@@ -1,7 +1,7 @@
 //! A connection: socket, bytes on their way in and out. Knows no subscription and no session
 //! state; a slot is used again under a new generation.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use bytes::{Bytes, BytesMut};
 use ringtide_codec::{ReasonCode, Version};
@@ -62,6 +62,33 @@ pub(crate) struct Frame {
     pub(crate) until: usize,
 }
 
+/// A peer's address in 16 bytes: most clients come over IPv4.
+#[derive(Clone, Debug)]
+pub(crate) enum Peer {
+    /// A Unix socket has none.
+    None,
+    V4(SocketAddrV4),
+    V6(Box<SocketAddrV6>),
+}
+
+impl Peer {
+    fn new(address: Option<SocketAddr>) -> Peer {
+        match address {
+            None => Peer::None,
+            Some(SocketAddr::V4(address)) => Peer::V4(address),
+            Some(SocketAddr::V6(address)) => Peer::V6(Box::new(address)),
+        }
+    }
+
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Peer::None => None,
+            Peer::V4(address) => Some(SocketAddr::V4(*address)),
+            Peer::V6(address) => Some(SocketAddr::V6(**address)),
+        }
+    }
+}
+
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Conn {
@@ -93,7 +120,7 @@ pub(crate) struct Conn {
     /// When the last packet came.
     pub(crate) heard_ms: u64,
     pub(crate) timer: Option<TimerId>,
-    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) peer: Peer,
     /// Received bytes that are not handled yet: a frame cut by a buffer's end, or all that came
     /// while the connection was parked.
     pub(crate) partial: Vec<u8>,
@@ -128,7 +155,7 @@ impl Conn {
             packet_max: u32::MAX,
             heard_ms: now_ms,
             timer: None,
-            peer,
+            peer: Peer::new(peer),
             partial: Vec::new(),
             out: Vec::new(),
             cold: None,

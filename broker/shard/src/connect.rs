@@ -303,7 +303,7 @@ impl<S: Store> Core<S> {
     fn turn_away(&mut self, index: u32, refusal: &Refusal) {
         let Some(conn) = self.clients.conns.at(index) else { return };
         let (version, packet_max) = (conn.version, conn.packet_max);
-        tracing::debug!(peer = ?conn.peer, reason = ?refusal.reason, refusal.text, "refused");
+        tracing::debug!(peer = ?conn.peer.address(), reason = ?refusal.reason, refusal.text, "refused");
         let limits = std::sync::Arc::clone(&self.limits);
         let mut packet = refusal_connack(refusal, &limits.server);
         if fit_connack(&mut packet, version, packet_max) {
@@ -330,7 +330,7 @@ impl<S: Store> Core<S> {
             socket: None,
             tag: (u64::from(self.mesh.me) << 40) | self.next_tag,
             listener: conn.listener,
-            peer: conn.peer,
+            peer: conn.peer.address(),
             client_id: identity.client_id,
             tenant: identity.tenant,
             auth: identity.auth,
@@ -432,7 +432,7 @@ impl<S: Store> Core<S> {
             let record = self.clients.sessions.at(session);
             let expired = record
                 .and_then(|record| record.expires_ms)
-                .is_some_and(|expires_ms| expires_ms <= now_ms);
+                .is_some_and(|expires_ms| expires_ms.get() <= now_ms);
             if !clean && !expired {
                 //= [MQTT-3.1.2-5]
                 return (session, true);
@@ -552,7 +552,7 @@ impl<S: Store> Core<S> {
         conn.phase = Phase::Open;
         let session = conn.session;
         let client = self.clients.sessions.at(session).map_or("", |session| &*session.client_id);
-        tracing::debug!(client, peer = ?conn.peer, version = ?conn.version, "connected");
+        tracing::debug!(client, peer = ?conn.peer.address(), version = ?conn.version, "connected");
         let cold = conn.cold();
         let connack = mem::take(&mut cold.connect);
         conn.trim();

@@ -173,7 +173,7 @@ impl<S: Store> Core<S> {
 
     /// Tells the log, at level debug, why a connection has ended.
     fn log_end(&self, index: u32, session: u32, cause: Cause, text: Option<&str>) {
-        let peer = self.clients.conns.at(index).and_then(|conn| conn.peer);
+        let peer = self.clients.conns.at(index).and_then(|conn| conn.peer.address());
         let client = self.clients.sessions.at(session).map_or("", |session| &*session.client_id);
         tracing::debug!(client, ?peer, ?cause, text, "connection ended");
     }

@@ -1,6 +1,8 @@
 //! The ends: of a connection, of a session, of a will's delay. What a session leaves behind is
 //! given up here: subscriptions, memberships, messages of shared groups.
 
+use std::num::NonZeroU64;
+
 use ringtide_codec::ReasonCode;
 use ringtide_session::{EndKind, Unfinished, WillAction, expiry, keepalive};
 use ringtide_storage::{RecordKind, Store};
@@ -65,7 +67,7 @@ impl<S: Store> Core<S> {
         self.store.append(RecordKind::Session, &[]);
         if let Some(session) = self.clients.sessions.at_mut(index) {
             //= [MQTT-4.1.0-2]
-            session.expires_ms = expiry::deadline(now_ms, expiry_s);
+            session.expires_ms = expiry::deadline(now_ms, expiry_s).and_then(NonZeroU64::new);
         }
         self.arm_session(index);
         self.tell_memberships(index, Change::Online(false));
@@ -81,7 +83,7 @@ impl<S: Store> Core<S> {
             ringtide_session::WillState::Delayed { at_ms } => Some(at_ms),
             _ => None,
         });
-        let due_ms = [will_ms, session.expires_ms].into_iter().flatten().min();
+        let due_ms = [will_ms, session.expires_ms.map(NonZeroU64::get)].into_iter().flatten().min();
         if let Some(due_ms) = due_ms {
             session.timer = Some(self.timers.set(due_ms, Due::Session(index)));
         }
@@ -97,7 +99,7 @@ impl<S: Store> Core<S> {
         }
         let action =
             session.will.as_mut().map_or(WillAction::Nothing, |will| will.state.on_timer(now_ms));
-        let expired = session.expires_ms.is_some_and(|expires_ms| expires_ms <= now_ms);
+        let expired = session.expires_ms.is_some_and(|expires_ms| expires_ms.get() <= now_ms);
         self.act_on_will(index, action);
         if expired {
             self.clients.counters.add(Counter::SessionsExpired, 1);

@@ -1,6 +1,7 @@
 //! A session's record: what is kept for a client, connected or not. The exchanges themselves are
 //! the state machines of `ringtide-session`; big parts are boxed on first use and freed when idle.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use ringtide_session::{Inbound, Outbound, Owed, WillState};
@@ -46,7 +47,7 @@ pub(crate) struct Session {
     /// The interval that the CONNECT named: what a DISCONNECT may not raise from 0.
     pub(crate) connect_expiry_s: u32,
     /// When it expires, once offline.
-    pub(crate) expires_ms: Option<u64>,
+    pub(crate) expires_ms: Option<NonZeroU64>,
     /// Keyed hash of the client id.
     pub(crate) hash: u64,
     pub(crate) connected_ms: u64,

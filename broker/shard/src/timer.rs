@@ -5,6 +5,9 @@
 //! distance and is moved down when the level below comes round. Timers fire at or after their
 //! deadline, never before.
 
+use std::num::NonZeroU32;
+use std::ops::{Index, IndexMut};
+
 /// Milliseconds per tick: the resolution of every deadline.
 pub const TICK_MS: u64 = 16;
 
@@ -17,7 +20,18 @@ const NONE: u32 = u32::MAX;
 
 /// Names a timer that is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TimerId(u32);
+pub struct TimerId(NonZeroU32);
+
+impl TimerId {
+    fn of(index: u32) -> TimerId {
+        // One up, so that an optional id is no larger than an id.
+        TimerId(NonZeroU32::MIN.saturating_add(index))
+    }
+
+    fn index(self) -> u32 {
+        self.0.get() - 1
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Node<K> {
@@ -29,10 +43,41 @@ struct Node<K> {
     slot: u32,
 }
 
+const CHUNK_BITS: u32 = 10;
+
+/// Nodes in chunks: growing moves none of them.
+#[derive(Debug)]
+struct Nodes<K>(Vec<Vec<Node<K>>>);
+
+impl<K> Nodes<K> {
+    fn push(&mut self, node: Node<K>) -> u32 {
+        if self.0.last().is_none_or(|chunk| chunk.len() == 1 << CHUNK_BITS) {
+            self.0.push(Vec::with_capacity(1 << CHUNK_BITS));
+        }
+        let last = self.0.len() - 1;
+        self.0[last].push(node);
+        ((last << CHUNK_BITS) + self.0[last].len() - 1) as u32
+    }
+}
+
+impl<K> Index<u32> for Nodes<K> {
+    type Output = Node<K>;
+
+    fn index(&self, index: u32) -> &Node<K> {
+        &self.0[(index >> CHUNK_BITS) as usize][index as usize & ((1 << CHUNK_BITS) - 1)]
+    }
+}
+
+impl<K> IndexMut<u32> for Nodes<K> {
+    fn index_mut(&mut self, index: u32) -> &mut Node<K> {
+        &mut self.0[(index >> CHUNK_BITS) as usize][index as usize & ((1 << CHUNK_BITS) - 1)]
+    }
+}
+
 /// See the module's documentation. `K` says what a timer is for.
 #[derive(Debug)]
 pub struct Wheel<K> {
-    nodes: Vec<Node<K>>,
+    nodes: Nodes<K>,
     free: u32,
     slots: Vec<u32>,
     /// A bit per slot that holds timers, one word per level.
@@ -46,7 +91,7 @@ impl<K: Copy> Wheel<K> {
     /// A wheel that starts at `now_ms`.
     pub fn new(now_ms: u64) -> Wheel<K> {
         Wheel {
-            nodes: Vec::new(),
+            nodes: Nodes(Vec::new()),
             free: NONE,
             slots: vec![NONE; LEVELS * SLOTS],
             occupied: [0; LEVELS],
@@ -69,23 +114,22 @@ impl<K: Copy> Wheel<K> {
     pub fn set(&mut self, deadline_ms: u64, key: K) -> TimerId {
         let node = Node { deadline_ms, key, next: NONE, previous: NONE, slot: NONE };
         let index = if self.free == NONE {
-            self.nodes.push(node);
-            (self.nodes.len() - 1) as u32
+            self.nodes.push(node)
         } else {
             let index = self.free;
-            self.free = self.nodes[index as usize].next;
-            self.nodes[index as usize] = node;
+            self.free = self.nodes[index].next;
+            self.nodes[index] = node;
             index
         };
         self.len += 1;
         self.link(index);
-        TimerId(index)
+        TimerId::of(index)
     }
 
     /// Cancels a timer that has not fired.
     pub fn cancel(&mut self, timer: TimerId) {
-        self.unlink(timer.0);
-        self.release(timer.0);
+        self.unlink(timer.index());
+        self.release(timer.index());
     }
 
     /// Takes one timer whose deadline has passed. Call until `None`, at most as often as the
@@ -96,7 +140,7 @@ impl<K: Copy> Wheel<K> {
             let slot = self.tick as usize % SLOTS;
             let head = self.slots[slot];
             if head != NONE {
-                let Node { deadline_ms, key, .. } = self.nodes[head as usize];
+                let Node { deadline_ms, key, .. } = self.nodes[head];
                 self.unlink(head);
                 self.release(head);
                 return Some((key, deadline_ms));
@@ -143,7 +187,7 @@ impl<K: Copy> Wheel<K> {
             self.slots[level * SLOTS + slot] = NONE;
             self.occupied[level] &= !(1 << slot);
             while index != NONE {
-                let next = self.nodes[index as usize].next;
+                let next = self.nodes[index].next;
                 self.link(index);
                 index = next;
             }
@@ -155,7 +199,7 @@ impl<K: Copy> Wheel<K> {
 
     fn link(&mut self, index: u32) {
         // Rounded up: a timer may be late by a tick, never early.
-        let due = self.nodes[index as usize].deadline_ms.div_ceil(TICK_MS).max(self.tick);
+        let due = self.nodes[index].deadline_ms.div_ceil(TICK_MS).max(self.tick);
         let distance = (due - self.tick).min(SPAN_TICKS - 1);
         let due = self.tick + distance;
         let level = if distance < SLOTS as u64 {
@@ -166,27 +210,27 @@ impl<K: Copy> Wheel<K> {
         let slot = (due >> (SLOT_BITS * level as u32)) as usize % SLOTS;
         let at = level * SLOTS + slot;
         let head = self.slots[at];
-        let node = &mut self.nodes[index as usize];
+        let node = &mut self.nodes[index];
         node.slot = at as u32;
         node.previous = NONE;
         node.next = head;
         if head != NONE {
-            self.nodes[head as usize].previous = index;
+            self.nodes[head].previous = index;
         }
         self.slots[at] = index;
         self.occupied[level] |= 1 << slot;
     }
 
     fn unlink(&mut self, index: u32) {
-        let Node { next, previous, slot, .. } = self.nodes[index as usize];
+        let Node { next, previous, slot, .. } = self.nodes[index];
         assert!(slot != NONE, "a timer was cancelled twice");
         if previous == NONE {
             self.slots[slot as usize] = next;
         } else {
-            self.nodes[previous as usize].next = next;
+            self.nodes[previous].next = next;
         }
         if next != NONE {
-            self.nodes[next as usize].previous = previous;
+            self.nodes[next].previous = previous;
         }
         if self.slots[slot as usize] == NONE {
             self.occupied[slot as usize / SLOTS] &= !(1 << (slot as usize % SLOTS));
@@ -194,7 +238,7 @@ impl<K: Copy> Wheel<K> {
     }
 
     fn release(&mut self, index: u32) {
-        let node = &mut self.nodes[index as usize];
+        let node = &mut self.nodes[index];
         node.slot = NONE;
         node.next = self.free;
         self.free = index;
