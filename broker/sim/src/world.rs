@@ -1,0 +1,499 @@
+//! One run: shards, clients, network and clock in one thread, stepped in an order that follows
+//! from the seed.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use ringtide_driver::{Turn, TurnEnd, Wait};
+use ringtide_ring::{Shared, mesh};
+use ringtide_shard::counters::{Counter, Counters};
+use ringtide_shard::partition::PartitionMap;
+use ringtide_shard::{Limits, Parts, Settings, Shard, Stage, Steering};
+use ringtide_storage::DelayedStore;
+use ringtide_topics::interest::InterestTable;
+
+use crate::client::{Client, Scene, Surroundings};
+use crate::clock::SimClock;
+use crate::driver::{Ear, SimDriver};
+use crate::hostile::Hostile;
+use crate::model::Model;
+use crate::net::{Net, Weather};
+use crate::random::Random;
+use crate::sabotage::{Sabotage, Saboteur};
+use crate::scenario::{DENIED, Rules, Scenario};
+use crate::trace::Trace;
+use crate::verdict::Dropped;
+use crate::wills::Wills;
+
+/// Steps in which the broker must have become quiet.
+const DRAIN_STEPS_MAX: u64 = 400_000;
+/// A shard that sleeps for less than this waits for something.
+const IDLE_SLEEP: Duration = Duration::from_millis(1);
+/// Time after which quiet counts as rest: longer than what retries.
+const REST_US: u64 = 3_000;
+
+/// What the shards are told from outside.
+#[derive(Debug)]
+struct Control {
+    stage: AtomicU8,
+    limits: Limits,
+    rules: Rules,
+}
+
+impl Steering for Control {
+    fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Relaxed) {
+            0 => Stage::Running,
+            1 => Stage::Draining,
+            _ => Stage::Stopped,
+        }
+    }
+
+    fn epoch(&self) -> u64 {
+        1
+    }
+
+    fn settings(&self) -> Settings {
+        Settings { limits: self.limits.clone(), access: self.rules.access() }
+    }
+}
+
+/// A shard and what the scheduler knows of it.
+struct Seat {
+    shard: Shard<Saboteur<SimDriver>, DelayedStore, SimClock>,
+    ear: Rc<RefCell<Ear>>,
+    done: bool,
+    asleep: bool,
+}
+
+/// See the module's documentation.
+pub(crate) struct World {
+    scenario: Scenario,
+    clock: SimClock,
+    net: Rc<RefCell<Net>>,
+    seats: Vec<Seat>,
+    shared: Option<Arc<Shared>>,
+    counters: Arc<[Arc<Counters>]>,
+    control: Arc<Control>,
+    clients: Vec<Client>,
+    hostile: Vec<Hostile>,
+    model: Model,
+    wills: Wills,
+    scene: Scene,
+    /// Nobody begins anything new before this.
+    idle_until_us: u64,
+    schedule: Random,
+    work: Random,
+    pub(crate) trace: Trace,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, sabotage: Sabotage, trace: Trace) -> World {
+        let scenario = Scenario::new(seed);
+        let weather = scenario.weather.clone();
+        let random = Random::stream(seed, "network");
+        let net = Net::new(scenario.shards, weather, random, trace.clone());
+        let net = Rc::new(RefCell::new(net));
+        let clock = SimClock::default();
+        let control = Arc::new(Control {
+            stage: AtomicU8::new(0),
+            limits: scenario.limits.clone(),
+            rules: scenario.rules,
+        });
+        let counters: Arc<[Arc<Counters>]> =
+            (0..scenario.shards).map(|_| Arc::new(Counters::new())).collect();
+        let mut world = World {
+            clock,
+            net,
+            seats: Vec::new(),
+            shared: None,
+            counters,
+            control,
+            clients: scenario.profiles.iter().cloned().map(Client::new).collect(),
+            hostile: (0..scenario.hostile).map(|no| Hostile::new(seed, no)).collect(),
+            model: Model::new(
+                trace.clone(),
+                (scenario.rules != Rules::Open).then_some(DENIED),
+            ),
+            wills: Wills::new(0, trace.clone()),
+            scene: Scene::Work,
+            idle_until_us: 0,
+            schedule: Random::stream(seed, "schedule"),
+            work: Random::stream(seed, "workload"),
+            trace,
+            scenario,
+        };
+        world.make_shards(seed, sabotage);
+        world
+    }
+
+    fn make_shards(&mut self, seed: u64, sabotage: Sabotage) {
+        let shards = self.scenario.shards;
+        let interest = Arc::new(InterestTable::new(16));
+        let partitions = Arc::new(PartitionMap::even(seed, shards));
+        let bytes = self.scenario.lane_bytes;
+        for ports in mesh(shards, bytes, bytes) {
+            let me = ports.me;
+            self.shared = Some(Arc::clone(&ports.shared));
+            let driver = SimDriver::new(me, Rc::clone(&self.net), self.scenario.receive_buffers);
+            let ear = driver.ear();
+            let shard = Shard::new(Parts {
+                driver: Saboteur::new(driver, sabotage),
+                store: DelayedStore::new(seed.wrapping_mul(31).wrapping_add(u64::from(me))),
+                clock: self.clock.clone(),
+                ports,
+                interest: Arc::clone(&interest),
+                partitions: Arc::clone(&partitions),
+                counters: Arc::clone(&self.counters),
+                steering: Arc::clone(&self.control) as Arc<dyn Steering>,
+                auth_methods: Default::default(),
+                listeners: 1,
+                seed: seed ^ (u64::from(me) << 32),
+                version: "simulated",
+            });
+            self.seats.push(Seat { shard, ear, done: false, asleep: false });
+        }
+    }
+
+    /// The whole run: `steps` of work, then everything comes to rest and is judged.
+    pub(crate) fn run(&mut self, steps: u64) {
+        self.trace.event([0; 4], format_args!("{:?}", self.scenario));
+        self.seat_observer();
+        for _ in 0..steps {
+            self.step();
+            if self.trace.has_failed() {
+                return;
+            }
+        }
+        self.drain();
+        if !self.trace.has_failed() {
+            self.judge();
+        }
+        if !self.trace.has_failed() {
+            self.end();
+        }
+    }
+
+    /// The observer sees every will from the first on.
+    fn seat_observer(&mut self) {
+        self.with_client(0, |client, around| client.connect(around, true));
+        let asked = |world: &World| world.clients[0].is_open();
+        self.run_until(asked, "the observer's CONNACK");
+        self.with_client(0, |client, around| client.subscribe_to(around, &["will/#"]));
+        let granted = |world: &World| world.clients[0].waits_for().is_empty();
+        self.run_until(granted, "the observer's SUBACK");
+    }
+
+    fn run_until(&mut self, until: impl Fn(&World) -> bool, what: &str) {
+        self.idle_until_us = u64::MAX;
+        for _ in 0..DRAIN_STEPS_MAX {
+            if until(self) || self.trace.has_failed() {
+                self.idle_until_us = 0;
+                return;
+            }
+            self.step();
+        }
+        self.trace.fail(format_args!("{what} never came"));
+    }
+
+    fn with_client<R>(
+        &mut self,
+        no: usize,
+        run: impl FnOnce(&mut Client, &mut Surroundings<'_>) -> R,
+    ) -> R {
+        let mut around = Surroundings {
+            net: &self.net,
+            model: &mut self.model,
+            wills: &mut self.wills,
+            random: &mut self.work,
+            now_us: self.clock.us(),
+            shards: self.scenario.shards,
+            expiry_v3_s: self.scenario.expiry_v3_s(),
+            scene: self.scene,
+        };
+        run(&mut self.clients[no], &mut around)
+    }
+
+    /// Lets one shard or client do something; time passes when nobody can.
+    fn step(&mut self) {
+        let pause_us = 1 + self.schedule.below(20);
+        self.clock.advance(pause_us);
+        let now_us = self.settle();
+        let mut ready = self.ready(now_us);
+        let working = self.scene == Scene::Work && now_us >= self.idle_until_us;
+        if working {
+            if self.schedule.chance(2) {
+                self.idle_until_us = now_us + self.schedule.below(20_000_000);
+            }
+            // The workload has its share whatever else there is to do.
+            if ready.is_empty() || self.schedule.chance(250) {
+                return self.workload();
+            }
+        }
+        if ready.is_empty() {
+            return self.pass_time(now_us);
+        }
+        let one = self.schedule.below(ready.len() as u64) as usize;
+        match ready.swap_remove(one) {
+            Ready::Shard(index) => self.turn(index),
+            Ready::Client(no) => self.with_client(no, Client::act),
+        }
+    }
+
+    fn settle(&mut self) -> u64 {
+        let now_us = self.clock.us();
+        self.trace.set_now(now_us);
+        self.model.now_us = now_us;
+        self.net.borrow_mut().settle(now_us);
+        now_us
+    }
+
+    fn ready(&self, now_us: u64) -> Vec<Ready> {
+        let net = self.net.borrow();
+        let mut ready = Vec::new();
+        for (index, seat) in self.seats.iter().enumerate() {
+            let ear = seat.ear.borrow();
+            if !seat.done && (due_us(&ear) <= now_us || ear.has_news(&net)) {
+                ready.push(Ready::Shard(index));
+            }
+        }
+        for (no, client) in self.clients.iter().enumerate() {
+            if client.has_work(&net, now_us) {
+                ready.push(Ready::Client(no));
+            }
+        }
+        ready
+    }
+
+    fn workload(&mut self) {
+        let hostile = self.hostile.len() as u64;
+        let one = self.schedule.below(self.clients.len() as u64 + hostile) as usize;
+        match self.hostile.get_mut(one.wrapping_sub(self.clients.len())) {
+            Some(hostile) => {
+                let mut net = self.net.borrow_mut();
+                hostile.act(&mut net, self.scenario.shards, self.clock.us(), &self.trace);
+            }
+            None => {
+                self.with_client(one, |client, around| {
+                    client.act(around);
+                    client.do_something(around);
+                });
+            }
+        }
+    }
+
+    /// Nobody can do anything now: time goes on to when somebody can.
+    fn pass_time(&mut self, now_us: u64) {
+        let seats = self.seats.iter().filter(|seat| !seat.done);
+        let next = seats
+            .map(|seat| due_us(&seat.ear.borrow()))
+            .chain(self.net.borrow().next_us())
+            .chain(self.clients.iter().filter_map(Client::due_us))
+            .chain((self.idle_until_us != u64::MAX).then_some(self.idle_until_us))
+            .filter(|at_us| *at_us > now_us)
+            .min();
+        self.clock.advance(next.map_or(1000, |at_us| at_us - now_us));
+        self.settle();
+    }
+
+    fn turn(&mut self, index: usize) {
+        let looks_us = self.scenario.slow_looks_us;
+        self.clock.slow_down(self.schedule.below(looks_us + 1));
+        let seat = &mut self.seats[index];
+        if let Some(shared) = self.shared.as_ref().filter(|_| seat.asleep) {
+            shared.awake(index as u16);
+        }
+        seat.asleep = false;
+        let end = seat.shard.turn();
+        self.clock.slow_down(0);
+        self.trace.event(
+            [30, index as u64, self.clock.us(), 0],
+            format_args!("s{index} has turned: {:?}", seat.ear.borrow().wait),
+        );
+        if end == TurnEnd::Done {
+            seat.done = true;
+            return;
+        }
+        let sleeps = matches!(seat.ear.borrow().wait, Wait::AtMost(_));
+        if let Some(shared) = self.shared.as_ref().filter(|_| sleeps && self.scenario.sleeps) {
+            // From here on the others must wake it.
+            shared.going_to_sleep(index as u16);
+            seat.asleep = true;
+        } else if sleeps && self.scenario.shards > 1 {
+            // It looks at its lanes again and again instead.
+            let mut ear = seat.ear.borrow_mut();
+            let short = Duration::from_micros(200);
+            if let Wait::AtMost(time) = ear.wait
+                && self.scene == Scene::Work
+            {
+                ear.wait = Wait::AtMost(time.min(short));
+            }
+        }
+    }
+
+    /// True if nothing happens any more, and nobody waits for anything.
+    fn is_at_rest(&self) -> bool {
+        let net = self.net.borrow();
+        let now_us = self.clock.us();
+        let idle = |seat: &Seat| {
+            let ear = seat.ear.borrow();
+            seat.done
+                || (!ear.has_news(&net)
+                    && matches!(ear.wait, Wait::AtMost(time) if time >= IDLE_SLEEP)
+                    && now_us >= ear.since_us)
+        };
+        net.is_quiet()
+            && self.seats.iter().all(idle)
+            && self.clients.iter().all(|client| !client.has_work(&net, now_us))
+    }
+
+    /// Runs until everything rests and clients wait for nothing; says who does not.
+    fn come_to_rest(&mut self, what: &str) {
+        let mut rested_us = None;
+        for _ in 0..DRAIN_STEPS_MAX {
+            if self.trace.has_failed() {
+                return;
+            }
+            let now_us = self.clock.us();
+            let settled = self.clients.iter().all(|client| client.waits_for().is_empty());
+            if settled && self.is_at_rest() {
+                let since_us = *rested_us.get_or_insert(now_us);
+                if now_us > since_us + REST_US {
+                    return;
+                }
+            } else if !self.is_at_rest() {
+                rested_us = None;
+            }
+            self.step();
+        }
+        self.explain_unrest(what);
+    }
+
+    fn explain_unrest(&self, what: &str) {
+        for client in self.clients.iter().filter(|client| !client.waits_for().is_empty()) {
+            let no = client.profile.no;
+            self.trace.fail(format_args!("{what}: client {no} waits for {}", client.waits_for()));
+        }
+        let net = self.net.borrow();
+        for (index, seat) in self.seats.iter().enumerate().filter(|(_, seat)| !seat.done) {
+            let ear = seat.ear.borrow();
+            let (wait, news, stalled) = (ear.wait, ear.has_news(&net), ear.stalled());
+            self.trace.fail(format_args!(
+                "{what}: shard {index} does not rest ({wait:?}, news {news}, {stalled} stalled)"
+            ));
+        }
+    }
+
+    /// The weather calms down; clients read, answer, come back and wait for the rest.
+    fn drain(&mut self) {
+        self.scene = Scene::Drain;
+        self.idle_until_us = 0;
+        let window = self.scenario.weather.window;
+        self.net.borrow_mut().weather = Weather { window, ..Weather::calm() };
+        for hostile in &mut self.hostile {
+            hostile.leave(&mut self.net.borrow_mut());
+        }
+        for no in 0..self.clients.len() {
+            self.with_client(no, |client, _| client.wake_up());
+        }
+        self.come_to_rest("after the work");
+        for no in 0..self.clients.len() {
+            self.with_client(no, |client, around| {
+                if !client.has_wire() && client.has_session() {
+                    client.connect(around, false);
+                }
+            });
+        }
+        self.come_to_rest("after all came back");
+    }
+
+    fn sum(&self, counter: Counter) -> u64 {
+        self.counters.iter().fold(0, |sum, own| sum.wrapping_add(own.value(counter)))
+    }
+
+    fn judge(&mut self) {
+        let dropped = Dropped {
+            queued: self.sum(Counter::DroppedQueueFull),
+            slow: self.sum(Counter::DroppedSlow),
+        };
+        self.model.check_all_came(dropped);
+        self.model.check_groups(dropped);
+        self.wills.check(&self.net.borrow(), self.clock.us());
+        self.clients[0].collected.clear();
+        self.with_client(0, |client, around| client.subscribe_to(around, &["#", "$x/#"]));
+        self.come_to_rest("after the observer asked for everything");
+        let held = std::mem::take(&mut self.clients[0].collected);
+        self.model.check_retained(&held);
+    }
+
+    /// Sessions end, connections close, the broker goes down: nothing may be left.
+    fn end(&mut self) {
+        self.scene = Scene::End;
+        for _ in 0..20 {
+            let mut left = false;
+            for no in 0..self.clients.len() {
+                left |= !self.with_client(no, |client, around| client.end_for_good(around));
+            }
+            if !left || self.trace.has_failed() {
+                break;
+            }
+            self.come_to_rest("while sessions end");
+        }
+        if self.trace.has_failed() {
+            return;
+        }
+        self.check_nothing_left();
+        self.control.stage.store(1, Ordering::Relaxed);
+        for _ in 0..10_000 {
+            if self.seats.iter().all(|seat| seat.done) {
+                return;
+            }
+            self.step();
+        }
+        self.trace.fail(format_args!("a shard does not end when it is told to"));
+    }
+
+    fn check_nothing_left(&self) {
+        let gauges = [
+            Counter::ConnectionsOpen,
+            Counter::Sessions,
+            Counter::Subscriptions,
+            Counter::SharedSubscriptions,
+        ];
+        for gauge in gauges {
+            let value = self.sum(gauge) as i64;
+            if value != 0 {
+                self.trace.fail(format_args!("{gauge:?} is {value} when all have gone"));
+            }
+        }
+        for (index, seat) in self.seats.iter().enumerate() {
+            let ear = seat.ear.borrow();
+            let (open, buffers) = (ear.open(), ear.buffers_out());
+            if open + buffers > 0 {
+                self.trace.fail(format_args!(
+                    "shard {index} keeps {open} sockets and {buffers} buffers"
+                ));
+            }
+        }
+        let links = self.net.borrow().open_links();
+        if links > 0 {
+            self.trace.fail(format_args!("{links} connections are open when all have gone"));
+        }
+    }
+}
+
+enum Ready {
+    Shard(usize),
+    Client(usize),
+}
+
+/// When a sleeping shard wakes up by itself.
+fn due_us(ear: &Ear) -> u64 {
+    match ear.wait {
+        Wait::Poll => 0,
+        Wait::AtMost(time) => ear.since_us + time.as_micros() as u64,
+    }
+}
