@@ -13,7 +13,8 @@ use crate::deliver;
 use crate::publish::acked;
 
 impl<S: Store> Core<S> {
-    /// Handles an acknowledgement.
+    /// Handles an acknowledgement. Acknowledgements and answers never wait for the send quota.
+    //= [MQTT-3.3.4-10]
     pub(crate) fn on_ack(
         &mut self,
         index: u32,

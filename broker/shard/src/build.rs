@@ -66,6 +66,28 @@ pub(crate) fn queues(limits: &Limits) -> Queues {
     }
 }
 
+fn routes(
+    limits: &Limits,
+    groups: Groups,
+    interest: Arc<InterestTable>,
+    partitions: Arc<PartitionMap>,
+) -> Routes {
+    Routes {
+        table: Table::new(),
+        interest,
+        partitions,
+        groups,
+        retained: RetainedStore::new(limits.retained_count_max, limits.retained_bytes_max),
+        queues: queues(limits),
+        fans: VecDeque::new(),
+        levels: Levels::default(),
+        scratch: MatchScratch::default(),
+        frames: Vec::new(),
+        budget: 0,
+        changes: 0,
+    }
+}
+
 impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
     /// Puts a shard together and starts accepting.
     pub fn new(parts: Parts<D, S, C>) -> Shard<D, S, C> {
@@ -88,20 +110,8 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             timers.set(now_ms, Due::Sys);
         }
         let strategies = limits.shared_strategies.clone();
-        let routes = Routes {
-            table: Table::new(),
-            interest,
-            partitions,
-            groups: Groups::new(me, shards, limits.shared_strategy, strategies),
-            retained: RetainedStore::new(limits.retained_count_max, limits.retained_bytes_max),
-            queues: queues(&limits),
-            fans: VecDeque::new(),
-            levels: Levels::default(),
-            scratch: MatchScratch::default(),
-            frames: Vec::new(),
-            budget: 0,
-            changes: 0,
-        };
+        let groups = Groups::new(me, shards, limits.shared_strategy, strategies);
+        let routes = routes(&limits, groups, interest, partitions);
         let core = Core {
             clients: Clients::new(now_ms, Arc::clone(&own), limits.write_buffer_max_bytes),
             limits,

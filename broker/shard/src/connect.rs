@@ -299,11 +299,13 @@ impl<S: Store> Core<S> {
     /// Sends a refusing CONNACK and closes.
     //= [MQTT-3.1.4-2]
     //= [MQTT-3.2.2-7]
+    //= 3.1.1 [MQTT-3.1.4-5]
     //= 3.1.1 [MQTT-3.2.2-5]
     fn turn_away(&mut self, index: u32, refusal: &Refusal) {
         let Some(conn) = self.clients.conns.at(index) else { return };
         let (version, packet_max) = (conn.version, conn.packet_max);
-        tracing::debug!(peer = ?conn.peer.address(), reason = ?refusal.reason, refusal.text, "refused");
+        let (peer, reason) = (conn.peer.address(), refusal.reason);
+        tracing::debug!(?peer, ?reason, refusal.text, "refused");
         let limits = std::sync::Arc::clone(&self.limits);
         let mut packet = refusal_connack(refusal, &limits.server);
         if fit_connack(&mut packet, version, packet_max) {
@@ -503,6 +505,7 @@ impl<S: Store> Core<S> {
         let Some(conn) = self.clients.conns.at_mut(index) else { return };
         conn.session = session;
         conn.version = negotiated.version;
+        //= [MQTT-3.1.2-21]
         conn.keep_alive_s = negotiated.keep_alive_s;
         conn.packet_max = negotiated.maximum_packet_bytes;
         conn.problem_information = negotiated.request_problem_information;

@@ -83,12 +83,17 @@ pub(crate) fn deliver(
     fan.hits += 1;
     fan.only = hit.ids.is_empty().then_some(hit.session.0);
     let granted = hit.options & 3;
+    //= [MQTT-3.3.1-12]
+    //= [MQTT-3.3.1-13]
+    //= 3.1.1 [MQTT-3.3.1-9]
     let retain = fan.view.header.retain && (fan.replay || hit.options & OPTION_RAP != 0);
     if fan.view.header.retain && !fan.replay {
         note_live(clients, hit.session.0, fan.view.header.topic_hash);
     }
     //= [MQTT-3.8.4-8]
     //= 3.1.1 [MQTT-3.8.4-6]
+    //= [MQTT-4.8.2-3]
+    //= 3.1.1 [MQTT-3.3.5-1]
     if fan.view.header.qos == QoS::AtMostOnce || granted == 0 {
         deliver_qos0(clients, frames, fan, hit, retain);
     } else {
@@ -245,6 +250,9 @@ fn deliver_queued(
                 id: Some(id),
                 //= [MQTT-4.3.2-2]
                 //= [MQTT-4.3.3-2]
+                //= 3.1.1 [MQTT-3.3.1-3]
+                //= 3.1.1 [MQTT-4.3.2-1]
+                //= 3.1.1 [MQTT-4.3.3-1]
                 dup: false,
                 retain,
                 ids: hit.ids,

@@ -60,6 +60,9 @@ impl<S: Store> Core<S> {
         //= [MQTT-3.1.2-23]
         //= 3.1.1 [MQTT-3.1.2-4]
         //= 3.1.1 [MQTT-3.1.2-6]
+        //= [MQTT-4.1.0-1]
+        //= 3.1.1 [MQTT-4.1.0-1]
+        //= 3.1.1 [MQTT-4.1.0-2]
         if expiry_s == 0 {
             self.end_session(index);
             return;
@@ -145,6 +148,8 @@ impl<S: Store> Core<S> {
             session.will.as_mut().map_or(WillAction::Nothing, |will| will.state.on_session_end());
         self.act_on_will(index, action);
         let persistent = self.clients.sessions.at(index).is_some_and(Session::is_persistent);
+        // Retained messages are no part of a session: they stay.
+        //= 3.1.1 [MQTT-3.1.2-7]
         self.tell_memberships(index, Change::Leave);
         let Some(mut session) = self.clients.remove_session(index) else { return };
         self.routes.changes += 1;

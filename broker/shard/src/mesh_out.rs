@@ -11,8 +11,9 @@ use crate::counters::{Counter, Counters};
 use crate::message::{Message, View};
 use crate::note::{Chosen, Note};
 
-/// Payloads above this go between shards by reference.
-const INLINE_MAX_BYTES: usize = 1024;
+/// Messages above this, encoded, go between shards by reference. Topic and properties count as
+/// much as the payload: a record that is larger than half a lane would never find room.
+const INLINE_MAX_BYTES: usize = 1280;
 
 pub(crate) struct MeshOut {
     pub(crate) me: u16,
@@ -21,6 +22,8 @@ pub(crate) struct MeshOut {
     waiting: Vec<VecDeque<Note>>,
     /// Notes in `waiting`, all shards together.
     waiting_count: usize,
+    /// [`INLINE_MAX_BYTES`], or what the lanes take if that is less.
+    inline_max: usize,
     pub(crate) shared: Arc<Shared>,
     counters: Arc<Counters>,
 }
@@ -34,7 +37,10 @@ impl MeshOut {
     ) -> MeshOut {
         let shards = lanes.len() as u16;
         let waiting = lanes.iter().map(|_| VecDeque::new()).collect();
-        MeshOut { me, shards, lanes, waiting, waiting_count: 0, shared, counters }
+        let half = lanes.iter().flatten().map(|lane| lane.capacity_bytes() / 2).min();
+        let fits = half.unwrap_or(0).saturating_sub(Sender::<Note>::record_bytes(0));
+        let inline_max = INLINE_MAX_BYTES.min(fits);
+        MeshOut { me, shards, lanes, waiting, waiting_count: 0, inline_max, shared, counters }
     }
 
     /// Sends a publish. False if the lane is full: the publisher waits.
@@ -47,7 +53,7 @@ impl MeshOut {
         let Some(lane) = self.lanes.get_mut(usize::from(to)).and_then(Option::as_mut) else {
             return true;
         };
-        let pushed = if view.payload.len() > INLINE_MAX_BYTES {
+        let pushed = if view.encoded_len() > self.inline_max {
             let message = message.get_or_insert_with(|| Message::new(view)).clone();
             lane.try_push(Note::PublishShared(message), &[]).is_ok()
         } else {
@@ -71,7 +77,7 @@ impl MeshOut {
         let Some(lane) = self.lanes.get_mut(usize::from(to)).and_then(Option::as_mut) else {
             return true;
         };
-        let pushed = if view.payload.len() > INLINE_MAX_BYTES {
+        let pushed = if view.encoded_len() > self.inline_max {
             let message = message.get_or_insert_with(|| Message::new(view)).clone();
             lane.try_push(Note::MemberShared(Box::new((chosen, message))), &[]).is_ok()
         } else {

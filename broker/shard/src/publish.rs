@@ -171,6 +171,15 @@ impl<S: Store> Core<S> {
         if valid_name(view.topic, self.limits.topic_levels_max).is_err() {
             return self.refuse(index, ack, ReasonCode::TopicNameInvalid);
         }
+        let server = &self.limits.server;
+        //= [MQTT-3.2.2-11]
+        if ack.qos > server.maximum_qos {
+            return self.protocol_error(index, ReasonCode::QoSNotSupported);
+        }
+        //= [MQTT-3.2.2-14]
+        if view.header.retain && !server.retain_available {
+            return self.protocol_error(index, ReasonCode::RetainNotSupported);
+        }
         if ack.qos != QoS::AtMostOnce {
             match self.admit(session, ack) {
                 Ok(true) => {}

@@ -62,6 +62,8 @@ pub(crate) fn publish(
 ) -> bool {
     if !progress.local_done {
         progress.local_done = true;
+        //= [MQTT-3.3.1-8]
+        //= 3.1.1 [MQTT-3.3.1-12]
         let local_home =
             fan.view.header.retain && routes.partitions.shard(fan.view.header.partition) == mesh.me;
         if local_home {
@@ -106,6 +108,7 @@ fn local(
 ) -> bool {
     let hash = fan.view.header.topic_hash;
     if routes.fans.iter().any(|job| job.message.view().header.topic_hash == hash) {
+        //= 3.1.1 [MQTT-4.6.0-5]
         // Order within a topic: this one waits behind the fan-out that is under way.
         let message = fan.message().clone();
         routes.fans.push_back(FanJob { message, publisher, after: None });
@@ -126,6 +129,9 @@ fn fan_out(
     publisher: Option<SessionRef>,
     after: Option<SessionRef>,
 ) -> Option<SessionRef> {
+    //= 3.1.1 [MQTT-3.3.2-3]
+    //= [MQTT-4.7.3-4]
+    //= 3.1.1 [MQTT-4.7.3-4]
     let Routes { table, scratch, frames, queues, budget, .. } = routes;
     frames.clear();
     let view = fan.view;

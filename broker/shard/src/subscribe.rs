@@ -191,6 +191,7 @@ impl<S: Store> Core<S> {
         let Ok(parsed) = Filter::parse(filter, self.limits.topic_levels_max) else {
             return refuse(job, ReasonCode::TopicFilterInvalid);
         };
+        //= [MQTT-3.2.2-10]
         let granted = options.qos.min(self.limits.server.maximum_qos);
         let bits = granted as u8
             | (u8::from(options.no_local) << 2)
@@ -224,6 +225,7 @@ impl<S: Store> Core<S> {
             //= [MQTT-3.3.1-11]
             RetainHandling::DoNotSend => false,
         };
+        //= 3.1.1 [MQTT-3.3.1-6]
         if replay {
             let item = self.replay_item(tenant, filter, &parsed, bits, job.id);
             job.replays.push(item);
@@ -375,8 +377,12 @@ impl<S: Store> Core<S> {
         Flow::Continue
     }
 
-    /// Removes one subscription.
+    /// Removes one subscription. What its session has begun to send or holds in its queue stays.
     //= [MQTT-3.10.4-1]
+    //= [MQTT-3.10.4-2]
+    //= [MQTT-3.10.4-3]
+    //= 3.1.1 [MQTT-3.10.4-2]
+    //= 3.1.1 [MQTT-3.10.4-3]
     //= 3.1.1 [MQTT-3.10.4-1]
     pub(crate) fn unsubscribe(&mut self, index: u32, filter: &str) -> ReasonCode {
         let Ok(parsed) = Filter::parse(filter, self.limits.topic_levels_max) else {

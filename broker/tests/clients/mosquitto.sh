@@ -24,7 +24,8 @@ fail() {
 
 publish() { mosquitto_pub -h "$host" -p "$port" "$@"; }
 
-# Starts a subscriber, line by line (stdbuf), that writes its messages to $dir/NAME; returns when its SUBACK has come.
+# Starts a subscriber, line by line (stdbuf), that writes its messages to $dir/NAME; returns when
+# its SUBACK has come.
 subscriber() {
     name=$1
     shift

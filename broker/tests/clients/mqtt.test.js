@@ -111,7 +111,8 @@ test('5.0: properties, topic aliases and request with response', async () => {
   const client = await connect('client', five, aliases)
   server.on('message', (_topic, payload, packet) => {
     const { responseTopic, correlationData } = packet.properties
-    server.publish(responseTopic, `answer to ${payload}`, { qos: 1, properties: { correlationData } })
+    const options = { qos: 1, properties: { correlationData } }
+    server.publish(responseTopic, `answer to ${payload}`, options)
   })
   await server.subscribeAsync(request, { qos: 1, properties: { subscriptionIdentifier: 7 } })
   await client.subscribeAsync(`${run}/answer`, { qos: 1 })

@@ -81,9 +81,12 @@ fn check_levels(filter: &str, levels_max: u16) -> Result<(), TopicError> {
     let mut ended = false;
     for (at, level) in filter.split('/').enumerate() {
         //= [MQTT-4.7.1-1]
+        //= 3.1.1 [MQTT-4.7.1-2]
         if ended || (level.len() > 1 && level.contains('#')) {
             return Err(TopicError::MisplacedMultiLevel);
         }
+        //= [MQTT-4.7.1-2]
+        //= 3.1.1 [MQTT-4.7.1-3]
         if level.len() > 1 && level.contains('+') {
             return Err(TopicError::MisplacedSingleLevel);
         }
@@ -99,6 +102,7 @@ fn check_levels(filter: &str, levels_max: u16) -> Result<(), TopicError> {
 #[must_use]
 pub fn matches(filter: &str, topic: &str) -> bool {
     //= [MQTT-4.7.2-1]
+    //= 3.1.1 [MQTT-4.7.2-1]
     //= [MQTT-3.3.2-3]
     if topic.starts_with('$') && filter.starts_with(['+', '#']) {
         return false;
