@@ -31,40 +31,62 @@ pub fn topic_hash(tenant: TenantId, topic: &str) -> u64 {
     hash_bytes(tenant_state(tenant), topic.as_bytes())
 }
 
-/// Zero bytes that must follow a text for [`level_hash_padded`].
-pub(crate) const PADDING: usize = 16;
-
 /// The hash of one level, without its separators and without the tenant.
 #[inline]
 pub(crate) fn level_hash(level: &[u8]) -> u64 {
-    let mut padded = [0; PADDING];
-    match padded.get_mut(..level.len()) {
-        Some(place) => {
-            place.copy_from_slice(level);
-            short_hash(&padded, level.len())
+    Cut::new(level).level_hash(0, level.len())
+}
+
+/// A text whose levels are hashed one after another.
+pub(crate) struct Cut<'a> {
+    text: &'a [u8],
+    seed: u64,
+    /// Where the last word begins; 0 if there is only a part of one.
+    last: usize,
+    /// The last word, the first of its bytes in the lowest bits, zeros where there are no bytes.
+    tail: u64,
+}
+
+impl<'a> Cut<'a> {
+    #[inline]
+    pub(crate) fn new(text: &'a [u8]) -> Self {
+        let tail = match text.last_chunk() {
+            Some(last) => u64::from_le_bytes(*last),
+            None => text.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+        };
+        let seed = SEED.load(Ordering::Relaxed) ^ KEY_A;
+        Self { text, seed, last: text.len().saturating_sub(8), tail }
+    }
+
+    /// Eight bytes from `begin` on, with zeros behind the end of the text.
+    #[inline]
+    pub(crate) fn word(&self, begin: usize) -> u64 {
+        match self.text.get(begin..).and_then(|rest| rest.first_chunk()) {
+            Some(bytes) => u64::from_le_bytes(*bytes),
+            None if begin < self.last + 8 => self.tail >> (8 * (begin - self.last)),
+            None => 0,
         }
-        None => hash_bytes(SEED.load(Ordering::Relaxed) ^ KEY_C, level),
     }
-}
 
-/// The hash of the level from `begin` to `end` in a text with [`PADDING`] bytes behind it.
-#[inline]
-pub(crate) fn level_hash_padded(text: &[u8], begin: usize, end: usize) -> u64 {
-    let length = end - begin;
-    match text.get(begin..).and_then(|rest| rest.first_chunk::<PADDING>()) {
-        Some(bytes) if length <= PADDING => short_hash(bytes, length),
-        _ => level_hash(text.get(begin..end).unwrap_or_default()),
+    /// The hash of the level from `begin` to `end`. Most have up to 8 bytes, but not always
+    /// equally many, so that takes no branch.
+    #[inline]
+    pub(crate) fn level_hash(&self, begin: usize, end: usize) -> u64 {
+        let length = end - begin;
+        let seed = self.seed ^ length as u64;
+        if length <= 8 {
+            let mask = if length < 8 { !(u64::MAX << (8 * length)) } else { u64::MAX };
+            return multiply((self.word(begin) & mask) ^ seed, KEY_C.wrapping_sub(seed));
+        }
+        let level = self.text.get(begin..end).unwrap_or_default();
+        match (level.first_chunk(), level.last_chunk()) {
+            (Some(first), Some(last)) if length <= 16 => {
+                let last = u64::from_le_bytes(*last);
+                multiply(u64::from_le_bytes(*first) ^ seed, last ^ KEY_C.wrapping_sub(seed))
+            }
+            _ => hash_bytes(seed, level),
+        }
     }
-}
-
-/// The hash of the first `length` of these bytes, whatever the others are. Levels are short and
-/// of every length, so this takes no branch for it.
-#[inline]
-fn short_hash(bytes: &[u8; PADDING], length: usize) -> u64 {
-    let all = u128::from_le_bytes(*bytes);
-    let wanted = if length < PADDING { all & !(u128::MAX << (8 * length)) } else { all };
-    let seed = SEED.load(Ordering::Relaxed) ^ length as u64;
-    multiply(wanted as u64 ^ KEY_A ^ seed, (wanted >> 64) as u64 ^ KEY_C.wrapping_sub(seed))
 }
 
 /// The state that everything of one tenant is hashed from.
@@ -162,13 +184,13 @@ mod tests {
     #[test]
     fn levels_hash_alike_wherever_they_stand() {
         let text = "0123456789abcdefghij";
-        let padded = format!("{text}{}", "\0".repeat(PADDING));
         let mut seen = HashSet::new();
         for begin in 0..=text.len() {
             for end in begin..=text.len() {
                 let level = &text.as_bytes()[begin..end];
                 let hash = level_hash(level);
-                assert_eq!(level_hash_padded(padded.as_bytes(), begin, end), hash);
+                assert_eq!(Cut::new(text.as_bytes()).level_hash(begin, end), hash);
+                assert_eq!(Cut::new(&text.as_bytes()[..end]).level_hash(begin, end), hash);
                 assert_eq!(seen.insert(hash), begin == 0 || begin < end, "{begin} {end}");
             }
         }

@@ -12,6 +12,7 @@ use crate::filter::matches;
 use crate::list::List;
 use crate::shapes::{Levels, Shape, key_for_topic};
 use crate::table::{EXACT, Subscription, Table};
+use crate::text::same;
 use crate::{SessionRef, TenantId};
 
 /// A session that a publish goes to.
@@ -188,7 +189,8 @@ fn literals_agree(filter: &[u8], topic: &Levels, shape: Shape) -> bool {
         at += 2 * skip;
         let literal = topic.span(level, level + run);
         let end = at + literal.len();
-        if filter.get(at..end) != Some(literal) || !matches!(filter.get(end), None | Some(b'/')) {
+        let agree = filter.get(at..end).is_some_and(|text| same(text, literal));
+        if !agree || !matches!(filter.get(end), None | Some(b'/')) {
             return false;
         }
         level += run;

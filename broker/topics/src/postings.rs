@@ -1,6 +1,6 @@
 //! Which topics have a property: from a 64-bit key to a sorted list of topic numbers.
 //!
-//! Most keys have one topic, kept in the index itself. Keys are told apart by 40 bits only, so a
+//! Most keys have one topic, kept in the index itself. Keys are told apart by 39 bits only, so a
 //! list may hold topics of another key; whoever reads it checks each topic anyway.
 
 use std::ops::ControlFlow;

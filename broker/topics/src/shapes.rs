@@ -6,7 +6,7 @@
 //! Hashes only: whoever must be exact compares the text as well.
 
 use crate::TenantId;
-use crate::hash::{PADDING, fold, level_hash, level_hash_padded, tenant_state, topic_hash};
+use crate::hash::{Cut, fold, level_hash, tenant_state, topic_hash};
 
 /// How many levels a shape tells apart. A deeper filter counts as one that ends in `#` here, so
 /// its key finds too many topics and never too few.
@@ -195,9 +195,7 @@ fn start(tenant: TenantId, shape: Shape) -> u64 {
 /// steady state, and filling it with the topic it holds does nothing.
 #[derive(Debug, Default)]
 pub struct Levels {
-    /// The topic, and zeros behind it so that words can be read at its end.
     text: String,
-    length: usize,
     levels: Vec<Level>,
 }
 
@@ -217,41 +215,33 @@ impl Levels {
 
     /// Takes a topic. Levels are hashed alike in every tenant; the tenant is in the keys.
     pub fn fill(&mut self, topic: &str) {
-        if self.topic() == topic && !self.levels.is_empty() {
+        if self.text == topic && !self.levels.is_empty() {
             return;
         }
-        const ZEROS: &str = match str::from_utf8(&[0; PADDING]) {
-            Ok(zeros) => zeros,
-            Err(_) => "",
-        };
-        let Self { text, length, levels } = self;
+        let Self { text, levels } = self;
         text.clear();
         text.push_str(topic);
-        text.push_str(ZEROS);
-        *length = topic.len();
         levels.clear();
-        let text = text.as_bytes();
+        // Reads the caller's text: the copy was written too lately to be read by the word.
+        let cut = Cut::new(topic.as_bytes());
         let mut begin = 0;
-        let (words, _) = text.as_chunks::<8>();
-        for (at, word) in words.iter().enumerate() {
-            let mut marks = separators(u64::from_le_bytes(*word));
+        for at in (0..topic.len()).step_by(8) {
+            let mut marks = separators(cut.word(at));
             while marks != 0 {
-                let end = at * 8 + marks.trailing_zeros() as usize / 8;
-                let hash = level_hash_padded(text, begin, end);
-                levels.push(Level { hash, end: end as u32 });
+                let end = at + marks.trailing_zeros() as usize / 8;
+                levels.push(Level { hash: cut.level_hash(begin, end), end: end as u32 });
                 begin = end + 1;
                 marks &= marks - 1;
             }
         }
-        let hash = level_hash_padded(text, begin, *length);
-        levels.push(Level { hash, end: *length as u32 });
+        levels.push(Level { hash: cut.level_hash(begin, topic.len()), end: topic.len() as u32 });
     }
 
     /// The topic it holds; empty before the first.
     #[inline]
     #[must_use]
     pub fn topic(&self) -> &str {
-        self.text.get(..self.length).unwrap_or_default()
+        &self.text
     }
 
     /// The number of levels; 0 only before the first topic.

@@ -68,7 +68,7 @@ impl<V> Entry<V> {
 
     #[inline]
     pub(crate) fn is(&self, tenant: TenantId, text: &str) -> bool {
-        self.bytes() == text.as_bytes() && self.tenant() == tenant
+        same(self.bytes(), text.as_bytes()) && self.tenant() == tenant
     }
 
     /// Bytes allocated outside of the entry for its text.
@@ -77,6 +77,24 @@ impl<V> Entry<V> {
             Text::Short { .. } => 0,
             Text::Long { text, .. } => text.len(),
         }
+    }
+}
+
+/// Whether two texts are equal, by the word: most are too short to be worth a call.
+#[inline]
+pub(crate) fn same(one: &[u8], other: &[u8]) -> bool {
+    fn ends<const N: usize>(one: &[u8], other: &[u8]) -> bool {
+        one.first_chunk::<N>() == other.first_chunk() && one.last_chunk::<N>() == other.last_chunk()
+    }
+    if one.len() != other.len() {
+        return false;
+    }
+    match one.len() {
+        0..4 => one.iter().eq(other),
+        4..8 => ends::<4>(one, other),
+        8..=16 => ends::<8>(one, other),
+        17..=32 => ends::<16>(one, other),
+        _ => one == other,
     }
 }
 
@@ -150,6 +168,19 @@ impl<V> Texts<V> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_byte_is_compared() {
+        for length in 0..70 {
+            let text = vec![b'x'; length];
+            assert!(same(&text, &text.clone()) && !same(&text, &vec![b'x'; length + 1]));
+            for at in 0..length {
+                let mut other = text.clone();
+                other[at] = b'y';
+                assert!(!same(&text, &other), "{length} {at}");
+            }
+        }
+    }
 
     #[test]
     fn a_listed_entry_is_one_cache_line() {
