@@ -273,15 +273,25 @@ fn deliver_queued(
             }
         }
         Offer::Dropped { dropped, reason } => {
-            let mut victim = Some((dropped, reason));
-            while let Some((dropped, reason)) = victim {
-                let hash = dropped.message.view().header.topic_hash;
-                clients.note_drop(hit.session.0, hash, drop_reason(reason));
-                let session = clients.sessions.at_mut(hit.session.0);
-                let outbound = session.and_then(|session| session.outbound.as_mut());
-                victim = outbound.and_then(|outbound| outbound.evict_next());
-            }
+            note_victims(clients, hit.session.0, dropped, reason);
         }
+    }
+}
+
+/// Counts the message that gave way, and every further one that had to.
+fn note_victims(
+    clients: &mut Clients,
+    session: u32,
+    dropped: Delivery<Message>,
+    reason: ringtide_session::DropReason,
+) {
+    let mut victim = Some((dropped, reason));
+    while let Some((dropped, reason)) = victim {
+        let hash = dropped.message.view().header.topic_hash;
+        clients.note_drop(session, hash, drop_reason(reason));
+        let session = clients.sessions.at_mut(session);
+        let outbound = session.and_then(|session| session.outbound.as_mut());
+        victim = outbound.and_then(|outbound| outbound.evict_next());
     }
 }
 
