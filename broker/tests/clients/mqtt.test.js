@@ -145,7 +145,9 @@ test('5.0: a shared group takes each message once', async () => {
   for (const text of sent) await pub.publishAsync(topic, text, { qos: 1 })
   const end = Date.now() + PATIENCE_MS
   const got = () => members.flatMap(m => m.messages.map(x => x.text))
-  while (got().length < 120 && Date.now() < end) await new Promise(resolve => setTimeout(resolve, 20))
+  while (got().length < 120 && Date.now() < end) {
+    await new Promise(resolve => setTimeout(resolve, 20))
+  }
   assert.deepEqual(got().sort((a, b) => a - b), sent)
   await Promise.all([...members, pub].map(c => c.endAsync()))
 })
