@@ -303,10 +303,11 @@ fn fan_out() {
             }
             let each = nanos(processor_time_since(begin), hits);
             assert_eq!(hits, subscribers * rounds);
-            println!(
-                "1 -> {subscribers}, pages of 1024, overlap {overlap}: {each:.2} ns/hit, \
-                 {took:.0} ns/subscribe, {bytes:.1} bytes/subscriber"
-            );
+            println!("1 -> {subscribers}, pages of 1024, overlap {overlap}: {each:.2} ns/hit");
+            // A thousand are too few for these clocks.
+            if subscribers == MILLION && !overlap {
+                println!("{took:.0} ns/subscribe, {bytes:.1} bytes/subscriber");
+            }
         }
     }
 }
