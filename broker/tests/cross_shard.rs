@@ -283,6 +283,26 @@ fn a_retained_publish_is_seen_live_or_as_retained_never_neither() {
 }
 
 #[test]
+fn a_retained_publish_after_suback_is_live_and_comes_once() {
+    FLEET.run("live", |cx| {
+        let mut publishers = spread(cx, "pub", &cx.topic("none"), 0);
+        for round in 0..120 {
+            let topic = cx.topic(&format!("r{round}"));
+            let filter = if round % 2 == 0 { topic.clone() } else { format!("{topic}/#") };
+            let mut sub = cx.connect(cx.v5(&format!("sub{}", round % SPREAD)));
+            sub.subscribe(&filter, 1);
+            let publisher = &mut publishers[round % SPREAD];
+            publisher.publish(Publish::new(&topic, "kept").qos(1).retain());
+            let message = sub.expect_message("kept");
+            assert!(!message.retain, "round {round}: published after SUBACK, sent as retained");
+            sub.ping();
+            assert_eq!(sub.event(Duration::from_millis(10)), Event::Nothing, "round {round}");
+            sub.disconnect();
+        }
+    });
+}
+
+#[test]
 fn the_last_retained_message_of_a_race_is_the_one_all_see_last() {
     FLEET.run("last", |cx| {
         let topic = cx.topic("t");
