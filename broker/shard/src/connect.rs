@@ -497,7 +497,7 @@ impl<S: Store> Core<S> {
             outbound.on_resume(negotiated.receive_maximum, self.routes.queues.limits);
         }
         if let Some(inbound) = record.inbound.as_mut() {
-            inbound.on_resume(self.limits.server.receive_maximum);
+            inbound.on_resume(self.limits.receive_maximum(Some(negotiated.version)));
         }
         if record.is_persistent() {
             self.store.append(RecordKind::Session, &[record.client_id.as_bytes()]);

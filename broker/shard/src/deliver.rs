@@ -59,6 +59,11 @@ impl<'a> Fan<'a> {
         }
     }
 
+    /// True if no encoding of this message lies in the scratch space, which may be cleared then.
+    pub(crate) fn is_unencoded(&self) -> bool {
+        self.frames.ranges.iter().all(Option::is_none)
+    }
+
     pub(crate) fn message(&mut self) -> &Message {
         let view = &self.view;
         self.message.get_or_insert_with(|| Message::new(view))

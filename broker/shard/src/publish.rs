@@ -76,6 +76,7 @@ impl<S: Store> Core<S> {
         let lens = (publish.topic.len(), properties.raw.len(), publish.payload.len());
         match Message::in_place(raw, &message_header, topic_at, lens.0, lens.1, lens.2) {
             Ok(message) => {
+                self.large.watch(message.raw());
                 let view = message.view();
                 self.checked(index, ack, view, None, Some(message.clone()))
             }
@@ -230,7 +231,6 @@ impl<S: Store> Core<S> {
 
     /// Opens the inbound exchange. False for a QoS 2 message that was routed before.
     fn admit(&mut self, session: u32, ack: AckWanted) -> Result<bool, ReasonCode> {
-        let receive_maximum = self.limits.server.receive_maximum;
         let immediate = self.store.is_immediate();
         let Some(session) = self.clients.sessions.at_mut(session) else { return Ok(true) };
         let Some(id) = ack.id else { return Ok(true) };
@@ -238,8 +238,11 @@ impl<S: Store> Core<S> {
         if ack.qos == QoS::AtLeastOnce && immediate && session.inbound.is_none() {
             return Ok(true);
         }
-        let inbound =
-            session.inbound.get_or_insert_with(|| Box::new(Inbound::new(receive_maximum)));
+        let conn = session.conn;
+        let inbound = session.inbound.get_or_insert_with(|| {
+            let version = self.clients.conns.at(conn).map(|conn| conn.version);
+            Box::new(Inbound::new(self.limits.receive_maximum(version)))
+        });
         match inbound.on_publish(ack.qos, id) {
             Ok(accept) => Ok(accept == Accept::Route),
             Err(violation) => Err(violation.reason()),
@@ -380,9 +383,10 @@ pub(crate) fn is_reserved(topic: &str) -> bool {
 pub(crate) fn acked(inbound: Option<&mut Inbound>, kind: AckKind, id: PacketId, code: ReasonCode) {
     let Some(inbound) = inbound else { return };
     match kind {
-        AckKind::PubAck => inbound.on_acked(QoS::AtLeastOnce, id),
+        // One that refuses was never counted, or is counted no more.
+        AckKind::PubAck if !code.is_error() => inbound.on_acked(QoS::AtLeastOnce, id),
         AckKind::PubRec if !code.is_error() => inbound.on_acked(QoS::ExactlyOnce, id),
         AckKind::PubComp => inbound.on_pubcomp_sent(id),
-        AckKind::PubRec | AckKind::PubRel => {}
+        AckKind::PubAck | AckKind::PubRec | AckKind::PubRel => {}
     }
 }

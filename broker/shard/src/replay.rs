@@ -19,6 +19,9 @@ pub(crate) const QUEUED_MAX: usize = 64;
 /// Topics seen live during a replay that are remembered; older ones may then come twice.
 const LIVE_MAX: usize = 4096;
 
+/// No Local, in the options of a subscription.
+const OPTION_NO_LOCAL: u8 = 0b0100;
+
 /// One filter's replay.
 #[derive(Debug)]
 pub(crate) struct Item {
@@ -170,14 +173,18 @@ pub(crate) fn step(
 /// Delivers the first message of the page.
 fn deliver_one(routes: &mut Routes, clients: &mut Clients, index: u32) {
     let now_ms = clients.now_ms;
-    let Some(replay) = clients.sessions.at_mut(index).and_then(|s| s.replay.as_mut()) else {
-        return;
-    };
+    let Some(session) = clients.sessions.at_mut(index) else { return };
+    let own_hash = session.hash;
+    let Some(replay) = session.replay.as_mut() else { return };
     let Some(message) = replay.page.pop_front() else { return };
     let view = message.view();
     let expired = view.header.expires_ms != 0 && view.header.expires_ms <= now_ms;
     let live = replay.live.contains(&view.header.topic_hash);
     let Some(item) = replay.items.front().filter(|_| !expired && !live) else { return };
+    //= [MQTT-3.8.3-3]
+    if item.options & OPTION_NO_LOCAL != 0 && view.header.publisher == own_hash {
+        return;
+    }
     let ids = [item.id];
     let hit = Hit {
         session: SessionRef(index),

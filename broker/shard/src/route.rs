@@ -245,7 +245,9 @@ pub(crate) fn to_member(
         options: chosen.options,
         ids: if chosen.id == 0 { &[] } else { &ids },
     };
-    routes.frames.clear();
+    if fan.is_unencoded() {
+        routes.frames.clear();
+    }
     deliver(clients, &routes.queues, &mut routes.frames, fan, hit);
 }
 

@@ -19,7 +19,11 @@ pub(crate) struct Delivery<'a> {
 
 impl Model {
     /// Takes in a delivery and says which message it is.
-    pub(crate) fn delivered(&mut self, no: SessionNo, delivery: &Delivery<'_>) -> Option<MessageNo> {
+    pub(crate) fn delivered(
+        &mut self,
+        no: SessionNo,
+        delivery: &Delivery<'_>,
+    ) -> Option<MessageNo> {
         let step = self.tick();
         if delivery.payload.is_empty() {
             self.delivered_empty(no, delivery, step);
@@ -142,7 +146,9 @@ fn check_options(
     delivery: &Delivery<'_>,
     possible: &[&Subscription],
 ) -> Result<(), String> {
-    if possible.iter().all(|own| own.no_local) && message.publisher == client {
+    // Whether a will is its client's own message, the standard does not say.
+    let own = message.publisher == client && !message.will;
+    if own && possible.iter().all(|own| own.no_local) {
         return Err("its own message, with No Local".into());
     }
     let granted = possible.iter().map(|own| own.qos).max().unwrap_or(0);

@@ -170,6 +170,9 @@ pub(crate) struct Client {
     /// The retained messages that have come, if it collects them.
     pub(crate) collected: Vec<(String, MessageNo)>,
     not_before_us: u64,
+    /// The last connection that was given up before CONNACK: until the broker has closed it, its
+    /// CONNECT may still be taken for a newer one.
+    abandoned: Option<LinkId>,
 }
 
 impl Client {
@@ -185,7 +188,14 @@ impl Client {
             unsure: false,
             collected: Vec::new(),
             not_before_us: 0,
+            abandoned: None,
         }
+    }
+
+    /// True if it may connect: no older CONNECT of its own is on its way.
+    pub(crate) fn may_connect(&self, net: &Net) -> bool {
+        self.wire.is_none()
+            && self.abandoned.is_none_or(|link| net.server_closed_us(link).is_some())
     }
 
     fn is_v5(&self) -> bool {
@@ -201,18 +211,17 @@ impl Client {
         self.wire.as_ref().is_some_and(|wire| wire.open)
     }
 
-    pub(crate) fn has_wire(&self) -> bool {
-        self.wire.is_some()
-    }
-
     /// True if the broker may hold a session for it.
     pub(crate) fn has_session(&self) -> bool {
         self.held.session.is_some() || self.unsure
     }
 
     /// What it still waits for, in words; empty when nothing.
-    pub(crate) fn waits_for(&self) -> String {
+    pub(crate) fn waits_for(&self, net: &Net) -> String {
         let mut words = Vec::new();
+        if self.abandoned.is_some_and(|link| net.server_closed_us(link).is_none()) {
+            words.push("the end of a connection that it gave up".to_string());
+        }
         if let Some(wire) = &self.wire {
             if !wire.open {
                 words.push("CONNACK".to_string());
@@ -224,8 +233,8 @@ impl Client {
             words.extend(self.held.outgoing.iter().map(|own| format!("an answer to {own:?}")));
             let open = self.held.incoming.iter().filter(|(_, one)| one.phase == InPhase::Received);
             words.extend(open.map(|(id, _)| format!("PUBREL {id}")));
-            if wire.silent {
-                words.push("the end of its keep alive".into());
+            if wire.silent || wire.finished {
+                words.push("the end of its connection".into());
             }
         }
         if !self.acks.is_empty() {
@@ -237,9 +246,10 @@ impl Client {
 
     /// True if it has something to do now.
     pub(crate) fn has_work(&self, net: &Net, now_us: u64) -> bool {
-        let readable = self.wire.as_ref().is_some_and(|wire| {
-            now_us >= wire.stopped_until_us && net.is_readable(wire.link)
-        });
+        let readable = self
+            .wire
+            .as_ref()
+            .is_some_and(|wire| now_us >= wire.stopped_until_us && net.is_readable(wire.link));
         let old = self.old.iter().any(|(link, _)| net.is_readable(*link));
         readable || old || self.due_us().is_some_and(|due_us| due_us <= now_us)
     }
@@ -316,6 +326,9 @@ impl Client {
     fn forget_wire(&mut self, around: &mut Surroundings<'_>, wire: &Wire, said_goodbye: bool) {
         self.acks.clear();
         around.model.tick();
+        if !wire.open {
+            self.abandoned = Some(wire.link);
+        }
         if let Some(will) = wire.will {
             around.wills.ended(will, wire.open, said_goodbye, wire.link, around.now_us);
         }
@@ -481,7 +494,8 @@ impl Client {
 
     /// Sends acknowledgements that were held back: some of them, or all when the work is over.
     fn send_acks(&mut self, around: &mut Surroundings<'_>) {
-        let usable = self.wire.as_ref().is_some_and(|wire| wire.open && !wire.silent && !wire.finished);
+        let usable =
+            self.wire.as_ref().is_some_and(|wire| wire.open && !wire.silent && !wire.finished);
         if !usable {
             return;
         }
@@ -509,7 +523,8 @@ impl Client {
             one.answered = true;
             one.refused = refuses;
             one.phase = if done { InPhase::Done } else { InPhase::Received };
-            if let Some(wire) = self.wire.as_mut().filter(|wire| done && wire.serial == one.serial) {
+            if let Some(wire) = self.wire.as_mut().filter(|wire| done && wire.serial == one.serial)
+            {
                 wire.charged = wire.charged.saturating_sub(1);
             }
         }

@@ -8,9 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
 use bytes::BytesMut;
-use ringtide_driver::{
-    BufferId, Completion, Driver, ListenerId, Outgoing, Socket, Token, Wait,
-};
+use ringtide_driver::{BufferId, Completion, Driver, ListenerId, Outgoing, Socket, Token, Wait};
 
 use crate::net::{ECONNRESET, End, LinkId, Net};
 
@@ -163,7 +161,12 @@ impl SimDriver {
     }
 
     /// Runs `with` on a token's entry, made anew for a socket that has none.
-    fn entry(&mut self, token: Token, socket: Socket, with: impl FnOnce(&mut Entry) -> Option<&'static str>) {
+    fn entry(
+        &mut self,
+        token: Token,
+        socket: Socket,
+        with: impl FnOnce(&mut Entry) -> Option<&'static str>,
+    ) {
         let ear = Rc::clone(&self.ear);
         let mut ear = ear.borrow_mut();
         let wrong = if token.0 >> 56 != 0 {

@@ -85,7 +85,9 @@ impl Lane {
         self.flight.push_back((at_us, item));
     }
 
-    fn settle(&mut self, now_us: u64) {
+    /// Lets arrive what is due; true if a reset has discarded bytes that nobody has read.
+    fn settle(&mut self, now_us: u64) -> bool {
+        let mut lost = false;
         while self.flight.front().is_some_and(|(at_us, _)| *at_us <= now_us) {
             match self.flight.pop_front() {
                 Some((_, Item::Bytes(bytes))) => {
@@ -95,11 +97,13 @@ impl Lane {
                 Some((_, Item::Fin)) => self.fin = true,
                 Some((_, Item::Reset)) => {
                     self.reset = true;
+                    lost |= !self.ready.is_empty();
                     self.ready.clear();
                 }
                 None => {}
             }
         }
+        lost
     }
 
     fn held(&self) -> usize {
@@ -129,6 +133,8 @@ struct Link {
     client_gone: bool,
     /// Nothing passes any more, and nobody is told.
     cut: bool,
+    /// The server has not been given all that the client sent.
+    lost: bool,
 }
 
 /// How a stream has ended, as a reader sees it.
@@ -150,8 +156,8 @@ pub struct Net {
     pub(crate) arriving: Vec<VecDeque<(u64, u64, LinkId)>>,
     /// Wake-ups sent to each shard.
     pub(crate) woken: Vec<bool>,
-    /// When the server closed a link, in microseconds.
-    closed: BTreeMap<LinkId, u64>,
+    /// When the server closed a link, in microseconds, and whether it had read all that was sent.
+    closed: BTreeMap<LinkId, (u64, bool)>,
     pub(crate) now_us: u64,
     /// The faults in force.
     pub weather: Weather,
@@ -182,7 +188,7 @@ impl Net {
     pub fn settle(&mut self, now_us: u64) {
         self.now_us = now_us;
         for link in self.links.values_mut().filter(|link| !link.cut) {
-            link.up.settle(now_us);
+            link.lost |= link.up.settle(now_us);
             link.down.settle(now_us);
         }
         self.links.retain(|_, link| link.holder != Holder::Closed || !link.client_gone);
@@ -212,6 +218,7 @@ impl Net {
             holder: Holder::Backlog(shard),
             client_gone: false,
             cut: false,
+            lost: false,
         };
         self.links.insert(id, link);
         self.backlog[usize::from(shard)].push_back(id);
@@ -244,6 +251,7 @@ impl Net {
             if reset {
                 let all = link.up.flight.len();
                 let lost = self.random.below(all as u64 + 1) as usize;
+                link.lost = true;
                 for (_, item) in link.up.flight.drain(all - lost..) {
                     if let Item::Bytes(bytes) = item {
                         link.up.in_flight -= bytes.len();
@@ -277,14 +285,19 @@ impl Net {
 
     /// True if a read at the client would give something.
     pub(crate) fn is_readable(&self, id: LinkId) -> bool {
-        self.links.get(&id).is_some_and(|link| {
-            !link.down.ready.is_empty() || link.down.fin || link.down.reset
-        })
+        self.links
+            .get(&id)
+            .is_some_and(|link| !link.down.ready.is_empty() || link.down.fin || link.down.reset)
     }
 
     /// When the server closed this link, if it has.
     pub(crate) fn server_closed_us(&self, id: LinkId) -> Option<u64> {
-        self.closed.get(&id).copied()
+        self.closed.get(&id).map(|(at_us, _)| *at_us)
+    }
+
+    /// True if the server read all that was sent on a link before it closed it.
+    pub(crate) fn server_read_all(&self, id: LinkId) -> bool {
+        self.closed.get(&id).is_some_and(|(_, all)| *all)
     }
 
     /// True if nothing is on its way anywhere, and nobody waits to be accepted.
@@ -365,12 +378,12 @@ impl Net {
 
     /// The server has closed its end.
     pub(crate) fn close_link(&mut self, id: LinkId) {
-        self.closed.insert(id, self.now_us);
         let at_us = self.arrival_us();
         let resets = self.random.chance(self.weather.unread_resets);
         let Some(link) = self.links.get_mut(&id) else { return };
         link.holder = Holder::Closed;
         let unread = link.up.held() > 0 && !link.up.reset;
+        self.closed.insert(id, (self.now_us, !unread && !link.lost && !link.cut));
         // Closing a socket with unread bytes resets it, and then the client may lose the last
         // bytes that were on their way to it.
         let end = if unread && resets { Item::Reset } else { Item::Fin };

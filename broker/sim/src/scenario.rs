@@ -59,7 +59,13 @@ impl Scenario {
         let smallest = ringtide_ring::LANE_BYTES_MIN;
         let lane_bytes = *random.pick(&[smallest, smallest, smallest * 2, 4096, 1 << 16]);
         let weather = weather(&mut random);
-        let rules = *random.pick(&[Rules::Open, Rules::Open, Rules::AtOnce, Rules::Late(1), Rules::Late(4)]);
+        let rules = *random.pick(&[
+            Rules::Open,
+            Rules::Open,
+            Rules::AtOnce,
+            Rules::Late(1),
+            Rules::Late(4),
+        ]);
         let clients = random.range(2, 9) as usize;
         let limits = limits(&mut random, lane_bytes);
         let profiles = (0..=clients).map(|no| profile(&mut random, no)).collect();

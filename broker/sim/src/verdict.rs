@@ -93,7 +93,8 @@ impl Model {
         if message.payload.is_empty() || message.expiry_s.is_some() || message.will {
             return;
         }
-        let member = |own: &&Subscription| own.shared && own.matches(&message.topic) && !own.refused;
+        let member =
+            |own: &&Subscription| own.shared && own.matches(&message.topic) && !own.refused;
         let with = |session: &&Session| session.subscriptions.iter().any(|own| member(&own));
         let members: Vec<&Session> = self.sessions.iter().filter(with).collect();
         // Copies of a member's own subscriptions cannot be told from the group's.
@@ -127,9 +128,8 @@ impl Model {
             own.qos == 0
                 || ((session.ending.is_some() || own.leaving.is_some()) && message.qos == 2)
         });
-        let settled = all
-            .clone()
-            .all(|(session, own)| session.ending.is_none() && own.leaving.is_none());
+        let settled =
+            all.clone().all(|(session, own)| session.ending.is_none() && own.leaving.is_none());
         let got: u32 =
             members.iter().filter_map(|session| session.got.get(&no)).map(|got| got.fresh).sum();
         let topic = &message.topic;
@@ -158,7 +158,8 @@ impl Model {
             let Some(accepted) = own.accepted() else { return false };
             all.iter().any(|&other| {
                 let later = self.message(other);
-                let ordered = later.sent > accepted || later.publisher == own.publisher && other > no;
+                let ordered =
+                    later.sent > accepted || later.publisher == own.publisher && other > no;
                 other != no && later.accepted().is_some() && ordered && !own.will && !later.will
             })
         };

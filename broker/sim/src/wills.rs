@@ -134,17 +134,18 @@ impl Wills {
         };
         let none = Vec::new();
         let events = self.events.get(&record.client).unwrap_or(&none);
-        let mut next = events.iter().skip_while(|(at_us, event)| {
-            *at_us < ended.at_us || matches!(event, Event::Connected)
-        });
+        let mut next = events
+            .iter()
+            .skip_while(|(at_us, event)| *at_us < ended.at_us || matches!(event, Event::Connected));
         let again = next.next().map(|(at_us, event)| (*at_us, *event));
-        let answered = next.next().and_then(|(at_us, event)| {
-            matches!(event, Event::Connected).then_some(*at_us)
-        });
+        let answered = next
+            .next()
+            .and_then(|(at_us, event)| matches!(event, Event::Connected).then_some(*at_us));
         if ended.goodbye {
             // Unless something else ended the connection before DISCONNECT was read.
+            let read = net.server_read_all(ended.link);
             let raced = again.is_some_and(|(at_us, _)| at_us <= closed_us);
-            return if raced { Due::Perhaps } else { Due::Never };
+            return if raced || !read { Due::Perhaps } else { Due::Never };
         }
         if record.delay_us == 0 {
             return Due::Once;

@@ -114,10 +114,7 @@ impl World {
             control,
             clients: scenario.profiles.iter().cloned().map(Client::new).collect(),
             hostile: (0..scenario.hostile).map(|no| Hostile::new(seed, no)).collect(),
-            model: Model::new(
-                trace.clone(),
-                (scenario.rules != Rules::Open).then_some(DENIED),
-            ),
+            model: Model::new(trace.clone(), (scenario.rules != Rules::Open).then_some(DENIED)),
             wills: Wills::new(0, trace.clone()),
             scene: Scene::Work,
             idle_until_us: 0,
@@ -183,7 +180,7 @@ impl World {
         let asked = |world: &World| world.clients[0].is_open();
         self.run_until(asked, "the observer's CONNACK");
         self.with_client(0, |client, around| client.subscribe_to(around, &["will/#"]));
-        let granted = |world: &World| world.clients[0].waits_for().is_empty();
+        let granted = |world: &World| world.clients[0].waits_for(&world.net.borrow()).is_empty();
         self.run_until(granted, "the observer's SUBACK");
     }
 
@@ -358,7 +355,7 @@ impl World {
                 return;
             }
             let now_us = self.clock.us();
-            let settled = self.clients.iter().all(|client| client.waits_for().is_empty());
+            let settled = self.is_settled();
             if settled && self.is_at_rest() {
                 let since_us = *rested_us.get_or_insert(now_us);
                 if now_us > since_us + REST_US {
@@ -372,12 +369,17 @@ impl World {
         self.explain_unrest(what);
     }
 
-    fn explain_unrest(&self, what: &str) {
-        for client in self.clients.iter().filter(|client| !client.waits_for().is_empty()) {
-            let no = client.profile.no;
-            self.trace.fail(format_args!("{what}: client {no} waits for {}", client.waits_for()));
-        }
+    fn is_settled(&self) -> bool {
         let net = self.net.borrow();
+        self.clients.iter().all(|client| client.waits_for(&net).is_empty())
+    }
+
+    fn explain_unrest(&self, what: &str) {
+        let net = self.net.borrow();
+        for client in self.clients.iter().filter(|client| !client.waits_for(&net).is_empty()) {
+            let (no, waits_for) = (client.profile.no, client.waits_for(&net));
+            self.trace.fail(format_args!("{what}: client {no} waits for {waits_for}"));
+        }
         for (index, seat) in self.seats.iter().enumerate().filter(|(_, seat)| !seat.done) {
             let ear = seat.ear.borrow();
             let (wait, news, stalled) = (ear.wait, ear.has_news(&net), ear.stalled());
@@ -402,7 +404,8 @@ impl World {
         self.come_to_rest("after the work");
         for no in 0..self.clients.len() {
             self.with_client(no, |client, around| {
-                if !client.has_wire() && client.has_session() {
+                let may = client.may_connect(&around.net.borrow());
+                if may && client.has_session() {
                     client.connect(around, false);
                 }
             });
@@ -473,9 +476,8 @@ impl World {
             let ear = seat.ear.borrow();
             let (open, buffers) = (ear.open(), ear.buffers_out());
             if open + buffers > 0 {
-                self.trace.fail(format_args!(
-                    "shard {index} keeps {open} sockets and {buffers} buffers"
-                ));
+                self.trace
+                    .fail(format_args!("shard {index} keeps {open} sockets and {buffers} buffers"));
             }
         }
         let links = self.net.borrow().open_links();

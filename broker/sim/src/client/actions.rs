@@ -1,7 +1,7 @@
 //! What a client does of its own accord: the workload.
 
 use ringtide_codec::{
-    Disconnect, Property, PacketId, PublishOut, QoS, ReasonCode, RetainHandling, SubscribeOut,
+    Disconnect, PacketId, Property, PublishOut, QoS, ReasonCode, RetainHandling, SubscribeOut,
     SubscriptionOptions, UnsubscribeOut, Version,
 };
 
@@ -27,9 +27,8 @@ const FILTERS: &[&str] = &[
     "a", "a/b", "a/+", "a/#", "+/b", "#", "+", "b/+/#", "t/0", "t/1", "t/+", "+/+", "d/e/f", "/",
     "t/#", "secret/x", "secret/#", "$x/y", "$x/#", "+/1",
 ];
-const SHARED: &[&str] = &[
-    "$share/one/g/1", "$share/one/g/#", "$share/two/g/+", "$share/two/t/+", "$share/three/a/#",
-];
+const SHARED: &[&str] =
+    &["$share/one/g/1", "$share/one/g/#", "$share/two/g/+", "$share/two/t/+", "$share/three/a/#"];
 /// Payload sizes around the limits that the shard treats apart: 1024, 4096, 8192 bytes.
 const LENGTHS: &[usize] = &[8, 8, 20, 20, 100, 100, 900, 1200, 4200, 9000, 20_000];
 /// Exchanges of its own that a client has under way at most.
@@ -39,7 +38,8 @@ impl Client {
     /// Does one thing.
     pub(crate) fn do_something(&mut self, around: &mut Surroundings<'_>) {
         if self.wire.is_none() {
-            if around.now_us >= self.not_before_us && around.random.chance(300) {
+            let may = self.may_connect(&around.net.borrow());
+            if may && around.now_us >= self.not_before_us && around.random.chance(300) {
                 let clean = around.random.chance(120);
                 self.connect(around, clean);
             }

@@ -1,7 +1,7 @@
 //! What a client makes of each packet that comes.
 
 use ringtide_codec::{
-    Ack, AckKind, ConnAck, Disconnect, Packet, PropertyIter, Property, Publish, ReasonCode, Role,
+    Ack, AckKind, ConnAck, Disconnect, Packet, Property, PropertyIter, Publish, ReasonCode, Role,
     decode, fixed_header, write_ack,
 };
 
@@ -33,7 +33,10 @@ impl Client {
             match decode(Role::Client, self.profile.version, &header, body) {
                 Ok(packet) => self.take(around, &packet),
                 Err(error) => {
-                    self.fail(around, &format!("a malformed {:?} came: {error}", header.packet_type));
+                    self.fail(
+                        around,
+                        &format!("a malformed {:?} came: {error}", header.packet_type),
+                    );
                     self.let_go(around, true, false);
                 }
             }
@@ -286,9 +289,11 @@ impl Client {
 
     fn on_pubrec(&mut self, around: &mut Surroundings<'_>, ack: &Ack<'_>) {
         let id = ack.packet_id.get();
-        let own = self.held.outgoing.iter().position(|own| {
-            own.id == id && own.qos == 2 && own.phase == OutPhase::Published
-        });
+        let own = self
+            .held
+            .outgoing
+            .iter()
+            .position(|own| own.id == id && own.qos == 2 && own.phase == OutPhase::Published);
         let Some(own) = own else {
             return self.fail(around, &format!("PUBREC {id} came for nothing"));
         };
@@ -326,9 +331,11 @@ impl Client {
 
     fn on_pubcomp(&mut self, around: &mut Surroundings<'_>, ack: &Ack<'_>) {
         let id = ack.packet_id.get();
-        let own = self.held.outgoing.iter().position(|own| {
-            own.id == id && own.phase == OutPhase::Released
-        });
+        let own = self
+            .held
+            .outgoing
+            .iter()
+            .position(|own| own.id == id && own.phase == OutPhase::Released);
         match own {
             Some(own) => {
                 self.held.outgoing.remove(own);
