@@ -18,6 +18,7 @@ use crate::core::{Core, Due};
 use crate::counters::Counters;
 use crate::deliver::Queues;
 use crate::groups::Groups;
+use crate::large::LargeBuffers;
 use crate::mesh_out::MeshOut;
 use crate::note::Note;
 use crate::partition::PartitionMap;
@@ -129,6 +130,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             owing: VecDeque::new(),
             opening: VecDeque::new(),
             removals: Vec::new(),
+            large: LargeBuffers::default(),
             last: crate::again::LastPublish::nothing(),
             topic_scratch: String::new(),
             forward_scratch: Vec::new(),

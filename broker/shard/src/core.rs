@@ -15,6 +15,7 @@ use crate::clients::Clients;
 use crate::config::Limits;
 use crate::conn::{Cause, NONE, Phase};
 use crate::counters::Counter;
+use crate::large::LargeBuffers;
 use crate::mesh_out::MeshOut;
 use crate::message::Message;
 use crate::note::HandOver;
@@ -95,6 +96,7 @@ pub(crate) struct Core<S: Store> {
     pub(crate) opening: VecDeque<WaitsFor>,
     /// Keys to be removed from the interest table whose segment was busy.
     pub(crate) removals: Vec<InterestKey>,
+    pub(crate) large: LargeBuffers,
     pub(crate) last: LastPublish,
     pub(crate) topic_scratch: String,
     pub(crate) forward_scratch: Vec<u8>,

@@ -266,6 +266,7 @@ impl<S: Store> Core<S> {
     pub(crate) fn every_second(&mut self) {
         let now_ms = self.clients.now_ms;
         self.timers.set(now_ms + 1000, crate::core::Due::Second);
+        self.large.clear();
         self.routes.retained.sweep(&self.clients);
         let offline = self.clients.offline() as u64;
         self.clients.counters.set(Counter::SessionsOffline, offline);

@@ -25,6 +25,7 @@ mod deliver;
 mod end;
 mod go_on;
 mod groups;
+mod large;
 pub mod ledger;
 mod mesh_out;
 pub mod message;

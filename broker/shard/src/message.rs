@@ -232,6 +232,11 @@ impl Message {
         self.0.slice(self.0.len() - self.view().payload.len()..)
     }
 
+    /// The buffer of the encoded form.
+    pub(crate) fn raw(&self) -> Bytes {
+        self.0.clone()
+    }
+
     /// Bytes of the encoded form, as accounted in queues.
     pub fn encoded_len(&self) -> usize {
         self.0.len()

@@ -4,7 +4,6 @@
 
 use std::mem;
 
-use bytes::BytesMut;
 use ringtide_codec::{AckKind, FixedHeader, PacketType, ReasonCode, fixed_header};
 use ringtide_driver::Token;
 use ringtide_storage::Store;
@@ -111,7 +110,7 @@ impl<S: Store> Core<S> {
             return self.keep(index, bytes);
         }
         let until = HEADER_BYTES + total;
-        let mut gathered = BytesMut::with_capacity(until);
+        let mut gathered = self.large.take(until);
         gathered.resize(HEADER_BYTES, 0);
         gathered.extend_from_slice(bytes);
         if let Some(conn) = self.clients.conns.at_mut(index) {
