@@ -73,8 +73,8 @@ impl<D: Driver, S: Store, C: Clock> Turn for Shard<D, S, C> {
         self.reap();
         self.take_notes();
         self.decode(started_us);
-        let again = self.core.go_on();
-        self.answer_retained();
+        let mut again = self.core.go_on();
+        again |= self.answer_retained();
         self.fire_timers();
         self.core.end_of_log_turn();
         self.flush();
@@ -191,14 +191,18 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         }
     }
 
-    /// Answers the questions for retained messages whose lanes have been taken in.
-    fn answer_retained(&mut self) {
+    /// Answers the questions for retained messages whose lanes have been taken in. True if one of
+    /// them was this shard's own: its replay goes on with the next turn.
+    fn answer_retained(&mut self) -> bool {
+        let me = self.core.mesh.me;
+        let mut own = false;
         let mut waiting = mem::take(&mut self.core.routes.retained.waiting);
         waiting.retain(|one| {
             let passed = one.positions.iter().zip(&self.from).all(|(position, lane)| {
                 lane.as_ref().is_none_or(|lane| lane.position() >= *position)
             });
             if passed {
+                own |= one.query.asker.shard == me;
                 self.core.answer_query(&one.query);
             }
             !passed
@@ -206,6 +210,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         // Questions that came meanwhile stand behind.
         waiting.append(&mut self.core.routes.retained.waiting);
         self.core.routes.retained.waiting = waiting;
+        own
     }
 
     fn fire_timers(&mut self) {
