@@ -218,7 +218,7 @@ impl<S: Store> Core<S> {
         let session = self.clients.sessions.at_mut(asker.session);
         let session = session.filter(|session| session.generation == asker.generation);
         if let Some(replay) = session.and_then(|session| session.replay.as_mut()) {
-            replay.answer(page);
+            replay.answer(page, &self.mesh.shared);
             if self.step_replay(asker.session, asker.generation) {
                 return;
             }

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use ringtide_ring::Grace;
+use ringtide_ring::{Grace, Shared};
 use ringtide_topics::retained::Cursor;
 use ringtide_topics::{Hit, SessionRef, TenantId};
 
@@ -50,11 +50,27 @@ impl Item {
     }
 }
 
+/// What a page waits for before it is delivered.
+///
+/// The publish that set a retained message may still be on its way here, through another lane
+/// than the page: it must come first, so that the client gets one copy and not two.
+#[derive(Debug, Default)]
+enum Settling {
+    /// Nothing.
+    #[default]
+    Settled,
+    /// Every shard that was inside a turn when the page came must end that turn.
+    Turns(Grace),
+    /// The lanes must be taken in once more.
+    Lanes,
+}
+
 /// A session's replays.
 #[derive(Debug, Default)]
 pub(crate) struct Replay {
     items: VecDeque<Item>,
     page: VecDeque<Message>,
+    settling: Settling,
     /// Topics of retained messages that came live since: newer than what a page may hold.
     live: Vec<u64>,
     number: u32,
@@ -93,13 +109,16 @@ impl Replay {
     }
 
     /// Takes in a page.
-    pub(crate) fn answer(&mut self, page: RetainedPage) {
+    pub(crate) fn answer(&mut self, page: RetainedPage, shared: &Shared) {
         let Some(item) = self.items.front_mut() else { return };
         if page.replay != self.number || !item.asked {
             return;
         }
         item.asked = false;
         self.page.extend(page.messages);
+        if shared.shards() > 1 && !self.page.is_empty() {
+            self.settling = Settling::Turns(shared.grace());
+        }
         match page.cursor {
             Some(cursor) => item.cursor = cursor,
             None => {
@@ -111,15 +130,36 @@ impl Replay {
 
     /// True if messages are at hand.
     pub(crate) fn has_page(&self) -> bool {
-        !self.page.is_empty()
+        !self.page.is_empty() && matches!(self.settling, Settling::Settled)
+    }
+
+    /// Moves on what the page waits for. True if it may be delivered.
+    fn is_settled(&mut self, shared: &Shared) -> bool {
+        match &mut self.settling {
+            Settling::Settled => return true,
+            Settling::Turns(grace) => {
+                if grace.passed(shared) {
+                    self.settling = Settling::Lanes;
+                }
+            }
+            // A turn later: its notes have been taken.
+            Settling::Lanes => {
+                self.settling = Settling::Settled;
+                return true;
+            }
+        }
+        false
     }
 
     /// True if a grace period holds it up.
     pub(crate) fn waits_for_grace(&self) -> bool {
+        if !matches!(self.settling, Settling::Settled) {
+            return true;
+        }
         self.page.is_empty() && self.items.front().is_some_and(|item| item.grace.is_some())
     }
 
-    fn next(&mut self, asker: RemoteSession, shared: &ringtide_ring::Shared) -> Step {
+    fn next(&mut self, asker: RemoteSession, shared: &Shared) -> Step {
         loop {
             let Some(item) = self.items.front_mut() else { return Step::Done };
             if item.grace.as_mut().is_some_and(|grace| !grace.passed(shared)) {
@@ -151,7 +191,7 @@ impl Replay {
 pub(crate) fn step(
     routes: &mut Routes,
     clients: &mut Clients,
-    shared: &ringtide_ring::Shared,
+    shared: &Shared,
     asker: RemoteSession,
 ) -> Step {
     let index = asker.session;
@@ -162,6 +202,9 @@ pub(crate) fn step(
         let Some(replay) = session.replay.as_mut() else { return Step::Done };
         if replay.page.is_empty() {
             return replay.next(asker, shared);
+        }
+        if !replay.is_settled(shared) {
+            return Step::Wait;
         }
         if queued >= QUEUED_MAX || routes.budget == 0 || !clients.is_writable(conn) {
             return Step::Wait;
