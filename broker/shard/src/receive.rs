@@ -212,7 +212,12 @@ impl<S: Store> Core<S> {
             return;
         }
         let held = mem::take(&mut conn.partial);
-        self.consume(index, &held);
+        // What came while the connection was choked may go on with a large frame.
+        if conn.cold.as_ref().is_some_and(|cold| cold.frame.is_some()) {
+            self.gather(index, &held);
+        } else {
+            self.consume(index, &held);
+        }
         self.choke(index);
         let Some(conn) = self.clients.conns.at(index) else { return };
         if conn.phase == Phase::Open && !conn.waits() {

@@ -240,18 +240,22 @@ impl Client {
         if !self.acks.is_empty() {
             words.push("its own acknowledgements".into());
         }
-        words.extend(self.old.iter().map(|(link, _)| format!("the end of old link {}", link.0)));
+        if self.is_open() {
+            let old = self.old.iter();
+            words.extend(old.map(|(link, _)| format!("the end of old link {}", link.0)));
+        }
         words.join(", ")
     }
 
     /// True if it has something to do now.
-    pub(crate) fn has_work(&self, net: &Net, now_us: u64) -> bool {
+    pub(crate) fn has_work(&self, net: &Net, now_us: u64, scene: Scene) -> bool {
+        let answers = scene != Scene::Work && !self.acks.is_empty() && self.is_usable();
         let readable = self
             .wire
             .as_ref()
             .is_some_and(|wire| now_us >= wire.stopped_until_us && net.is_readable(wire.link));
         let old = self.old.iter().any(|(link, _)| net.is_readable(*link));
-        readable || old || self.due_us().is_some_and(|due_us| due_us <= now_us)
+        readable || old || answers || self.due_us().is_some_and(|due_us| due_us <= now_us)
     }
 
     /// When it must do something at the latest.
@@ -337,7 +341,12 @@ impl Client {
             return;
         };
         around.model.session(session).connected = None;
-        self.held.detached = Some((around.now_us, wire.link, wire.expiry_s));
+        // Whether a CONNECT without CONNACK has carried the session on is not known.
+        let since_us = match self.held.detached {
+            Some((since_us, _, _)) if !wire.open => since_us,
+            _ => around.now_us,
+        };
+        self.held.detached = Some((since_us, wire.link, wire.expiry_s));
         if wire.expiry_s == 0 || wire.clean && !wire.open {
             self.end_session(around);
         }
@@ -490,6 +499,11 @@ impl Client {
             }
         }
         None
+    }
+
+    /// True if it may send on its connection.
+    fn is_usable(&self) -> bool {
+        self.wire.as_ref().is_some_and(|wire| wire.open && !wire.silent && !wire.finished)
     }
 
     /// Sends acknowledgements that were held back: some of them, or all when the work is over.

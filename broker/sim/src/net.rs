@@ -383,7 +383,8 @@ impl Net {
         let Some(link) = self.links.get_mut(&id) else { return };
         link.holder = Holder::Closed;
         let unread = link.up.held() > 0 && !link.up.reset;
-        self.closed.insert(id, (self.now_us, !unread && !link.lost && !link.cut));
+        let all = !unread && !link.lost && !link.cut && !link.up.reset;
+        self.closed.insert(id, (self.now_us, all));
         // Closing a socket with unread bytes resets it, and then the client may lose the last
         // bytes that were on their way to it.
         let end = if unread && resets { Item::Reset } else { Item::Fin };

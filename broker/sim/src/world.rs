@@ -258,7 +258,7 @@ impl World {
             }
         }
         for (no, client) in self.clients.iter().enumerate() {
-            if client.has_work(&net, now_us) {
+            if client.has_work(&net, now_us, self.scene) {
                 ready.push(Ready::Client(no));
             }
         }
@@ -344,7 +344,7 @@ impl World {
         };
         net.is_quiet()
             && self.seats.iter().all(idle)
-            && self.clients.iter().all(|client| !client.has_work(&net, now_us))
+            && self.clients.iter().all(|client| !client.has_work(&net, now_us, self.scene))
     }
 
     /// Runs until everything rests and clients wait for nothing; says who does not.
@@ -448,6 +448,10 @@ impl World {
         if self.trace.has_failed() {
             return;
         }
+        // Connections whose network broke end with their keep alive.
+        let gone = |world: &World| world.net.borrow().open_links() == 0;
+        self.run_until(gone, "the end of all connections");
+        self.come_to_rest("when all have gone");
         self.check_nothing_left();
         self.control.stage.store(1, Ordering::Relaxed);
         for _ in 0..10_000 {

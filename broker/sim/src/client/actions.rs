@@ -310,7 +310,10 @@ impl Client {
             self.connect(around, true);
             return false;
         }
-        self.old.is_empty()
+        for (link, _) in self.old.drain(..) {
+            around.net.borrow_mut().leave(link, false);
+        }
+        true
     }
 
     /// Lets it read again and answer everything.

@@ -174,6 +174,15 @@ impl Client {
             Some(id) => self.is_fresh(around, id.get(), packet),
             None => true,
         };
+        let (no, id) = (self.profile.no, packet.packet_id.map_or(0, |id| id.get()));
+        let message = crate::model::number(packet.payload).map_or(u32::MAX, |no| no.0);
+        around.model.trace.event(
+            [12, no as u64, u64::from(message), u64::from(id)],
+            format_args!(
+                "client {no}: message {message} on {topic}, QoS {qos}, id {id}, dup {}, retain {}",
+                packet.dup, packet.retain
+            ),
+        );
         let delivery = Delivery {
             topic: &topic,
             payload: packet.payload,
@@ -182,6 +191,7 @@ impl Client {
             ids: &ids,
             expiry_s: packet.properties.message_expiry_s,
             fresh,
+            dup: packet.dup,
             v5,
         };
         let message = around.model.delivered(session, &delivery);
