@@ -85,6 +85,9 @@ pub struct Delivery<M> {
     pub expires_at_ms: Option<NonZeroU64>,
     /// What the message counts against [`QueueLimits::bytes_max`].
     pub bytes: u32,
+    /// It came because the client was chosen among the members of a shared group: when the session
+    /// ends, it may go to another.
+    pub shared: bool,
 }
 
 impl<M> Delivery<M> {

@@ -457,6 +457,7 @@ impl<S: Store> Core<S> {
             return;
         }
         self.clients.counters.add(Counter::Takeovers, 1);
+        self.give_up_parked(old);
         if let Some(conn) = self.clients.conns.at_mut(old) {
             // The session is no longer this connection's: its end must not touch it.
             conn.session = NONE;

@@ -151,6 +151,7 @@ impl<S: Store> Core<S> {
             self.clients.counters.add(Counter::ConnectsFailed, 1);
         }
         self.log_end(index, session, cause, text);
+        self.give_up_parked(index);
         let Some(conn) = self.clients.conns.at_mut(index) else { return };
         //= [MQTT-3.14.4-1]
         conn.phase = Phase::Closing;
@@ -161,7 +162,6 @@ impl<S: Store> Core<S> {
         }
         if let Some(cold) = &mut conn.cold {
             //= [MQTT-3.3.2-7]
-            cold.parked = None;
             cold.frame = None;
             cold.auth = None;
         }

@@ -33,6 +33,8 @@ pub(crate) struct Fan<'a> {
     pub(crate) message: Option<Message>,
     /// Sent because of a new subscription: RETAIN stays set whatever the options say.
     pub(crate) replay: bool,
+    /// For the chosen member of a shared group, which may have to give it to another.
+    pub(crate) shared: bool,
     frames: FrameCache,
     /// Sessions that were reached.
     pub(crate) hits: u32,
@@ -53,6 +55,7 @@ impl<'a> Fan<'a> {
             original: None,
             message: None,
             replay: false,
+            shared: false,
             frames: FrameCache::default(),
             hits: 0,
             only: None,
@@ -239,6 +242,7 @@ fn deliver_queued(
         retain,
         subscription_ids: SmallVec::from_slice(hit.ids),
         expires_at_ms: NonZeroU64::new(header.expires_ms),
+        shared: fan.shared,
     };
     let receive_maximum = session.receive_maximum;
     let outbound = session

@@ -170,7 +170,8 @@ impl<S: Store> Core<S> {
         self.redeliver(index, session);
     }
 
-    /// Gives what a group's member had not taken to the other members.
+    /// Gives what a group's member had not taken to the other members. What it was to get by its
+    /// own subscriptions goes to nobody.
     //= [MQTT-4.8.2-5]
     fn redeliver(&mut self, index: u32, mut session: Session) {
         let Some(groups) = session.groups.take() else { return };
@@ -179,6 +180,8 @@ impl<S: Store> Core<S> {
             .iter()
             .map(|own| (self.routes.partitions.hash(session.tenant, &own.filter), &*own.filter))
             .collect();
+        let mut before: Option<Message> = None;
+        let mut copies = 0;
         for unfinished in outbound.drain() {
             let delivery = match unfinished {
                 Unfinished::Queued(delivery) => delivery,
@@ -189,9 +192,19 @@ impl<S: Store> Core<S> {
                 }
                 Unfinished::Published { .. } | Unfinished::Released { .. } => continue,
             };
+            if !delivery.shared {
+                continue;
+            }
             let view = delivery.message.view();
-            let group = keys.iter().find(|(_, filter)| of_group(filter, view.topic));
-            if let Some((group, _)) = group {
+            // The copies of one message come one after another, one for each of its groups.
+            let again = before.as_ref().is_some_and(|before| {
+                let before = before.view();
+                before.header == view.header && before.payload == view.payload
+            });
+            copies = if again { copies + 1 } else { 0 };
+            before = Some(delivery.message.clone());
+            let of_topic = keys.iter().filter(|(_, filter)| of_group(filter, view.topic));
+            if let Some((group, _)) = of_topic.clone().nth(copies).or(of_topic.last()) {
                 let chosen = Chosen {
                     group: *group,
                     session: index,

@@ -7,7 +7,7 @@ use ringtide_codec::QoS;
 use ringtide_storage::Store;
 
 use crate::access::Ticket;
-use crate::core::{Core, Flow};
+use crate::core::{Core, Flow, Internal};
 use crate::counters::Counter;
 use crate::deliver::{self, Fan};
 use crate::note::{Note, RemoteSession, RetainedPage, RetainedQuery};
@@ -20,9 +20,10 @@ impl<S: Store> Core<S> {
     /// Goes on with everything that waits. True if more could be done at once.
     pub(crate) fn go_on(&mut self) -> bool {
         self.take_verdicts();
+        // What a connection left behind goes before what its client sends on the next.
+        self.publish_own();
         self.retry_parked();
         let mut more = route::go_on(&mut self.routes, &mut self.clients);
-        self.publish_own();
         self.give_again();
         more |= self.pump_all();
         more |= self.step_replays();
@@ -99,6 +100,29 @@ impl<S: Store> Core<S> {
         }
     }
 
+    /// A connection ends while one of its packets waits. A publish that was routed in part is
+    /// routed to its end: sent again it would come twice to some, or be taken for a repetition.
+    /// One that was not is forgotten, so that it can be sent again.
+    pub(crate) fn give_up_parked(&mut self, index: u32) {
+        let Some(conn) = self.clients.conns.at_mut(index) else { return };
+        let session = conn.session;
+        let ack = match conn.cold.as_mut().and_then(|cold| cold.parked.take()) {
+            Some(Parked::Lanes(parked)) if parked.progress.local_done => {
+                let LanesParked { message, progress, .. } = *parked;
+                self.internal.push_back(Internal { message, progress });
+                return;
+            }
+            Some(Parked::Lanes(parked)) => parked.ack,
+            Some(Parked::Verdict { ack, .. }) => ack,
+            Some(Parked::Subscribe(_)) | None => return,
+        };
+        let session = self.clients.sessions.at_mut(session);
+        let inbound = session.and_then(|session| session.inbound.as_mut());
+        if let (Some(inbound), Some(id)) = (inbound, ack.id) {
+            inbound.on_refused(ack.qos, id);
+        }
+    }
+
     /// Parks a publish until a verdict comes.
     pub(crate) fn wait_for_verdict(&mut self, index: u32, ticket: Ticket, parked: Parked) {
         if let Some(conn) = self.clients.conns.at_mut(index) {
@@ -116,12 +140,12 @@ impl<S: Store> Core<S> {
             let Core { routes, clients, mesh, .. } = self;
             let sent =
                 route::publish(routes, clients, mesh, &mut fan, None, &mut internal.progress);
-            if fan.view.header.qos != QoS::AtMostOnce {
-                self.append_message(&fan);
-            }
             if !sent {
                 self.internal.push_front(internal);
                 return;
+            }
+            if fan.view.header.qos != QoS::AtMostOnce {
+                self.append_message(&fan);
             }
         }
     }

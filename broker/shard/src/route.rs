@@ -248,7 +248,9 @@ pub(crate) fn to_member(
     if fan.is_unencoded() {
         routes.frames.clear();
     }
+    fan.shared = true;
     deliver(clients, &routes.queues, &mut routes.frames, fan, hit);
+    fan.shared = false;
 }
 
 /// The partition and hash of a topic, as the header carries them.

@@ -347,8 +347,12 @@ impl Client {
             _ => around.now_us,
         };
         self.held.detached = Some((since_us, wire.link, wire.expiry_s));
-        if wire.expiry_s == 0 || wire.clean && !wire.open {
+        // If its time was over, the CONNECT without CONNACK may have made a new one.
+        let over_us = since_us.saturating_add(u64::from(wire.expiry_s) * 1_000_000);
+        let perhaps_new = !wire.open && wire.expiry_s < u32::MAX && around.now_us >= over_us;
+        if wire.expiry_s == 0 || perhaps_new {
             self.end_session(around);
+            self.unsure |= perhaps_new;
         }
     }
 

@@ -46,7 +46,7 @@ pub(crate) struct Scenario {
     pub(crate) limits: Limits,
     pub(crate) profiles: Vec<Profile>,
     pub(crate) hostile: usize,
-    /// Shards sleep through what nobody wakes them for.
+    /// Shards turn only when something wakes them.
     pub(crate) sleeps: bool,
     /// Most microseconds that one look at the clock within a turn takes.
     pub(crate) slow_looks_us: u64,

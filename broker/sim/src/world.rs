@@ -249,11 +249,13 @@ impl World {
     }
 
     fn ready(&self, now_us: u64) -> Vec<Ready> {
+        // Some runs let shards wake up for nothing, too.
+        let wakes_early = self.scene == Scene::Work && !self.scenario.sleeps;
         let net = self.net.borrow();
         let mut ready = Vec::new();
         for (index, seat) in self.seats.iter().enumerate() {
             let ear = seat.ear.borrow();
-            if !seat.done && (due_us(&ear) <= now_us || ear.has_news(&net)) {
+            if !seat.done && (wakes_early || due_us(&ear) <= now_us || ear.has_news(&net)) {
                 ready.push(Ready::Shard(index));
             }
         }
@@ -315,19 +317,10 @@ impl World {
             return;
         }
         let sleeps = matches!(seat.ear.borrow().wait, Wait::AtMost(_));
-        if let Some(shared) = self.shared.as_ref().filter(|_| sleeps && self.scenario.sleeps) {
+        if let Some(shared) = self.shared.as_ref().filter(|_| sleeps) {
             // From here on the others must wake it.
             shared.going_to_sleep(index as u16);
             seat.asleep = true;
-        } else if sleeps && self.scenario.shards > 1 {
-            // It looks at its lanes again and again instead.
-            let mut ear = seat.ear.borrow_mut();
-            let short = Duration::from_micros(200);
-            if let Wait::AtMost(time) = ear.wait
-                && self.scene == Scene::Work
-            {
-                ear.wait = Wait::AtMost(time.min(short));
-            }
         }
     }
 
@@ -422,6 +415,10 @@ impl World {
             queued: self.sum(Counter::DroppedQueueFull),
             slow: self.sum(Counter::DroppedSlow),
         };
+        for counter in Counter::ALL {
+            let (path, value) = (counter.path(), self.sum(*counter));
+            self.trace.event([50, value, 0, 0], format_args!("{path}: {value}"));
+        }
         self.model.check_all_came(dropped);
         self.model.check_groups(dropped);
         self.wills.check(&self.net.borrow(), self.clock.us());
