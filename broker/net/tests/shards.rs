@@ -442,6 +442,7 @@ fn glommio_tasks_run_beside_a_shard() {
         Ok(Sleeper { driver, ticks })
     };
     let start = Instant::now();
-    run_on_glommio(&[0], &ExecutorOptions::default(), vec![builder]).unwrap().join().unwrap();
+    let options = ExecutorOptions { guests: true, ..ExecutorOptions::default() };
+    run_on_glommio(&[0], &options, vec![builder]).unwrap().join().unwrap();
     assert!(start.elapsed() < Duration::from_secs(25), "the task was starved");
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use ringtide_driver::{Driver, ListenerId};
+use ringtide_driver::Driver;
 use ringtide_ring::Ports;
 use ringtide_session::QueueLimits;
 use ringtide_storage::Store;
@@ -90,9 +90,9 @@ fn routes(
 }
 
 impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
-    /// Puts a shard together and starts accepting.
+    /// Puts a shard together. It accepts as soon as every shard has had a turn.
     pub fn new(parts: Parts<D, S, C>) -> Shard<D, S, C> {
-        let Parts { mut driver, store, clock, ports, interest, partitions, counters, .. } = parts;
+        let Parts { driver, store, clock, ports, interest, partitions, counters, .. } = parts;
         let epoch = parts.steering.epoch();
         let settings = parts.steering.settings();
         let limits = Arc::new(settings.limits);
@@ -100,13 +100,13 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         let me = ports.me;
         let shards = ports.to.len() as u16;
         let own = Arc::clone(&counters[usize::from(me)]);
-        for listener in 0..parts.listeners {
-            driver.start_accept(ListenerId(listener));
-        }
         let mut timers = Wheel::new(now_ms);
         timers.set(now_ms + 1000, Due::Second);
-        let sys =
-            (me == 0).then_some(Sys { all: counters, version: parts.version, started_ms: now_ms });
+        let sys = (me == 0).then_some(Sys {
+            all: Arc::clone(&counters),
+            version: parts.version,
+            started_ms: now_ms,
+        });
         if me == 0 && limits.sys_interval_ms > 0 {
             timers.set(now_ms, Due::Sys);
         }
@@ -150,6 +150,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             steering: parts.steering,
             epoch,
             listeners: parts.listeners,
+            waits_for: Some(counters),
             drain_until_ms: None,
         }
     }

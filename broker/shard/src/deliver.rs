@@ -197,7 +197,11 @@ fn qos0_frame<'f>(
             retain,
             topic: fan.view.topic,
             packet_id: None,
-            message_expiry_s: remaining_s(fan.view.header.expires_ms, now_ms),
+            message_expiry_s: remaining_s(
+                fan.view.header.expires_ms,
+                fan.view.header.ingress_ms,
+                now_ms,
+            ),
             topic_alias: None,
             subscription_ids: &[],
             forward: fan.view.properties,
@@ -212,11 +216,14 @@ fn qos0_frame<'f>(
 /// Message Expiry Interval to send: what is left, rounded up so that a living message never
 /// carries 0; `None` when the message does not expire.
 //= [MQTT-3.3.2-6]
-fn remaining_s(expires_ms: u64, now_ms: u64) -> Option<u32> {
+fn remaining_s(expires_ms: u64, ingress_ms: u64, now_ms: u64) -> Option<u32> {
     if expires_ms == 0 {
         return None;
     }
-    Some(expires_ms.saturating_sub(now_ms).div_ceil(1000).min(u64::from(u32::MAX)) as u32)
+    // The clocks of two shards differ by a few milliseconds: never more than was given.
+    let given_ms = expires_ms.saturating_sub(ingress_ms);
+    let left_ms = expires_ms.saturating_sub(now_ms).min(given_ms);
+    Some(left_ms.div_ceil(1000).min(u64::from(u32::MAX)) as u32)
 }
 
 fn deliver_queued(
@@ -356,7 +363,7 @@ pub(crate) fn write_publish(
         retain: out.retain,
         topic,
         packet_id: out.id,
-        message_expiry_s: remaining_s(out.expires_ms, now_ms),
+        message_expiry_s: remaining_s(out.expires_ms, view.header.ingress_ms, now_ms),
         topic_alias,
         subscription_ids: out.ids,
         forward: view.properties,

@@ -204,7 +204,8 @@ impl<S: Store> Core<S> {
             copies = if again { copies + 1 } else { 0 };
             before = Some(delivery.message.clone());
             let of_topic = keys.iter().filter(|(_, filter)| of_group(filter, view.topic));
-            if let Some((group, _)) = of_topic.clone().nth(copies).or(of_topic.last()) {
+            if let Some((group, _)) = of_topic.clone().nth(copies).or(of_topic.clone().next_back())
+            {
                 let chosen = Chosen {
                     group: *group,
                     session: index,

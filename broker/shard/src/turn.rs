@@ -21,7 +21,7 @@ use ringtide_storage::Store;
 use crate::clock::Clock;
 use crate::conn::{Cause, Phase};
 use crate::core::{Command, Core, Due};
-use crate::counters::Counter;
+use crate::counters::{Counter, Counters};
 use crate::message::{Message, View};
 use crate::note::{HandOver, Note};
 use crate::retained::Waiting;
@@ -55,6 +55,9 @@ pub struct Shard<D: Driver, S: Store, C: Clock> {
     pub(crate) steering: Arc<dyn Steering>,
     pub(crate) epoch: u64,
     pub(crate) listeners: u16,
+    /// The counters of all shards, until each has had a turn: then connections are accepted, for
+    /// any of them may be handed over to any shard.
+    pub(crate) waits_for: Option<Arc<[Arc<Counters>]>>,
     /// When a shutdown stops waiting for connections.
     pub(crate) drain_until_ms: Option<u64>,
 }
@@ -70,6 +73,7 @@ impl<D: Driver, S: Store, C: Clock> Turn for Shard<D, S, C> {
             self.core.mesh.shared.end_turn(me);
             return TurnEnd::Done;
         }
+        self.accept_when_all_run();
         self.reap();
         self.take_notes();
         self.decode(started_us);
@@ -119,6 +123,17 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         }
         while let Some(vector) = self.io.reclaim() {
             self.core.clients.recycle(vector);
+        }
+    }
+
+    /// Starts accepting once every shard has had a turn.
+    fn accept_when_all_run(&mut self) {
+        let Some(all) = &self.waits_for else { return };
+        if all.iter().all(|shard| shard.value(Counter::Turns) > 0) {
+            self.waits_for = None;
+            for listener in 0..self.listeners {
+                self.io.start_accept(ListenerId(listener));
+            }
         }
     }
 
@@ -328,7 +343,10 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         let now_ms = self.core.clients.now_ms;
         let wait = if again || !self.received.is_empty() {
             Wait::Poll
-        } else if self.core.waits_for_others() || !self.core.routes.retained.waiting.is_empty() {
+        } else if self.waits_for.is_some()
+            || self.core.waits_for_others()
+            || !self.core.routes.retained.waiting.is_empty()
+        {
             Wait::AtMost(Duration::from_micros(SLEEP_WAITING_US))
         } else {
             let next_ms = self.core.timers.next_ms(now_ms).unwrap_or(SLEEP_MAX_MS);

@@ -1,9 +1,9 @@
 //! Shards hosted by glommio executors.
 //!
 //! The shard's loop is the executor's root future, but it parks in the shard's own ring, never in
-//! glommio's. That ring polls the descriptors of glommio's rings; only when one of them has
-//! something does the loop step aside and let the executor work. No shard depends on what the
-//! executor does: it carries guests, such as slow tasks of an embedder.
+//! glommio's. No shard depends on what the executor does. If it carries guests, such as slow
+//! tasks of an embedder, the shard's ring polls the descriptors of glommio's rings, and only when
+//! one of them has something does the loop step aside and let the executor work.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -38,6 +38,11 @@ pub struct ExecutorOptions {
     /// much. Each look costs about 35 us, also when the shard is idle: 3.6 % of a core at 1 ms,
     /// 0.1 % at 100 ms.
     pub preempt: Duration,
+    /// Whether the executor runs tasks beside the shard. Without any the shard's loop never steps
+    /// aside. With them a shard can stall for seconds on a host that is short of processors:
+    /// glommio then parks the thread in a ring of its own if its preempt timer fired while the
+    /// thread was off the processor (seen with glommio 0.9.0), although the loop is runnable.
+    pub guests: bool,
 }
 
 impl Default for ExecutorOptions {
@@ -46,6 +51,7 @@ impl Default for ExecutorOptions {
             ring_depth: 16,
             io_memory_bytes: 64 * 1024,
             preempt: Duration::from_millis(100),
+            guests: false,
         }
     }
 }
@@ -71,6 +77,8 @@ where
     let options = options.clone();
     Shards::start(cpus, builders, move |build: F, shard, cpu, line| {
         let (executor, fds) = executor(cpu, &options)?;
+        // Without guests glommio's rings are not even watched: nothing is awaited there.
+        let fds = if options.guests { fds } else { Vec::new() };
         let watch = HostWatch { fds, ..HostWatch::default() };
         let context = ShardContext { shard, shards, cpu, watch: watch.clone() };
         executor.run(async {
