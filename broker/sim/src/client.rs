@@ -342,9 +342,10 @@ impl Client {
         };
         around.model.session(session).connected = None;
         // Whether a CONNECT without CONNACK has carried the session on is not known.
+        let closed_us = around.net.borrow().server_closed_us(wire.link);
         let since_us = match self.held.detached {
             Some((since_us, _, _)) if !wire.open => since_us,
-            _ => around.now_us,
+            _ => closed_us.unwrap_or(around.now_us),
         };
         self.held.detached = Some((since_us, wire.link, wire.expiry_s));
         // If its time was over, the CONNECT without CONNACK may have made a new one.

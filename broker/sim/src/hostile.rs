@@ -68,8 +68,11 @@ impl Hostile {
     pub(crate) fn act(&mut self, net: &mut Net, shards: u16, now_us: u64, trace: &Trace) {
         let Some(attack) = &mut self.attack else {
             let link = net.connect(self.random.below(u64::from(shards)) as u16);
-            let struck = self.random.chance(300);
-            let bytes = if struck { self.garbage() } else { self.connect() };
+            let (bytes, struck) = match self.random.below(10) {
+                0 => (self.flipped(), false),
+                1..=3 => (self.garbage(), true),
+                _ => (self.connect(), false),
+            };
             net.write(link, &bytes);
             self.attack = Some(Attack { link, since_us: now_us, struck });
             return;
@@ -121,19 +124,23 @@ impl Hostile {
         bytes
     }
 
+    /// A CONNECT with one bit changed, which may still be one.
+    fn flipped(&mut self) -> Vec<u8> {
+        let mut bytes = self.connect();
+        let at = self.random.below(bytes.len() as u64) as usize;
+        bytes[at] ^= 1 << self.random.below(8);
+        bytes
+    }
+
     /// Bytes that are no CONNECT.
     fn garbage(&mut self) -> Vec<u8> {
         let mut bytes = self.connect();
-        match self.random.below(4) {
-            0 => {
-                let at = self.random.below(bytes.len() as u64) as usize;
-                bytes[at] ^= 1 << self.random.below(8);
-            }
-            1 => bytes.truncate(self.random.below(bytes.len() as u64) as usize),
-            2 => bytes = b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+        match self.random.below(3) {
+            0 => bytes.truncate(self.random.below(bytes.len() as u64) as usize),
+            1 => bytes = b"GET / HTTP/1.1\r\n\r\n".to_vec(),
             _ => {
                 let len = self.random.range(1, 60);
-                bytes = (0..len).map(|_| self.random.next() as u8).collect();
+                bytes = (0..len).map(|_| self.random.word() as u8).collect();
             }
         }
         bytes

@@ -42,7 +42,6 @@ pub(crate) struct Message {
     pub(crate) will: bool,
     pub(crate) expiry_s: Option<u32>,
     pub(crate) sent: Step,
-    pub(crate) sent_us: u64,
     /// Times that its PUBLISH was sent.
     pub(crate) sends: u32,
     pub(crate) outcome: Outcome,
@@ -202,7 +201,6 @@ impl Model {
             will,
             expiry_s,
             sent,
-            sent_us: self.now_us,
             sends: 1,
             outcome: Outcome::Unknown,
         });

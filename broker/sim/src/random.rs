@@ -14,12 +14,12 @@ impl Random {
         }
         let mut random = Random(state);
         // Neighbouring seeds begin apart.
-        random.next();
+        random.word();
         random
     }
 
     /// The next number (splitmix64).
-    pub fn next(&mut self) -> u64 {
+    pub fn word(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -28,7 +28,7 @@ impl Random {
 
     /// A number below `end`; 0 if that is 0.
     pub fn below(&mut self, end: u64) -> u64 {
-        if end == 0 { 0 } else { self.next() % end }
+        if end == 0 { 0 } else { self.word() % end }
     }
 
     /// A number from `low` to `high`, both included.
@@ -65,7 +65,7 @@ mod tests {
     fn streams_repeat_and_differ() {
         let draw = |seed, concern| {
             let mut random = Random::stream(seed, concern);
-            [random.next(), random.next(), random.next()]
+            [random.word(), random.word(), random.word()]
         };
         assert_eq!(draw(1, "net"), draw(1, "net"));
         assert_ne!(draw(1, "net"), draw(1, "work"));

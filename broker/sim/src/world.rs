@@ -419,6 +419,10 @@ impl World {
             let (path, value) = (counter.path(), self.sum(*counter));
             self.trace.event([50, value, 0, 0], format_args!("{path}: {value}"));
         }
+        for topic in self.model.retained.keys() {
+            let candidates = self.model.retained_candidates(topic);
+            self.trace.event([51, 0, 0, 0], format_args!("retained on {topic}: {candidates:?}"));
+        }
         self.model.check_all_came(dropped);
         self.model.check_groups(dropped);
         self.wills.check(&self.net.borrow(), self.clock.us());

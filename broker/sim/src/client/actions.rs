@@ -335,7 +335,7 @@ pub(super) fn write_publish(
     out: &mut Vec<u8>,
 ) {
     let mut forward = Vec::new();
-    if version == Version::V5 && message.payload.len() % 3 == 0 {
+    if version == Version::V5 && message.payload.len().is_multiple_of(3) {
         Property::ContentType("sim").write(&mut forward);
     }
     let spelled_out = alias.is_none_or(|(_, spelled_out)| spelled_out);
