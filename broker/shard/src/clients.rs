@@ -160,7 +160,9 @@ impl Clients {
     pub(crate) fn is_writable(&self, index: u32) -> bool {
         index != NONE
             && self.conns.at(index).is_some_and(|conn| {
-                conn.phase == Phase::Open && conn.out.len() < self.write_buffer_max
+                conn.phase == Phase::Open
+                    && !conn.stalled
+                    && conn.out_len() < self.write_buffer_max
             })
     }
 }

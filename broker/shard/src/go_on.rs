@@ -197,9 +197,8 @@ impl<S: Store> Core<S> {
     fn replay_could_go_on(&self, session: u32) -> bool {
         let Some(session) = self.clients.sessions.at(session) else { return false };
         let stalled = self.clients.conns.at(session.conn).is_none_or(|conn| conn.stalled);
-        let queued = session.outbound.as_ref().map_or(0, |outbound| outbound.queued_len());
         let has_page = session.replay.as_ref().is_some_and(|replay| replay.has_page());
-        has_page && !stalled && queued < replay::QUEUED_MAX
+        has_page && !stalled && replay::has_room(session, self.routes.queues.limits)
     }
 
     /// Moves one replay on; false when it is done.

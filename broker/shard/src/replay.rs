@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ringtide_ring::{Grace, Shared};
+use ringtide_session::QueueLimits;
 use ringtide_topics::retained::Cursor;
 use ringtide_topics::{Hit, SessionRef, TenantId};
 
@@ -13,9 +14,10 @@ use crate::deliver::{Fan, deliver};
 use crate::message::Message;
 use crate::note::{RemoteSession, RetainedPage, RetainedQuery};
 use crate::route::Routes;
+use crate::session::Session;
 
 /// Retained messages wait for a client only until this many of its queue's places are taken.
-pub(crate) const QUEUED_MAX: usize = 64;
+const QUEUED_MAX: usize = 64;
 /// Topics seen live during a replay that are remembered; older ones may then come twice.
 const LIVE_MAX: usize = 4096;
 
@@ -187,6 +189,15 @@ impl Replay {
     }
 }
 
+/// True if the session's queue takes a retained message more without dropping one.
+pub(crate) fn has_room(session: &Session, limits: QueueLimits) -> bool {
+    let Some(outbound) = session.outbound.as_ref() else { return true };
+    let page = session.replay.as_ref().and_then(|replay| replay.page.front());
+    let bytes = outbound.queued_bytes() + page.map_or(0, Message::encoded_len) as u64;
+    let count = QUEUED_MAX.min(limits.count_max as usize);
+    outbound.queued_len() == 0 || (outbound.queued_len() < count && bytes <= limits.bytes_max)
+}
+
 /// Moves a session's replay on.
 pub(crate) fn step(
     routes: &mut Routes,
@@ -198,7 +209,7 @@ pub(crate) fn step(
     loop {
         let Some(session) = clients.sessions.at_mut(index) else { return Step::Done };
         let conn = session.conn;
-        let queued = session.outbound.as_ref().map_or(0, |outbound| outbound.queued_len());
+        let room = has_room(session, routes.queues.limits);
         let Some(replay) = session.replay.as_mut() else { return Step::Done };
         if replay.page.is_empty() {
             return replay.next(asker, shared);
@@ -206,7 +217,7 @@ pub(crate) fn step(
         if !replay.is_settled(shared) {
             return Step::Wait;
         }
-        if queued >= QUEUED_MAX || routes.budget == 0 || !clients.is_writable(conn) {
+        if !room || routes.budget == 0 || !clients.is_writable(conn) {
             return Step::Wait;
         }
         deliver_one(routes, clients, index);
