@@ -50,6 +50,7 @@ impl<S: Store> Core<S> {
     fn on_pubrec(&mut self, index: u32, session: u32, ack: &Ack<'_>) -> Flow {
         let outbound = self.clients.sessions.at_mut(session).and_then(|s| s.outbound.as_mut());
         let reply = match outbound.map(|outbound| outbound.on_pubrec(ack.packet_id, ack.reason)) {
+            None if ack.reason.is_error() => PubrecReply::Ended,
             None => PubrecReply::UnknownId,
             Some(Ok(reply)) => reply,
             Some(Err(violation)) => return self.protocol_error(index, violation.reason()),

@@ -130,6 +130,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             owing: VecDeque::new(),
             opening: VecDeque::new(),
             removals: Vec::new(),
+            insertions: Vec::new(),
             large: LargeBuffers::default(),
             last: crate::again::LastPublish::nothing(),
             topic_scratch: String::new(),

@@ -16,6 +16,8 @@ use crate::slab::Slab;
 
 /// Send buffers that a shard keeps for its next turns.
 const POOL_MAX: usize = 1024;
+/// The largest that is kept.
+const POOLED_BYTES_MAX: usize = 64 << 10;
 
 pub(crate) struct Clients {
     pub(crate) now_ms: u64,
@@ -151,7 +153,7 @@ impl Clients {
 
     /// Takes back a vector whose bytes have been sent.
     pub(crate) fn recycle(&mut self, vector: Vec<u8>) {
-        if self.pool.len() < POOL_MAX {
+        if self.pool.len() < POOL_MAX && vector.capacity() <= POOLED_BYTES_MAX {
             self.pool.push(vector);
         }
     }
@@ -160,9 +162,7 @@ impl Clients {
     pub(crate) fn is_writable(&self, index: u32) -> bool {
         index != NONE
             && self.conns.at(index).is_some_and(|conn| {
-                conn.phase == Phase::Open
-                    && !conn.stalled
-                    && conn.out_len() < self.write_buffer_max
+                conn.phase == Phase::Open && !conn.stalled && conn.out_len() < self.write_buffer_max
             })
     }
 }

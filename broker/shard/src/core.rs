@@ -96,6 +96,8 @@ pub(crate) struct Core<S: Store> {
     pub(crate) opening: VecDeque<WaitsFor>,
     /// Keys to be removed from the interest table whose segment was busy.
     pub(crate) removals: Vec<InterestKey>,
+    /// Keys to be put into it, likewise: the SUBSCRIBEs that need them wait.
+    pub(crate) insertions: Vec<InterestKey>,
     pub(crate) large: LargeBuffers,
     pub(crate) last: LastPublish,
     pub(crate) topic_scratch: String,

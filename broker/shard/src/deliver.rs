@@ -33,8 +33,8 @@ pub(crate) struct Fan<'a> {
     pub(crate) message: Option<Message>,
     /// Sent because of a new subscription: RETAIN stays set whatever the options say.
     pub(crate) replay: bool,
-    /// For the chosen member of a shared group, which may have to give it to another.
-    pub(crate) shared: bool,
+    /// The membership of a shared group for which it was chosen, 0 = none.
+    pub(crate) membership: u16,
     frames: FrameCache,
     /// Sessions that were reached.
     pub(crate) hits: u32,
@@ -55,7 +55,7 @@ impl<'a> Fan<'a> {
             original: None,
             message: None,
             replay: false,
-            shared: false,
+            membership: 0,
             frames: FrameCache::default(),
             hits: 0,
             only: None,
@@ -138,6 +138,11 @@ fn deliver_qos0(
             && conn.out_len() + fan.view.payload.len() > clients.write_buffer_max)
     {
         clients.note_drop(hit.session.0, fan.view.header.topic_hash, DropReason::SlowConsumer);
+        return;
+    }
+    let expires_ms = fan.view.header.expires_ms;
+    if expires_ms != 0 && expires_ms <= clients.now_ms {
+        clients.note_drop(hit.session.0, fan.view.header.topic_hash, DropReason::Expired);
         return;
     }
     prepare(conn, index, &mut clients.dirty, &mut clients.pool);
@@ -249,7 +254,7 @@ fn deliver_queued(
         retain,
         subscription_ids: SmallVec::from_slice(hit.ids),
         expires_at_ms: NonZeroU64::new(header.expires_ms),
-        shared: fan.shared,
+        membership: fan.membership,
     };
     let receive_maximum = session.receive_maximum;
     let outbound = session

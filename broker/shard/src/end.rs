@@ -176,12 +176,6 @@ impl<S: Store> Core<S> {
     fn redeliver(&mut self, index: u32, mut session: Session) {
         let Some(groups) = session.groups.take() else { return };
         let Some(outbound) = session.outbound.take() else { return };
-        let keys: Vec<(u64, &str)> = groups
-            .iter()
-            .map(|own| (self.routes.partitions.hash(session.tenant, &own.filter), &*own.filter))
-            .collect();
-        let mut before: Option<Message> = None;
-        let mut copies = 0;
         for unfinished in outbound.drain() {
             let delivery = match unfinished {
                 Unfinished::Queued(delivery) => delivery,
@@ -192,22 +186,10 @@ impl<S: Store> Core<S> {
                 }
                 Unfinished::Published { .. } | Unfinished::Released { .. } => continue,
             };
-            if !delivery.shared {
-                continue;
-            }
-            let view = delivery.message.view();
-            // The copies of one message come one after another, one for each of its groups.
-            let again = before.as_ref().is_some_and(|before| {
-                let before = before.view();
-                before.header == view.header && before.payload == view.payload
-            });
-            copies = if again { copies + 1 } else { 0 };
-            before = Some(delivery.message.clone());
-            let of_topic = keys.iter().filter(|(_, filter)| of_group(filter, view.topic));
-            if let Some((group, _)) = of_topic.clone().nth(copies).or(of_topic.clone().next_back())
-            {
+            let membership = groups.iter().find(|own| own.number == delivery.membership);
+            if let Some(membership) = membership.filter(|_| delivery.membership != 0) {
                 let chosen = Chosen {
-                    group: *group,
+                    group: membership.group,
                     session: index,
                     generation: session.generation,
                     options: 0,
@@ -251,7 +233,7 @@ impl<S: Store> Core<S> {
             //= 3.1.1 [MQTT-3.1.2-24]
             Phase::Open => {
                 // A client whose packets wait here is not silent.
-                let waits = conn.is_parked() || conn.pausing || !conn.receiving;
+                let waits = conn.is_parked() || (!conn.choked && (conn.pausing || !conn.receiving));
                 if keepalive::due(conn.heard_ms, conn.keep_alive_s, now_ms) && !waits {
                     self.clients.counters.add(Counter::KeepAliveTimeouts, 1);
                     self.close(index, Cause::Told(ReasonCode::KeepAliveTimeout));
@@ -281,9 +263,4 @@ impl<S: Store> Core<S> {
             session.trim();
         }
     }
-}
-
-fn of_group(filter: &str, topic: &str) -> bool {
-    ringtide_topics::Filter::parse(filter, u16::MAX)
-        .is_ok_and(|parsed| ringtide_topics::matches(parsed.filter(), topic))
 }

@@ -22,12 +22,12 @@ impl<S: Store> Core<S> {
         self.take_verdicts();
         // What a connection left behind goes before what its client sends on the next.
         self.publish_own();
+        self.retry_interest();
         self.retry_parked();
         let mut more = route::go_on(&mut self.routes, &mut self.clients);
         self.give_again();
         more |= self.pump_all();
         more |= self.step_replays();
-        self.retry_removals();
         self.flush_groups();
         more
     }
@@ -150,10 +150,13 @@ impl<S: Store> Core<S> {
         }
     }
 
-    /// Gives messages of members that have gone to other members.
+    /// Gives messages of members that have gone to other members, each once in a turn: while a
+    /// group's news is on its way, the next member may have gone too.
     fn give_again(&mut self) {
         let me = self.mesh.me;
-        while let Some((shard, chosen, message)) = self.routes.groups.take_again(&self.clients) {
+        for _ in 0..self.routes.groups.again_len() {
+            let again = self.routes.groups.take_again(&self.clients);
+            let Some((shard, chosen, message)) = again else { return };
             let mut fan = Fan::new(message.view());
             fan.message = Some(message.clone());
             if shard == me {
@@ -278,7 +281,7 @@ impl<S: Store> Core<S> {
         else {
             return;
         };
-        let granted = job.granted();
+        let granted = job.granted(self.limits.server.maximum_qos);
         job.joined(granted);
         if self.advance(index, job) == Flow::Continue {
             self.resume(index);
@@ -323,6 +326,7 @@ impl<S: Store> Core<S> {
             || !self.internal.is_empty()
             || self.routes.groups.has_again()
             || !self.removals.is_empty()
+            || !self.insertions.is_empty()
             || !self.tickets.is_empty()
             || self.replaying.iter().any(|&(session, _)| self.replay_waits(session))
             || self.store.appended() > self.store.durable()

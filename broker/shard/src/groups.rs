@@ -148,6 +148,11 @@ impl Groups {
         !self.again.is_empty()
     }
 
+    /// Messages that need another member.
+    pub(crate) fn again_len(&self) -> usize {
+        self.again.len()
+    }
+
     /// Tells a group's home what happened to a member.
     pub(crate) fn tell(
         &mut self,

@@ -106,7 +106,7 @@ impl<S: Store> Core<S> {
     /// Keeps the beginning of a packet.
     fn keep_cut(&mut self, index: u32, header: &FixedHeader, bytes: &[u8]) {
         let total = header.total_len();
-        if header.packet_type != PacketType::Publish || total <= FRAME_OWN_BYTES {
+        if !is_gathered(header) {
             return self.keep(index, bytes);
         }
         let until = HEADER_BYTES + total;
@@ -162,6 +162,14 @@ impl<S: Store> Core<S> {
             if !known || bytes.is_empty() {
                 break;
             }
+        }
+        let cut = fixed_header(&held, max)
+            .ok()
+            .flatten()
+            .is_some_and(|header| held.len() < header.total_len() && !is_gathered(&header));
+        if cut && let Some(conn) = self.clients.conns.at_mut(index) {
+            conn.partial = held;
+            return;
         }
         self.consume(index, &held);
         held.clear();
@@ -310,4 +318,9 @@ impl<S: Store> Core<S> {
             }
         }
     }
+}
+
+/// True for packets that are gathered in a buffer of their own.
+fn is_gathered(header: &FixedHeader) -> bool {
+    header.packet_type == PacketType::Publish && header.total_len() > FRAME_OWN_BYTES
 }

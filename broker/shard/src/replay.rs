@@ -46,9 +46,17 @@ impl Item {
         options: u8,
         id: u32,
         shards: Vec<u16>,
-        grace: Option<Grace>,
     ) -> Item {
-        Item { tenant, filter, options, id, shards, grace, cursor: Cursor::default(), asked: false }
+        Item {
+            tenant,
+            filter,
+            options,
+            id,
+            shards,
+            grace: None,
+            cursor: Cursor::default(),
+            asked: false,
+        }
     }
 }
 
@@ -106,6 +114,7 @@ impl Replay {
         self.items.retain(|item| *item.filter != *filter);
         if current {
             self.page.clear();
+            self.settling = Settling::Settled;
             self.number += 1;
         }
     }

@@ -19,6 +19,8 @@ use crate::retained::RetainedStore;
 
 /// Sessions that one step of a fan-out serves before it looks at the budget.
 const FAN_CHUNK: usize = 256;
+/// Fan-outs under way on a shard above which publishers wait.
+pub(crate) const FANS_MAX: usize = 64;
 /// Deliveries that cost as much as one send.
 const DELIVERIES_PER_SEND: u32 = 32;
 
@@ -61,6 +63,9 @@ pub(crate) fn publish(
     progress: &mut Progress,
 ) -> bool {
     if !progress.local_done {
+        if routes.fans.len() >= FANS_MAX {
+            return false;
+        }
         progress.local_done = true;
         //= [MQTT-3.3.1-8]
         //= 3.1.1 [MQTT-3.3.1-12]
@@ -234,11 +239,14 @@ pub(crate) fn to_member(
     chosen: Chosen,
 ) {
     let session = clients.sessions.at(chosen.session);
-    if session.is_none_or(|session| session.generation != chosen.generation) {
+    let session = session.filter(|session| session.generation == chosen.generation);
+    let groups = session.and_then(|session| session.groups.as_ref());
+    let membership = groups.and_then(|all| all.iter().find(|own| own.group == chosen.group));
+    let Some(number) = membership.map(|own| own.number) else {
         let message = fan.message().clone();
         routes.groups.choose_again(chosen, message);
         return;
-    }
+    };
     let ids = [chosen.id];
     let hit = ringtide_topics::Hit {
         session: SessionRef(chosen.session),
@@ -248,9 +256,9 @@ pub(crate) fn to_member(
     if fan.is_unencoded() {
         routes.frames.clear();
     }
-    fan.shared = true;
+    fan.membership = number;
     deliver(clients, &routes.queues, &mut routes.frames, fan, hit);
-    fan.shared = false;
+    fan.membership = 0;
 }
 
 /// The partition and hash of a topic, as the header carries them.

@@ -27,6 +27,10 @@ pub(crate) struct Will {
 /// A membership of a shared group.
 #[derive(Clone, Debug)]
 pub(crate) struct Membership {
+    /// Numbers it within its session, from 1.
+    pub(crate) number: u16,
+    /// The group, by the hash of tenant and whole filter.
+    pub(crate) group: u64,
     /// The whole filter, `$share/NAME/FILTER`.
     pub(crate) filter: Arc<str>,
     pub(crate) options: u8,

@@ -6,13 +6,13 @@
 use std::sync::Arc;
 
 use ringtide_codec::{
-    FixedHeader, PacketId, ReasonCode, RetainHandling, SubAck, Subscribe, SubscriptionOptions,
+    FixedHeader, PacketId, QoS, ReasonCode, RetainHandling, SubAck, Subscribe, SubscriptionOptions,
     UnsubAck, Unsubscribe, Version,
 };
 use ringtide_session::Owed;
 use ringtide_storage::{RecordKind, Store};
 use ringtide_topics::shared::Member;
-use ringtide_topics::{Filter, InterestKey, SessionRef, Subscription, TenantId};
+use ringtide_topics::{Filter, InterestKey, SessionRef, Subscription, TenantId, interest_key};
 
 use crate::access::{Action, Ticket, Verdict, Who};
 use crate::core::{Core, Flow, WaitsFor};
@@ -71,8 +71,9 @@ impl SubscribeJob {
     }
 
     /// The granted QoS of the filter that is being worked on.
-    pub(crate) fn granted(&self) -> u8 {
-        self.filters.get(self.codes.len()).map_or(0, |(_, options)| options.qos as u8)
+    pub(crate) fn granted(&self, maximum: QoS) -> u8 {
+        let filter = self.filters.get(self.codes.len());
+        filter.map_or(0, |(_, options)| options.qos.min(maximum) as u8)
     }
 }
 
@@ -157,7 +158,7 @@ impl<S: Store> Core<S> {
                 }
             }
             Wait::Interest(key, granted) => {
-                if self.routes.interest.insert(key, self.mesh.me).is_err() {
+                if self.insertions.contains(&key) {
                     return Progress::Waits;
                 }
                 job.wait = Wait::Start;
@@ -231,23 +232,26 @@ impl<S: Store> Core<S> {
             job.replays.push(item);
         }
         if let Some(key) = subscribed.interest {
-            return self.announce(job, key, granted as u8);
+            self.announce(key);
+        }
+        if !self.insertions.is_empty() {
+            // Also when another client's SUBSCRIBE brought the key about: none is answered before
+            // the other shards can see it.
+            job.wait = Wait::Interest(interest_key(tenant, filter), granted as u8);
+            return Progress::Waits;
         }
         job.codes.push(granted as u8);
         Progress::Done
     }
 
-    /// Makes the shard's interest visible to the others.
-    fn announce(&mut self, job: &mut SubscribeJob, key: InterestKey, granted: u8) -> Progress {
+    /// Makes the shard's interest visible to the others, now or when its segment is free.
+    fn announce(&mut self, key: InterestKey) {
         if let Some(at) = self.removals.iter().position(|removal| *removal == key) {
             // The slot is still there: it was to be removed and has not been.
             self.removals.swap_remove(at);
         } else if self.mesh.shards > 1 && self.routes.interest.insert(key, self.mesh.me).is_err() {
-            job.wait = Wait::Interest(key, granted);
-            return Progress::Waits;
+            self.insertions.push(key);
         }
-        job.codes.push(granted);
-        Progress::Done
     }
 
     fn replay_item(
@@ -263,8 +267,7 @@ impl<S: Store> Core<S> {
         } else {
             (0..self.mesh.shards).collect()
         };
-        let grace = (self.mesh.shards > 1).then(|| self.mesh.shared.grace());
-        Item::new(tenant, Arc::clone(filter), options, id, shards, grace)
+        Item::new(tenant, Arc::clone(filter), options, id, shards)
     }
 
     /// Joins a shared group.
@@ -272,7 +275,14 @@ impl<S: Store> Core<S> {
         job.wait = Wait::Group;
         let Some(session) = self.clients.sessions.at_mut(job.session) else { return };
         let groups = session.groups.get_or_insert_default();
-        let membership = Membership { filter: Arc::clone(filter), options: bits, id: job.id };
+        let known = groups.iter().find(|own| own.filter == *filter).map(|own| own.number);
+        let membership = Membership {
+            number: known.unwrap_or_else(|| free_number(groups)),
+            group: self.routes.partitions.hash(tenant, filter),
+            filter: Arc::clone(filter),
+            options: bits,
+            id: job.id,
+        };
         match groups.iter_mut().find(|own| own.filter == *filter) {
             Some(own) => *own = membership.clone(),
             None => {
@@ -330,7 +340,11 @@ impl<S: Store> Core<S> {
         let generation = session.generation;
         let fresh = session.replay.is_none();
         let replay = session.replay.get_or_insert_default();
-        job.replays.into_iter().for_each(|item| replay.push(item));
+        for mut item in job.replays {
+            // Taken now that the other shards can see the subscription, not before.
+            item.grace = (self.mesh.shards > 1).then(|| self.mesh.shared.grace());
+            replay.push(item);
+        }
         if fresh {
             self.replaying.push_back((job.session, generation));
         }
@@ -421,14 +435,19 @@ impl<S: Store> Core<S> {
     /// Takes the shard's interest in a key out of the table, now or when its segment is free.
     pub(crate) fn withdraw(&mut self, key: Option<InterestKey>) {
         let Some(key) = key.filter(|_| self.mesh.shards > 1) else { return };
+        if let Some(at) = self.insertions.iter().position(|insertion| *insertion == key) {
+            self.insertions.swap_remove(at);
+            return;
+        }
         if self.routes.interest.remove(key, self.mesh.me).is_err() {
             self.removals.push(key);
         }
     }
 
-    /// Tries again to take keys out whose segment was busy.
-    pub(crate) fn retry_removals(&mut self) {
+    /// Tries again to put keys in and to take keys out whose segment was busy.
+    pub(crate) fn retry_interest(&mut self) {
         let (interest, me) = (&self.routes.interest, self.mesh.me);
+        self.insertions.retain(|key| interest.insert(*key, me).is_err());
         self.removals.retain(|key| interest.remove(*key, me).is_err());
     }
 }
@@ -437,6 +456,11 @@ fn refuse(job: &mut SubscribeJob, code: ReasonCode) -> Progress {
     job.wait = Wait::Start;
     job.codes.push(code as u8);
     Progress::Done
+}
+
+/// A number that no membership has; 0, which means none, if there is none above them.
+fn free_number(groups: &[Membership]) -> u16 {
+    groups.iter().map(|own| own.number).max().unwrap_or(0).checked_add(1).unwrap_or(0)
 }
 
 fn leave(session: &mut crate::session::Session, filter: &str) -> Option<Membership> {

@@ -176,6 +176,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             let Some(lane) = lane else { continue };
             let mut taken = 0;
             while taken < NOTES_MAX
+                && self.core.routes.fans.len() < route::FANS_MAX
                 && let Some(record) = lane.pop()
             {
                 taken += 1;

@@ -94,7 +94,8 @@ impl Client {
         around.model.trace.event(
             [20, publisher as u64, u64::from(message.0), u64::from(id.unwrap_or(0))],
             format_args!(
-                "client {publisher}: publishes {} on {words}, QoS {qos}, id {id:?}, {len} bytes, retain {retain}",
+                "client {publisher}: publishes {} on {words}, QoS {qos}, id {id:?}, {len} bytes, \
+                 retain {retain}",
                 message.0
             ),
         );
