@@ -85,9 +85,10 @@ pub struct Delivery<M> {
     pub expires_at_ms: Option<NonZeroU64>,
     /// What the message counts against [`QueueLimits::bytes_max`].
     pub bytes: u32,
-    /// It came because the client was chosen among the members of a shared group: when the session
-    /// ends, it may go to another.
-    pub shared: bool,
+    /// The client's membership of the shared group for which it was chosen, numbered by the
+    /// caller; 0 for its own subscriptions. When the session ends, only what came to a group goes
+    /// to another of its members.
+    pub membership: u16,
 }
 
 impl<M> Delivery<M> {

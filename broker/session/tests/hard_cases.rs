@@ -31,7 +31,7 @@ fn message(number: u32, qos: QoS) -> Delivery<u32> {
         subscription_ids: SubscriptionIds::new(),
         expires_at_ms: None,
         bytes: 1,
-        shared: false,
+        membership: 0,
     }
 }
 

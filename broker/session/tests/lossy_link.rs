@@ -92,7 +92,7 @@ impl Link {
             subscription_ids: SubscriptionIds::new(),
             expires_at_ms: None,
             bytes: 1,
-            shared: false,
+            membership: 0,
         };
         if let Offer::Send(id) = self.sender.offer(delivery, 0, true) {
             self.to_server.push_back(Packet::Publish { id, qos, message });

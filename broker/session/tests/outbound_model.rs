@@ -392,7 +392,7 @@ impl Pair {
             subscription_ids: SubscriptionIds::new(),
             expires_at_ms,
             bytes,
-            shared: false,
+            membership: 0,
         };
         let connected = self.model.receive_maximum > 0;
         let offer = self.real.offer(delivery.clone(), self.now_ms, connected);

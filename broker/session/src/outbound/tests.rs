@@ -14,7 +14,7 @@ pub(super) fn delivery(message: u32) -> Delivery<u32> {
         subscription_ids: SubscriptionIds::new(),
         expires_at_ms: None,
         bytes: 10,
-        shared: false,
+        membership: 0,
     }
 }
 
