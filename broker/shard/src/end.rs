@@ -233,7 +233,7 @@ impl<S: Store> Core<S> {
             //= 3.1.1 [MQTT-3.1.2-24]
             Phase::Open => {
                 // A client whose packets wait here is not silent.
-                let waits = conn.is_parked() || (!conn.choked && (conn.pausing || !conn.receiving));
+                let waits = conn.is_parked() || conn.pausing || !conn.receiving;
                 if keepalive::due(conn.heard_ms, conn.keep_alive_s, now_ms) && !waits {
                     self.clients.counters.add(Counter::KeepAliveTimeouts, 1);
                     self.close(index, Cause::Told(ReasonCode::KeepAliveTimeout));

@@ -148,28 +148,27 @@ impl<S: Store> Core<S> {
         let Some(conn) = self.clients.conns.at_mut(index) else { return };
         let mut held = mem::take(&mut conn.partial);
         loop {
-            let total = match fixed_header(&held, max) {
-                Ok(Some(header)) => header.total_len(),
+            let missing = match fixed_header(&held, max) {
+                // It gets a buffer of its own, with the bytes that are still to come.
+                Ok(Some(header)) if is_gathered(&header) => 0,
+                Ok(Some(header)) => header.total_len().saturating_sub(held.len()),
                 // One byte at a time until the length is known.
-                Ok(None) if held.len() < FIXED_HEADER_MAX => held.len() + 1,
-                Ok(None) | Err(_) => held.len(),
+                Ok(None) if held.len() < FIXED_HEADER_MAX => 1,
+                Ok(None) | Err(_) => 0,
             };
-            let missing = total.saturating_sub(held.len());
+            if missing == 0 {
+                break;
+            }
+            if bytes.is_empty() {
+                // Kept as it is: a packet in many pieces is copied once, not once a piece.
+                if let Some(conn) = self.clients.conns.at_mut(index) {
+                    conn.partial = held;
+                }
+                return;
+            }
             let (own, rest) = bytes.split_at(missing.min(bytes.len()));
             held.extend_from_slice(own);
             bytes = rest;
-            let known = fixed_header(&held, max).is_ok_and(|header| header.is_none());
-            if !known || bytes.is_empty() {
-                break;
-            }
-        }
-        let cut = fixed_header(&held, max)
-            .ok()
-            .flatten()
-            .is_some_and(|header| held.len() < header.total_len() && !is_gathered(&header));
-        if cut && let Some(conn) = self.clients.conns.at_mut(index) {
-            conn.partial = held;
-            return;
         }
         self.consume(index, &held);
         held.clear();
