@@ -43,17 +43,12 @@ const ATTACKS: &[&[u8]] = &[
     &[0x30, 0x07, 0x00, 0x01, b'e', 0x03, 0x23, 0x00, 0x00],
 ];
 
-/// How many of them are attacks in every version.
-const PLAIN: usize = 2;
-
 #[derive(Debug)]
 struct Attack {
     link: LinkId,
     since_us: u64,
     /// The attack has been sent: the end must come.
     struck: bool,
-    /// The attacks that are none in any version of the protocol.
-    plain: bool,
 }
 
 /// See the module's documentation.
@@ -73,13 +68,13 @@ impl Hostile {
     pub(crate) fn act(&mut self, net: &mut Net, shards: u16, now_us: u64, trace: &Trace) {
         let Some(attack) = &mut self.attack else {
             let link = net.connect(self.random.below(u64::from(shards)) as u16);
-            let (bytes, struck, plain) = match self.random.below(10) {
-                0 => (self.flipped(), false, true),
-                1..=3 => (self.garbage(), true, false),
-                _ => (self.connect(), false, false),
+            let (bytes, struck) = match self.random.below(10) {
+                0 => (self.flipped(), false),
+                1..=3 => (self.garbage(), true),
+                _ => (self.connect(), false),
             };
             net.write(link, &bytes);
-            self.attack = Some(Attack { link, since_us: now_us, struck, plain });
+            self.attack = Some(Attack { link, since_us: now_us, struck });
             return;
         };
         let mut ignored = Vec::new();
@@ -89,8 +84,7 @@ impl Hostile {
         } else if !attack.struck {
             attack.struck = true;
             attack.since_us = now_us;
-            let attacks = if attack.plain { &ATTACKS[..PLAIN] } else { ATTACKS };
-            let bytes = *self.random.pick(attacks);
+            let bytes = *self.random.pick(ATTACKS);
             net.write(attack.link, bytes);
             trace.event([40, self.no as u64, 0, 0], format_args!("attack {bytes:02x?}"));
         } else if now_us > attack.since_us + PATIENCE_US {

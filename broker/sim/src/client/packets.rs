@@ -5,7 +5,7 @@ use ringtide_codec::{
     decode, fixed_header, write_ack,
 };
 
-use super::{Asked, Client, Detached, InPhase, Incoming, OutPhase, Scene, Surroundings};
+use super::{Asked, Client, InPhase, Incoming, OutPhase, Scene, Surroundings};
 use crate::check::Delivery;
 use crate::model::MessageNo;
 
@@ -115,9 +115,7 @@ impl Client {
         if clean && present {
             return self.fail(around, "Session Present is set after Clean Start");
         }
-        let Some(Detached { since_us, links, expiry_s }) = self.held.detached.clone() else {
-            return;
-        };
+        let Some((since_us, link, expiry_s)) = self.held.detached else { return };
         if expiry_s == u32::MAX {
             if !present {
                 self.fail(around, "its session is gone, though it never expires");
@@ -128,14 +126,9 @@ impl Client {
         if !present && around.now_us < since_us + expiry_us {
             self.fail(around, "its session is gone before its time");
         }
-        let net = around.net.borrow();
-        let closed_us = links.iter().map(|link| net.server_closed_us(*link));
+        let closed_us = around.net.borrow().server_closed_us(link);
         let asked_us = self.wire.as_ref().map_or(0, |wire| wire.since_us);
-        let late = |at_us: Option<u64>| {
-            at_us.is_some_and(|at_us| asked_us > at_us + expiry_us + 2_000_000)
-        };
-        let over = closed_us.fold(true, |over, at_us| over && late(at_us));
-        if present && over {
+        if present && closed_us.is_some_and(|at_us| asked_us > at_us + expiry_us + 2_000_000) {
             self.fail(around, "its session is there after its time");
         }
     }
