@@ -85,8 +85,8 @@ pub struct Delivery<M> {
     pub expires_at_ms: Option<NonZeroU64>,
     /// What the message counts against [`QueueLimits::bytes_max`].
     pub bytes: u32,
-    /// The client's membership of the shared group for which it was chosen, numbered by the
-    /// caller; 0 for its own subscriptions. When the session ends, only what came to a group goes
+    /// The client's membership of the shared group for which it was chosen, as the caller names
+    /// it; 0 for its own subscriptions. When the session ends, only what came to a group goes
     /// to another of its members.
     pub membership: u16,
 }

@@ -186,8 +186,8 @@ impl<S: Store> Core<S> {
                 }
                 Unfinished::Published { .. } | Unfinished::Released { .. } => continue,
             };
-            let membership = groups.iter().find(|own| own.number == delivery.membership);
-            if let Some(membership) = membership.filter(|_| delivery.membership != 0) {
+            let membership = groups.iter().find(|own| own.tag() == delivery.membership);
+            if let Some(membership) = membership {
                 let chosen = Chosen {
                     group: membership.group,
                     session: index,

@@ -16,6 +16,7 @@ use crate::note::Chosen;
 use crate::park::Progress;
 use crate::partition::PartitionMap;
 use crate::retained::RetainedStore;
+use crate::session::Membership;
 
 /// Sessions that one step of a fan-out serves before it looks at the budget.
 const FAN_CHUNK: usize = 256;
@@ -242,7 +243,7 @@ pub(crate) fn to_member(
     let session = session.filter(|session| session.generation == chosen.generation);
     let groups = session.and_then(|session| session.groups.as_ref());
     let membership = groups.and_then(|all| all.iter().find(|own| own.group == chosen.group));
-    let Some(number) = membership.map(|own| own.number) else {
+    let Some(tag) = membership.map(Membership::tag) else {
         let message = fan.message().clone();
         routes.groups.choose_again(chosen, message);
         return;
@@ -256,7 +257,7 @@ pub(crate) fn to_member(
     if fan.is_unencoded() {
         routes.frames.clear();
     }
-    fan.membership = number;
+    fan.membership = tag;
     deliver(clients, &routes.queues, &mut routes.frames, fan, hit);
     fan.membership = 0;
 }

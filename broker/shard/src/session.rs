@@ -27,14 +27,20 @@ pub(crate) struct Will {
 /// A membership of a shared group.
 #[derive(Clone, Debug)]
 pub(crate) struct Membership {
-    /// Numbers it within its session, from 1.
-    pub(crate) number: u16,
     /// The group, by the hash of tenant and whole filter.
     pub(crate) group: u64,
     /// The whole filter, `$share/NAME/FILTER`.
     pub(crate) filter: Arc<str>,
     pub(crate) options: u8,
     pub(crate) id: u32,
+}
+
+impl Membership {
+    /// Names the group on what waits for this member, never 0. It follows from the group alone,
+    /// so that a later membership of another group is not taken for this one.
+    pub(crate) fn tag(&self) -> u16 {
+        ((self.group >> 48) as u16).max(1)
+    }
 }
 
 /// Which state changed and must be told to the store.

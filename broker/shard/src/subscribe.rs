@@ -275,9 +275,7 @@ impl<S: Store> Core<S> {
         job.wait = Wait::Group;
         let Some(session) = self.clients.sessions.at_mut(job.session) else { return };
         let groups = session.groups.get_or_insert_default();
-        let known = groups.iter().find(|own| own.filter == *filter).map(|own| own.number);
         let membership = Membership {
-            number: known.unwrap_or_else(|| free_number(groups)),
             group: self.routes.partitions.hash(tenant, filter),
             filter: Arc::clone(filter),
             options: bits,
@@ -456,11 +454,6 @@ fn refuse(job: &mut SubscribeJob, code: ReasonCode) -> Progress {
     job.wait = Wait::Start;
     job.codes.push(code as u8);
     Progress::Done
-}
-
-/// A number that no membership has; 0, which means none, if there is none above them.
-fn free_number(groups: &[Membership]) -> u16 {
-    groups.iter().map(|own| own.number).max().unwrap_or(0).checked_add(1).unwrap_or(0)
 }
 
 fn leave(session: &mut crate::session::Session, filter: &str) -> Option<Membership> {

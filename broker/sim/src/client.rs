@@ -119,9 +119,19 @@ struct Held {
     outgoing: Vec<Outgoing>,
     incoming: BTreeMap<u16, Incoming>,
     /// When the session's last connection began to end, and which it was.
-    detached: Option<(u64, LinkId, u32)>,
+    detached: Option<Detached>,
     /// Connections that this session has had.
     connections: u32,
+}
+
+/// What is known of a session without a connection.
+#[derive(Clone, Debug)]
+struct Detached {
+    /// It had a connection until then at least.
+    since_us: u64,
+    /// While one of these is open at the broker, it may still have one.
+    links: Vec<LinkId>,
+    expiry_s: u32,
 }
 
 /// A connection.
@@ -343,11 +353,12 @@ impl Client {
         around.model.session(session).connected = None;
         // Whether a CONNECT without CONNACK has carried the session on is not known.
         let closed_us = around.net.borrow().server_closed_us(wire.link);
-        let since_us = match self.held.detached {
-            Some((since_us, _, _)) if !wire.open => since_us,
-            _ => closed_us.unwrap_or(around.now_us),
-        };
-        self.held.detached = Some((since_us, wire.link, wire.expiry_s));
+        let before = self.held.detached.take().filter(|_| !wire.open);
+        let since_us = before.as_ref().map(|before| before.since_us);
+        let since_us = since_us.or(closed_us).unwrap_or(around.now_us);
+        let mut links = before.map_or_else(Vec::new, |before| before.links);
+        links.push(wire.link);
+        self.held.detached = Some(Detached { since_us, links, expiry_s: wire.expiry_s });
         // If its time was over, the CONNECT without CONNACK may have made a new one.
         let over_us = since_us.saturating_add(u64::from(wire.expiry_s) * 1_000_000);
         let perhaps_new = !wire.open && wire.expiry_s < u32::MAX && around.now_us >= over_us;

@@ -43,12 +43,17 @@ const ATTACKS: &[&[u8]] = &[
     &[0x30, 0x07, 0x00, 0x01, b'e', 0x03, 0x23, 0x00, 0x00],
 ];
 
+/// How many of them are attacks in every version.
+const PLAIN: usize = 2;
+
 #[derive(Debug)]
 struct Attack {
     link: LinkId,
     since_us: u64,
     /// The attack has been sent: the end must come.
     struck: bool,
+    /// The attacks that are none in any version of the protocol.
+    plain: bool,
 }
 
 /// See the module's documentation.
@@ -68,13 +73,15 @@ impl Hostile {
     pub(crate) fn act(&mut self, net: &mut Net, shards: u16, now_us: u64, trace: &Trace) {
         let Some(attack) = &mut self.attack else {
             let link = net.connect(self.random.below(u64::from(shards)) as u16);
-            let (bytes, struck) = match self.random.below(10) {
-                0 => (self.flipped(), false),
-                1..=3 => (self.garbage(), true),
-                _ => (self.connect(), false),
+            let (bytes, struck, plain) = match self.random.below(10) {
+                0 => (self.flipped(), false, true),
+                1..=3 => (self.garbage(), true, false),
+                _ => (self.connect(), false, false),
             };
             net.write(link, &bytes);
-            self.attack = Some(Attack { link, since_us: now_us, struck });
+            let numbers = [41, self.no as u64, u64::from(link.0), bytes.len() as u64];
+            trace.event(numbers, format_args!("link {}: opens with {bytes:02x?}", link.0));
+            self.attack = Some(Attack { link, since_us: now_us, struck, plain });
             return;
         };
         let mut ignored = Vec::new();
@@ -84,7 +91,8 @@ impl Hostile {
         } else if !attack.struck {
             attack.struck = true;
             attack.since_us = now_us;
-            let bytes = *self.random.pick(ATTACKS);
+            let attacks = if attack.plain { &ATTACKS[..PLAIN] } else { ATTACKS };
+            let bytes = *self.random.pick(attacks);
             net.write(attack.link, bytes);
             trace.event([40, self.no as u64, 0, 0], format_args!("attack {bytes:02x?}"));
         } else if now_us > attack.since_us + PATIENCE_US {
@@ -102,7 +110,16 @@ impl Hostile {
         }
     }
 
+    /// A CONNECT; sometimes with a second one behind it.
     fn connect(&mut self) -> Vec<u8> {
+        let mut bytes = self.one_connect();
+        if self.random.chance(100) {
+            bytes.extend_from_within(..);
+        }
+        bytes
+    }
+
+    fn one_connect(&self) -> Vec<u8> {
         let name = format!("hostile-{}", self.no);
         let packet = Connect {
             version: Version::V5,
@@ -117,10 +134,6 @@ impl Hostile {
         };
         let mut bytes = Vec::new();
         packet.encode(&mut bytes);
-        if self.random.chance(100) {
-            // A second CONNECT behind the first.
-            bytes.extend_from_within(..);
-        }
         bytes
     }
 
@@ -134,7 +147,7 @@ impl Hostile {
 
     /// Bytes that are no CONNECT.
     fn garbage(&mut self) -> Vec<u8> {
-        let mut bytes = self.connect();
+        let mut bytes = self.one_connect();
         match self.random.below(3) {
             0 => bytes.truncate(self.random.below(bytes.len() as u64) as usize),
             1 => bytes = b"GET / HTTP/1.1\r\n\r\n".to_vec(),

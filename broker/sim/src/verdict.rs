@@ -24,11 +24,20 @@ impl Model {
                 if session.got.contains_key(&no) {
                     continue;
                 }
-                match self.must(session, message) {
+                let must = self.must(session, message);
+                if let Some(qos) = must {
+                    let client = session.client;
+                    self.trace.event(
+                        [52, client as u64, u64::from(no.0), u64::from(qos)],
+                        format_args!("client {client} lacks message {}, QoS {qos}", no.0),
+                    );
+                }
+                match must {
                     None => {}
                     Some(0) => {
+                        // A SUBSCRIBE that was not answered yet may have made it one of QoS 1.
                         slow += 1;
-                        if slow > dropped.slow {
+                        if slow > dropped.slow + dropped.queued {
                             self.missing(session, no);
                         }
                     }

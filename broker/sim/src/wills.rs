@@ -156,7 +156,10 @@ impl Wills {
             (None, _) if now_us + SLACK_US < due_us => Due::Never,
             (Some((at_us, _)), _) if at_us > due_us + SLACK_US => Due::Once,
             (Some((_, Event::Connecting { clean: true })), Some(_)) => Due::Once,
-            (Some((_, Event::Connecting { clean: false })), Some(at_us)) if at_us < due_us => {
+            // The broker counts in milliseconds.
+            (Some((_, Event::Connecting { clean: false })), Some(at_us))
+                if at_us + 2_000 < due_us =>
+            {
                 Due::Never
             }
             _ => Due::Perhaps,

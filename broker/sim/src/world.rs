@@ -176,12 +176,14 @@ impl World {
 
     /// The observer sees every will from the first on.
     fn seat_observer(&mut self) {
+        let fails = std::mem::take(&mut self.net.borrow_mut().weather.hand_over_fails);
         self.with_client(0, |client, around| client.connect(around, true));
         let asked = |world: &World| world.clients[0].is_open();
         self.run_until(asked, "the observer's CONNACK");
         self.with_client(0, |client, around| client.subscribe_to(around, &["will/#"]));
         let granted = |world: &World| world.clients[0].waits_for(&world.net.borrow()).is_empty();
         self.run_until(granted, "the observer's SUBACK");
+        self.net.borrow_mut().weather.hand_over_fails = fails;
     }
 
     fn run_until(&mut self, until: impl Fn(&World) -> bool, what: &str) {
