@@ -1,33 +1,73 @@
-//! The `Store` trait and its implementations. Knows no MQTT packet and no socket.
+//! The `Store` trait, its records and its implementations. Knows no MQTT packet and no socket.
 #![forbid(unsafe_code)]
 
 mod delayed;
 mod memory;
+pub mod record;
+
+use std::fmt;
 
 pub use delayed::DelayedStore;
 pub use memory::MemoryStore;
 
-/// A position in a shard's log. Positions only grow; a record is durable when the store's durable
-/// position has reached it.
+/// A position in a shard's log: the ordinal of a record, from 1. Positions only grow; a record is
+/// durable when the store's durable position has reached it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(pub u64);
 
-/// What a record is about. The store does not read the bodies.
+/// What a record is about. The bodies are in [`record`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum RecordKind {
-    /// A published message with the shards it is for.
+    /// A message with what it is for: [`record::MessageHead`].
     Message = 1,
-    /// A session was created, changed or removed.
+    /// A session as a whole, without what waits for it: [`record::SessionRecord`].
     Session = 2,
-    /// A subscription was made, changed or removed.
+    /// A subscription was made, changed or removed: [`record::SubscriptionRecord`].
     Subscription = 3,
-    /// A retained message was set or cleared.
-    Retained = 4,
-    /// An inbound or outbound exchange moved on.
+    /// Further sessions for which a stored message waits: [`record::QueueRecord`].
+    Queue = 4,
+    /// An exchange moved on: [`record::ExchangeRecord`].
     Exchange = 5,
-    /// A will was set or cleared.
-    Will = 6,
+    /// A session was connected or disconnected, or its will changed:
+    /// [`record::ConnectionRecord`].
+    Connection = 6,
+    /// A session ended: [`record::SessionEndRecord`].
+    SessionEnd = 7,
+    /// How far the messages of other shards have been taken over: [`record::WatermarkRecord`].
+    Watermark = 8,
+    /// A message and all that waits for it on its way to other shards, as a checkpoint writes it:
+    /// what it had been before is void. Same body as [`RecordKind::Message`].
+    Checkpoint = 9,
+}
+
+/// A write for the shard's driver, and what must follow it before its records are durable.
+#[derive(Debug)]
+pub struct LogWrite {
+    /// The segment's descriptor, open as long as the store lives.
+    pub file: i32,
+    /// Where in the file, in bytes.
+    pub offset: u64,
+    /// What. Comes back with [`Store::written`].
+    pub bytes: Vec<u8>,
+    /// Whether the file's data must be synced (fdatasync) after the write.
+    pub sync: bool,
+}
+
+/// Why a store can keep nothing any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreFailure {
+    /// What was tried, and on what file.
+    pub what: String,
+    /// Linux error number.
+    pub errno: i32,
+}
+
+impl fmt::Display for StoreFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let error = std::io::Error::from_raw_os_error(self.errno);
+        write!(f, "{}: {error}", self.what)
+    }
 }
 
 /// A shard's store: an append-only sequence of records that become durable in order.
@@ -47,4 +87,45 @@ pub trait Store {
 
     /// True if every record is durable as soon as it is appended.
     fn is_immediate(&self) -> bool;
+
+    /// True if what is appended outlives the process: a store that keeps nothing spares the shard
+    /// the work of telling it.
+    fn keeps(&self) -> bool {
+        false
+    }
+
+    /// A write for the driver, if there is something to write and no write is under way. Its
+    /// result must come back through [`Store::written`].
+    fn take_write(&mut self) -> Option<LogWrite> {
+        None
+    }
+
+    /// The result of the last [`Store::take_write`]: 0, or a Linux error number. Bytes come back
+    /// to be used again.
+    fn written(&mut self, bytes: Vec<u8>, errno: i32) {
+        let _ = (bytes, errno);
+    }
+
+    /// True if batches wait for something other than a write under way (a fresh segment): the
+    /// shard must not sleep long.
+    fn is_waiting(&self) -> bool {
+        false
+    }
+
+    /// Why nothing becomes durable any more, if so.
+    fn failed(&self) -> Option<&StoreFailure> {
+        None
+    }
+
+    /// True if so much was appended since the last checkpoint that a new one is worth its cost.
+    fn wants_checkpoint(&self) -> bool {
+        false
+    }
+
+    /// A checkpoint begins with the next record.
+    fn begin_checkpoint(&mut self) {}
+
+    /// The checkpoint is complete: once the last record is durable, what lies before its begin may
+    /// be freed.
+    fn end_checkpoint(&mut self) {}
 }
