@@ -566,6 +566,21 @@ impl<M: Clone> Outbound<M> {
         self.window.len() == 0 && self.queue.is_empty()
     }
 
+    /// What is under way, in the order in which it began: the packet id, and the message as long
+    /// as it is unacknowledged.
+    pub fn under_way(&self) -> impl Iterator<Item = (PacketId, Option<&Delivery<M>>)> {
+        self.window.slots().filter_map(|slot| match &slot.exchange {
+            Exchange::Published(delivery) => Some((slot.id(), Some(delivery))),
+            Exchange::Released => Some((slot.id(), None)),
+            Exchange::Done => None,
+        })
+    }
+
+    /// What waits, oldest first.
+    pub fn waiting(&self) -> impl Iterator<Item = &Delivery<M>> {
+        self.queue.iter()
+    }
+
     /// Everything that was not delivered, oldest first, what is under way before what waits.
     pub fn drain(self) -> impl Iterator<Item = Unfinished<M>> {
         let under_way = self.window.into_slots().filter_map(|slot| {

@@ -4,13 +4,15 @@
 use ringtide_codec::{
     Ack, AckKind, Disconnect, FixedHeader, PingReq, PingResp, ReasonCode, SubAck, UnsubAck, Version,
 };
-use ringtide_session::{OwedAck, PubrecReply};
-use ringtide_storage::{RecordKind, Store};
+use ringtide_session::{Acked, OwedAck, PubrecReply};
+use ringtide_storage::Store;
+use ringtide_storage::record::{SessionId, Step};
 
 use crate::conn::Cause;
 use crate::core::{Core, Flow};
-use crate::deliver;
+use crate::persist::count_kept;
 use crate::publish::acked;
+use crate::pump;
 
 impl<S: Store> Core<S> {
     /// Handles an acknowledgement. Acknowledgements and answers never wait for the send quota.
@@ -38,10 +40,12 @@ impl<S: Store> Core<S> {
 
     fn on_puback(&mut self, index: u32, session: u32, ack: &Ack<'_>) -> Flow {
         let outbound = self.clients.sessions.at_mut(session).and_then(|s| s.outbound.as_mut());
-        if let Some(outbound) = outbound
-            && let Err(violation) = outbound.on_puback(ack.packet_id, ack.reason)
-        {
-            return self.protocol_error(index, violation.reason());
+        match outbound.map(|outbound| outbound.on_puback(ack.packet_id, ack.reason)) {
+            Some(Err(violation)) => return self.protocol_error(index, violation.reason()),
+            Some(Ok(Acked::Delivered(delivery) | Acked::Refused(delivery))) => {
+                self.clients.journal.done(self.kept(session), delivery.message.seq);
+            }
+            Some(Ok(Acked::Unknown)) | None => {}
         }
         self.moved_on(session);
         Flow::Continue
@@ -60,14 +64,19 @@ impl<S: Store> Core<S> {
             //= [MQTT-4.6.0-4]
             //= 3.1.1 [MQTT-4.6.0-4]
             PubrecReply::SendPubrel => {
-                self.append_exchange(session);
-                self.owe(index, AckKind::PubRel, ack.packet_id, ReasonCode::Success);
+                let packet_id = ack.packet_id.get();
+                let needs = self.step(session, Step::Received { packet_id });
+                self.owe(index, AckKind::PubRel, ack.packet_id, ReasonCode::Success, needs);
             }
             //= [MQTT-4.4.0-2]
-            PubrecReply::Ended => self.moved_on(session),
+            PubrecReply::Ended => {
+                let packet_id = ack.packet_id.get();
+                self.clients.journal.step(self.kept(session), Step::Completed { packet_id });
+                self.moved_on(session);
+            }
             PubrecReply::UnknownId => {
                 let code = ReasonCode::PacketIdentifierNotFound;
-                self.owe(index, AckKind::PubRel, ack.packet_id, code);
+                self.owe(index, AckKind::PubRel, ack.packet_id, code, 0);
             }
         }
         Flow::Continue
@@ -80,8 +89,13 @@ impl<S: Store> Core<S> {
             Some(inbound) => inbound.on_pubrel(ack.packet_id),
             None => ReasonCode::PacketIdentifierNotFound,
         };
-        self.append_exchange(session);
-        self.owe(index, AckKind::PubComp, ack.packet_id, code);
+        let needs = match code {
+            ReasonCode::Success => {
+                self.step(session, Step::InboundDone { packet_id: ack.packet_id.get() })
+            }
+            _ => 0,
+        };
+        self.owe(index, AckKind::PubComp, ack.packet_id, code, needs);
         Flow::Continue
     }
 
@@ -92,23 +106,33 @@ impl<S: Store> Core<S> {
         {
             return self.protocol_error(index, violation.reason());
         }
+        let packet_id = ack.packet_id.get();
+        self.clients.journal.step(self.kept(session), Step::Completed { packet_id });
         self.moved_on(session);
         Flow::Continue
     }
 
     /// An exchange has ended: the next queued message may go.
     fn moved_on(&mut self, session: u32) {
-        if deliver::pump(&mut self.clients, session) {
+        if pump::pump(&mut self.clients, session) {
             self.clients.pumping.push(session);
         }
     }
 
-    fn append_exchange(&mut self, session: u32) {
-        let persistent =
-            self.clients.sessions.at(session).is_some_and(|session| session.is_persistent());
-        if persistent {
-            self.store.append(RecordKind::Exchange, &[]);
+    /// A session's name in the log, 0 if its state is not kept there.
+    fn kept(&self, session: u32) -> SessionId {
+        self.clients.sessions.at(session).map_or(SessionId(0), |session| session.kept())
+    }
+
+    /// Records a step of an exchange. The position that the answer waits for.
+    fn step(&mut self, session: u32, step: Step) -> u64 {
+        let kept = self.kept(session);
+        if kept == SessionId(0) {
+            return 0;
         }
+        self.clients.journal.step(kept, step);
+        self.clients.journal.flush(&mut self.store);
+        self.store.appended().0
     }
 
     /// Handles PINGREQ.
@@ -140,7 +164,9 @@ impl<S: Store> Core<S> {
             if session.connect_expiry_s == 0 && expiry_s > 0 {
                 return self.protocol_error(index, ReasonCode::ProtocolError);
             }
+            let was = session.is_persistent();
             session.expiry_s = expiry_s.min(expiry_max_s);
+            count_kept(&self.clients.counters, was, session.is_persistent());
         }
         self.close(index, Cause::Disconnected(packet.reason));
         Flow::Stop

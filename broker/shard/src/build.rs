@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::config::Limits;
 use crate::core::{Core, Due};
 use crate::counters::Counters;
+use crate::custody::Custody;
 use crate::deliver::Queues;
 use crate::groups::Groups;
 use crate::large::LargeBuffers;
@@ -57,8 +58,9 @@ pub struct Parts<D, S, C> {
     pub version: &'static str,
 }
 
-pub(crate) fn queues(limits: &Limits) -> Queues {
+pub(crate) fn queues(limits: &Limits, me: u16) -> Queues {
     Queues {
+        me,
         limits: QueueLimits {
             count_max: limits.queue_count_max,
             bytes_max: limits.queue_bytes_max,
@@ -69,6 +71,7 @@ pub(crate) fn queues(limits: &Limits) -> Queues {
 
 fn routes(
     limits: &Limits,
+    (me, shards): (u16, u16),
     groups: Groups,
     interest: Arc<InterestTable>,
     partitions: Arc<PartitionMap>,
@@ -79,7 +82,8 @@ fn routes(
         partitions,
         groups,
         retained: RetainedStore::new(limits.retained_count_max, limits.retained_bytes_max),
-        queues: queues(limits),
+        queues: queues(limits, me),
+        custody: Custody::new(me, shards),
         fans: VecDeque::new(),
         levels: Levels::default(),
         scratch: MatchScratch::default(),
@@ -112,12 +116,12 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         }
         let strategies = limits.shared_strategies.clone();
         let groups = Groups::new(me, shards, limits.shared_strategy, strategies);
-        let routes = routes(&limits, groups, interest, partitions);
+        let routes = routes(&limits, (me, shards), groups, interest, partitions);
         let core = Core {
-            clients: Clients::new(now_ms, Arc::clone(&own), limits.write_buffer_max_bytes),
+            clients: Clients::new(now_ms, Arc::clone(&own), limits.write_buffer_max_bytes, store.keeps()),
             limits,
             routes,
-            mesh: MeshOut::new(me, ports.to, ports.shared, own),
+            mesh: MeshOut::new(me, ports.to, ports.shared, own, Arc::clone(&counters)),
             store,
             access: settings.access,
             auth_methods: parts.auth_methods,
@@ -128,6 +132,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             tickets: HashMap::new(),
             replaying: VecDeque::new(),
             owing: VecDeque::new(),
+            held: VecDeque::new(),
             opening: VecDeque::new(),
             removals: Vec::new(),
             insertions: Vec::new(),
@@ -171,7 +176,7 @@ mod tests {
     #[test]
     fn sizes_of_an_idle_client() {
         assert_eq!(size_of::<Option<Conn>>(), 120);
-        assert_eq!(size_of::<Option<Session>>(), 168);
+        assert_eq!(size_of::<Option<Session>>(), 176);
         // Freed when none of its parts is in use.
         assert_eq!(size_of::<Cold>(), 200);
     }

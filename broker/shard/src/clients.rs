@@ -10,6 +10,7 @@ use ringtide_topics::TenantId;
 
 use crate::conn::{Conn, NONE, Phase, index_of};
 use crate::counters::{Counter, Counters};
+use crate::journal::Journal;
 use crate::ledger::{DropReason, Dropped};
 use crate::session::Session;
 use crate::slab::Slab;
@@ -33,6 +34,7 @@ pub(crate) struct Clients {
     /// Empty vectors for output, so that an idle connection owns none.
     pub(crate) pool: Vec<Vec<u8>>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) journal: Journal,
     pub(crate) write_buffer_max: usize,
     /// Sessions with a connection.
     pub(crate) online: usize,
@@ -42,7 +44,12 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    pub(crate) fn new(now_ms: u64, counters: Arc<Counters>, write_buffer_max: usize) -> Clients {
+    pub(crate) fn new(
+        now_ms: u64,
+        counters: Arc<Counters>,
+        write_buffer_max: usize,
+        keeps: bool,
+    ) -> Clients {
         Clients {
             now_ms,
             conns: Slab::new(),
@@ -53,6 +60,7 @@ impl Clients {
             pumping: Vec::new(),
             pool: Vec::new(),
             counters,
+            journal: Journal::new(keeps),
             write_buffer_max,
             online: 0,
             by_listener: Vec::new(),

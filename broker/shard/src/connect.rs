@@ -16,7 +16,7 @@ use ringtide_session::{
     AliasOut, EndKind, Negotiated, Refusal, WillAction, WillState, connack, fit_connack, negotiate,
     refusal_connack,
 };
-use ringtide_storage::{RecordKind, Store};
+use ringtide_storage::Store;
 use ringtide_topics::{TenantId, topic_hash, valid_name};
 
 use crate::access::{Action, Verdict, Who};
@@ -24,10 +24,10 @@ use crate::auth::{Exchange, Outcome};
 use crate::conn::{Cause, Conn, NONE, Phase};
 use crate::core::{Command, Core, Due, WaitsFor};
 use crate::counters::Counter;
-use crate::deliver;
 use crate::message::{Header, Message, View};
 use crate::note::HandOver;
 use crate::publish::is_reserved;
+use crate::pump;
 use crate::route;
 use crate::session::{Session, Will};
 
@@ -383,8 +383,10 @@ impl<S: Store> Core<S> {
             let text = "the broker holds as many sessions as it may";
             return self.turn_away(index, &Refusal { reason: ReasonCode::QuotaExceeded, text });
         }
+        let before = self.store.appended().0;
         let (session, present) = self.find_or_add(&identity, &negotiated);
         self.configure(index, session, &connect, &negotiated, &identity);
+        let after = self.store.appended().0;
         let assigned = Some(&*identity.client_id);
         let mut packet = connack(&negotiated, &limits.server, present, assigned);
         if let Some(exchange) = &identity.auth {
@@ -396,7 +398,8 @@ impl<S: Store> Core<S> {
         }
         let mut encoded = Vec::new();
         packet.encode(negotiated.version, &mut encoded);
-        let needs = self.store.appended().0;
+        // What was recorded of this client: its new session, the end of its old one.
+        let needs = if after > before { after } else { 0 };
         let Some(conn) = self.clients.conns.at_mut(index) else { return };
         conn.partial = rest;
         conn.phase = Phase::Opening;
@@ -486,6 +489,7 @@ impl<S: Store> Core<S> {
         self.act_on_will(session, action);
         let Some(record) = self.clients.sessions.at_mut(session) else { return };
         self.clients.online += 1;
+        let was_persistent = record.is_persistent();
         record.will = will.map(Box::new);
         record.conn = index;
         record.username = connect.username.map(Into::into);
@@ -500,9 +504,7 @@ impl<S: Store> Core<S> {
         if let Some(inbound) = record.inbound.as_mut() {
             inbound.on_resume(self.limits.receive_maximum(Some(negotiated.version)));
         }
-        if record.is_persistent() {
-            self.store.append(RecordKind::Session, &[record.client_id.as_bytes()]);
-        }
+        self.keep_session(session, was_persistent);
         let Some(conn) = self.clients.conns.at_mut(index) else { return };
         conn.session = session;
         conn.version = negotiated.version;
@@ -564,7 +566,7 @@ impl<S: Store> Core<S> {
         self.clients.recycle(Vec::new());
         self.arm_keep_alive(index, true);
         self.tell_online(session);
-        if deliver::pump(&mut self.clients, session) {
+        if pump::pump(&mut self.clients, session) {
             self.clients.pumping.push(session);
         }
         let record = self.clients.sessions.at(session);

@@ -92,6 +92,8 @@ pub(crate) struct Core<S: Store> {
     pub(crate) replaying: VecDeque<(u32, u32)>,
     /// Sessions that owe acknowledgements, in the order of the log.
     pub(crate) owing: VecDeque<WaitsFor>,
+    /// Sessions with sends that wait for the log, in its order.
+    pub(crate) held: VecDeque<WaitsFor>,
     /// Connections whose CONNACK waits for the log.
     pub(crate) opening: VecDeque<WaitsFor>,
     /// Keys to be removed from the interest table whose segment was busy.

@@ -45,6 +45,8 @@ counters! {
     Sessions => "sessions/count",
     /// Sessions that exist now without a connection.
     SessionsOffline => "sessions/offline",
+    /// Sessions that exist now and outlive their connection.
+    SessionsKept => "sessions/persistent",
     /// Sessions ended by expiry.
     SessionsExpired => "sessions/expired",
     /// Subscriptions that exist now, shared ones included.

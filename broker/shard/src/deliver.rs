@@ -7,22 +7,23 @@
 use std::num::NonZeroU64;
 
 use ringtide_codec::{PacketId, PublishOut, QoS, Version};
-use ringtide_session::{AliasUse, Delivery, Next, Offer, Outbound, QueueLimits, Resend};
+use ringtide_session::{AliasUse, Delivery, Offer, Outbound, QueueLimits};
+use ringtide_storage::record::{Destination, SessionId, Step};
 use ringtide_topics::Hit;
 use smallvec::SmallVec;
 
 use crate::clients::{Clients, prepare};
 use crate::conn::{Conn, NONE, Phase};
 use crate::counters::Counter;
+use crate::journal::{Held, Journal};
 use crate::ledger::DropReason;
 use crate::message::{Message, View};
+use crate::session::Stored;
 
 /// Retain As Published, in the options of a subscription.
 pub(crate) const OPTION_RAP: u8 = 0b1000;
 /// Payloads above this are sent from the shared message instead of being copied per subscriber.
 const COPY_MAX_BYTES: usize = 4096;
-/// Messages that one pass moves from a session's queue to its connection.
-const PUMP_MAX: usize = 256;
 
 /// One message on its way to many sessions.
 pub(crate) struct Fan<'a> {
@@ -35,6 +36,16 @@ pub(crate) struct Fan<'a> {
     pub(crate) replay: bool,
     /// The membership of a shared group for which it was chosen, 0 = none.
     pub(crate) membership: u16,
+    /// In whose custody it came here, and its place in the order from there.
+    pub(crate) custody: Option<(u16, u64)>,
+    /// Who must take it over from here, as its record will say.
+    pub(crate) destinations: SmallVec<[Destination; 2]>,
+    /// It was set as the retained message of its topic here, or cleared it.
+    pub(crate) retained: bool,
+    /// Sessions that had it before a crash.
+    pub(crate) given: Vec<u32>,
+    /// It still needs a member of a group.
+    pub(crate) again: bool,
     frames: FrameCache,
     /// Sessions that were reached.
     pub(crate) hits: u32,
@@ -56,6 +67,11 @@ impl<'a> Fan<'a> {
             message: None,
             replay: false,
             membership: 0,
+            custody: None,
+            destinations: SmallVec::new(),
+            retained: false,
+            given: Vec::new(),
+            again: false,
             frames: FrameCache::default(),
             hits: 0,
             only: None,
@@ -71,11 +87,19 @@ impl<'a> Fan<'a> {
         let view = &self.view;
         self.message.get_or_insert_with(|| Message::new(view))
     }
+
+    /// Where a message of QoS 2 must be durable before it goes on, if that is another shard.
+    fn origin(&self, me: u16) -> Option<(u16, NonZeroU64)> {
+        let (origin, seq) = self.custody.filter(|(origin, _)| *origin != me)?;
+        let twice = self.view.header.qos == QoS::ExactlyOnce;
+        NonZeroU64::new(seq).filter(|_| twice).map(|seq| (origin, seq))
+    }
 }
 
 /// Limits of the sessions' queues, from the shard's configuration.
 #[derive(Clone, Copy)]
 pub(crate) struct Queues {
+    pub(crate) me: u16,
     pub(crate) limits: QueueLimits,
 }
 
@@ -88,6 +112,9 @@ pub(crate) fn deliver(
     fan: &mut Fan<'_>,
     hit: Hit<'_>,
 ) {
+    if !fan.given.is_empty() && fan.given.contains(&hit.session.0) {
+        return;
+    }
     fan.hits += 1;
     fan.only = hit.ids.is_empty().then_some(hit.session.0);
     let granted = hit.options & 3;
@@ -241,15 +268,19 @@ fn deliver_queued(
 ) {
     let header = fan.view.header;
     let message = fan.message().clone();
+    let journal = &mut clients.journal;
     let Some(session) = clients.sessions.at_mut(hit.session.0) else { return };
     let conn_index = session.conn;
     let open =
         clients.conns.at_mut(conn_index).filter(|conn| conn.phase == Phase::Open && !conn.stalled);
     let full = open.as_ref().is_some_and(|conn| conn.out_len() >= clients.write_buffer_max);
     let conn = open.filter(|_| !full);
+    let kept = session.kept();
+    let stored = Stored { message, seq: journal.seq(kept), origin: fan.origin(queues.me) };
+    let seq = stored.seq;
     let delivery = Delivery {
-        bytes: message.encoded_len() as u32,
-        message,
+        bytes: stored.message.encoded_len() as u32,
+        message: stored,
         qos,
         retain,
         subscription_ids: SmallVec::from_slice(hit.ids),
@@ -257,6 +288,7 @@ fn deliver_queued(
         membership: fan.membership,
     };
     let receive_maximum = session.receive_maximum;
+    let generation = session.generation;
     let outbound = session
         .outbound
         .get_or_insert_with(|| Box::new(Outbound::new(receive_maximum, queues.limits)));
@@ -265,6 +297,14 @@ fn deliver_queued(
     match outbound.offer(delivery, clients.now_ms, conn.is_some()) {
         Offer::Send(id) => {
             let Some(conn) = conn else { return };
+            if seq != 0 {
+                journal.entry(kept, seq, qos as u8, retain, fan.membership, hit.ids);
+            }
+            if must_hold(journal, hit.session.0, kept, qos) {
+                let origin = fan.origin(queues.me);
+                hold(journal, (hit.session.0, generation), kept, Sending { id, seq, qos, origin });
+                return;
+            }
             prepare(conn, conn_index, &mut clients.dirty, &mut clients.pool);
             let out = Out {
                 qos,
@@ -284,16 +324,23 @@ fn deliver_queued(
                 clients.counters.add(sent_counter(qos), 1);
             } else {
                 outbound.too_large(id);
+                journal.done(kept, seq);
                 clients.note_drop(hit.session.0, header.topic_hash, DropReason::TooLarge);
             }
         }
         Offer::Queued => {
+            if seq != 0 {
+                journal.entry(kept, seq, qos as u8, retain, fan.membership, hit.ids);
+            }
             if full {
                 // Nothing else would move it on: the output is written in this turn.
                 clients.pumping.push(hit.session.0);
             }
         }
         Offer::Dropped { dropped, reason } => {
+            if seq != 0 && dropped.message.seq != seq {
+                journal.entry(kept, seq, qos as u8, retain, fan.membership, hit.ids);
+            }
             note_victims(clients, hit.session.0, dropped, reason);
         }
     }
@@ -303,14 +350,18 @@ fn deliver_queued(
 fn note_victims(
     clients: &mut Clients,
     session: u32,
-    dropped: Delivery<Message>,
+    dropped: Delivery<Stored>,
     reason: ringtide_session::DropReason,
 ) {
     let mut victim = Some((dropped, reason));
     while let Some((dropped, reason)) = victim {
-        let hash = dropped.message.view().header.topic_hash;
+        let hash = dropped.message.message.view().header.topic_hash;
         clients.note_drop(session, hash, drop_reason(reason));
         let session = clients.sessions.at_mut(session);
+        if let Some(session) = &session {
+            // The log forgets one that it never knew without a word.
+            clients.journal.done(session.kept(), dropped.message.seq);
+        }
         let outbound = session.and_then(|session| session.outbound.as_mut());
         victim = outbound.and_then(|outbound| outbound.evict_next());
     }
@@ -325,7 +376,7 @@ fn drop_reason(reason: ringtide_session::DropReason) -> DropReason {
     }
 }
 
-fn sent_counter(qos: QoS) -> Counter {
+pub(crate) fn sent_counter(qos: QoS) -> Counter {
     match qos {
         QoS::AtMostOnce => Counter::PublishSentQos0,
         QoS::AtLeastOnce => Counter::PublishSentQos1,
@@ -393,100 +444,33 @@ pub(crate) fn write_publish(
     true
 }
 
-/// Moves what waits for a session to its connection, as far as quota, output and budget allow:
-/// first what must be sent again, then the queue. True if more could go at once.
-pub(crate) fn pump(clients: &mut Clients, index: u32) -> bool {
-    for _ in 0..PUMP_MAX {
-        let Some(session) = clients.sessions.at_mut(index) else { return false };
-        let conn_index = session.conn;
-        let Some(conn) = clients.conns.at_mut(conn_index) else { return false };
-        let writable = conn.phase == Phase::Open && !conn.stalled;
-        let Some(outbound) = session.outbound.as_mut().filter(|_| writable) else { return false };
-        if conn.out_len() >= clients.write_buffer_max {
-            // It is written at the end of this turn, then there is room again.
-            return true;
-        }
-        if conn.out.capacity() == 0 {
-            conn.out = clients.pool.pop().unwrap_or_default();
-        }
-        let step = pump_one(conn, outbound, clients.now_ms);
-        match step {
-            Pumped::Sent(qos) => {
-                prepare(conn, conn_index, &mut clients.dirty, &mut clients.pool);
-                if let Some(qos) = qos {
-                    clients.counters.add(sent_counter(qos), 1);
-                }
-            }
-            Pumped::Dropped(hash, reason) => clients.note_drop(index, hash, reason),
-            Pumped::Idle => {
-                if conn.out.is_empty() && !conn.dirty {
-                    let vector = std::mem::take(&mut conn.out);
-                    clients.recycle(vector);
-                }
-                return false;
-            }
-        }
-    }
-    true
+/// A PUBLISH that is about to leave.
+pub(crate) struct Sending {
+    pub(crate) id: PacketId,
+    pub(crate) seq: u64,
+    pub(crate) qos: QoS,
+    pub(crate) origin: Option<(u16, NonZeroU64)>,
 }
 
-enum Pumped {
-    /// A packet was written; a PUBLISH of this QoS, or a PUBREL.
-    Sent(Option<QoS>),
-    Dropped(u64, DropReason),
-    Idle,
-}
-
-fn pump_one(conn: &mut Conn, outbound: &mut Outbound<Message>, now_ms: u64) -> Pumped {
-    //= [MQTT-4.4.0-1]
-    //= 3.1.1 [MQTT-4.4.0-1]
-    //= [MQTT-4.6.0-1]
-    match outbound.resend_next() {
-        Some(Resend::Publish { id, delivery, dup }) => {
-            let out = out_of(delivery, id, dup);
-            let view = delivery.message.view();
-            if write_publish(conn, &view, Some(&delivery.message), &out, now_ms) {
-                return Pumped::Sent(Some(out.qos));
-            }
-            let hash = view.header.topic_hash;
-            outbound.too_large(id);
-            return Pumped::Dropped(hash, DropReason::TooLarge);
-        }
-        Some(Resend::Pubrel { id }) => {
-            let kind = ringtide_codec::AckKind::PubRel;
-            let code = ringtide_codec::ReasonCode::Success;
-            ringtide_codec::write_ack(kind, conn.version, id, code, &mut conn.out);
-            return Pumped::Sent(None);
-        }
-        None => {}
-    }
-    match outbound.next(now_ms) {
-        Next::Send { id, delivery } => {
-            let out = out_of(delivery, id, false);
-            let view = delivery.message.view();
-            if write_publish(conn, &view, Some(&delivery.message), &out, now_ms) {
-                return Pumped::Sent(Some(out.qos));
-            }
-            //= [MQTT-3.1.2-25]
-            let hash = view.header.topic_hash;
-            outbound.too_large(id);
-            Pumped::Dropped(hash, DropReason::TooLarge)
-        }
-        //= [MQTT-3.3.2-5]
-        Next::Expired(delivery) => {
-            Pumped::Dropped(delivery.message.view().header.topic_hash, DropReason::Expired)
-        }
-        Next::Idle => Pumped::Idle,
+impl Sending {
+    pub(crate) fn of(delivery: &Delivery<Stored>, id: PacketId) -> Sending {
+        let Stored { seq, origin, .. } = delivery.message;
+        Sending { id, seq, qos: delivery.qos, origin }
     }
 }
 
-fn out_of(delivery: &Delivery<Message>, id: PacketId, dup: bool) -> Out<'_> {
-    Out {
-        qos: delivery.qos,
-        id: Some(id),
-        dup,
-        retain: delivery.retain,
-        ids: &delivery.subscription_ids,
-        expires_ms: delivery.expires_at_ms.map_or(0, NonZeroU64::get),
+/// True if a PUBLISH must wait for the log: its packet id belongs to the message for good, or it
+/// is behind one that waits.
+pub(crate) fn must_hold(journal: &Journal, session: u32, kept: SessionId, qos: QoS) -> bool {
+    (qos == QoS::ExactlyOnce && kept != SessionId(0)) || journal.holds(session)
+}
+
+/// Holds a PUBLISH that goes out for the first time until the log has it.
+pub(crate) fn hold(journal: &mut Journal, whose: (u32, u32), kept: SessionId, sending: Sending) {
+    let Sending { id, seq, qos, origin } = sending;
+    if qos == QoS::ExactlyOnce && seq != 0 {
+        journal.step(kept, Step::Sent { seq, packet_id: id.get() });
     }
+    let origin = origin.map(|(origin, seq)| (origin, seq.get()));
+    journal.hold(whose.0, whose.1, Held { id, dup: false, origin, lsn: u64::MAX });
 }

@@ -5,7 +5,8 @@ use std::num::NonZeroU64;
 
 use ringtide_codec::ReasonCode;
 use ringtide_session::{EndKind, Unfinished, WillAction, expiry, keepalive};
-use ringtide_storage::{RecordKind, Store};
+use ringtide_storage::Store;
+use ringtide_storage::record::{MessageHead, SessionId};
 use ringtide_topics::SessionRef;
 
 use crate::conn::{Cause, NONE, Phase};
@@ -13,6 +14,7 @@ use crate::core::{Core, Due};
 use crate::counters::Counter;
 use crate::message::{Message, View};
 use crate::note::{Change, Chosen};
+use crate::persist::count_kept;
 use crate::session::{Session, Will};
 
 impl Cause {
@@ -51,6 +53,7 @@ impl<S: Store> Core<S> {
         }
         // What was owed to this connection is not owed to the next.
         session.owed = None;
+        self.clients.journal.held.remove(&index);
         session.trim();
         let expiry_s = session.expiry_s;
         let action = session.will.as_mut().map_or(WillAction::Nothing, |will| {
@@ -67,11 +70,11 @@ impl<S: Store> Core<S> {
             self.end_session(index);
             return;
         }
-        self.store.append(RecordKind::Session, &[]);
         if let Some(session) = self.clients.sessions.at_mut(index) {
             //= [MQTT-4.1.0-2]
             session.expires_ms = expiry::deadline(now_ms, expiry_s).and_then(NonZeroU64::new);
         }
+        self.record_connection(index);
         self.arm_session(index);
         self.tell_memberships(index, Change::Online(false));
     }
@@ -103,7 +106,11 @@ impl<S: Store> Core<S> {
         let action =
             session.will.as_mut().map_or(WillAction::Nothing, |will| will.state.on_timer(now_ms));
         let expired = session.expires_ms.is_some_and(|expires_ms| expires_ms.get() <= now_ms);
+        let published = action == WillAction::Publish;
         self.act_on_will(index, action);
+        if published && !expired {
+            self.record_connection(index);
+        }
         if expired {
             self.clients.counters.add(Counter::SessionsExpired, 1);
             self.end_session(index);
@@ -147,17 +154,15 @@ impl<S: Store> Core<S> {
         let action =
             session.will.as_mut().map_or(WillAction::Nothing, |will| will.state.on_session_end());
         self.act_on_will(index, action);
-        let persistent = self.clients.sessions.at(index).is_some_and(Session::is_persistent);
         // Retained messages are no part of a session: they stay.
         //= 3.1.1 [MQTT-3.1.2-7]
         self.tell_memberships(index, Change::Leave);
         let Some(mut session) = self.clients.remove_session(index) else { return };
         self.routes.changes += 1;
+        self.clients.journal.held.remove(&index);
+        count_kept(&self.clients.counters, session.is_persistent(), false);
         if let Some(timer) = session.timer.take() {
             self.timers.cancel(timer);
-        }
-        if persistent {
-            self.store.append(RecordKind::Session, &[session.client_id.as_bytes()]);
         }
         let shared = session.groups.as_ref().map_or(0, |groups| groups.len()) as u64;
         let all = session.filters.len() as u64 + shared;
@@ -167,13 +172,17 @@ impl<S: Store> Core<S> {
             let removed = self.routes.table.unsubscribe_id(filter, SessionRef(index));
             self.withdraw(removed.and_then(|removed| removed.interest));
         }
+        let log_id = session.log_id;
         self.redeliver(index, session);
+        // Behind the messages that go on to others.
+        self.record_end(log_id);
     }
 
     /// Gives what a group's member had not taken to the other members. What it was to get by its
     /// own subscriptions goes to nobody.
     //= [MQTT-4.8.2-5]
     fn redeliver(&mut self, index: u32, mut session: Session) {
+        let kept = session.kept();
         let Some(groups) = session.groups.take() else { return };
         let Some(outbound) = session.outbound.take() else { return };
         for unfinished in outbound.drain() {
@@ -195,9 +204,31 @@ impl<S: Store> Core<S> {
                     options: 0,
                     id: 0,
                 };
-                self.routes.groups.choose_again(chosen, delivery.message.clone());
+                let message = delivery.message.message;
+                let custody = self.own_custody(kept, &message, membership.group);
+                self.routes.groups.choose_again(chosen, message, custody);
             }
         }
+    }
+
+    /// Records that this shard itself must find another taker for what a session of its log had.
+    fn own_custody(
+        &mut self,
+        kept: SessionId,
+        message: &Message,
+        group: u64,
+    ) -> Option<(u16, u64)> {
+        if kept == SessionId(0) {
+            return None;
+        }
+        let me = self.mesh.me;
+        let own = self.routes.custody.give(me, group);
+        self.routes.custody.begin(me, own.seq);
+        self.routes.custody.keep(&own, message);
+        let destinations = std::borrow::Cow::Borrowed(std::slice::from_ref(&own));
+        let head = MessageHead { destinations, ..MessageHead::default() };
+        self.clients.journal.message(&head, &message.view());
+        Some((me, own.seq))
     }
 
     fn tell_memberships(&mut self, index: u32, change: Change) {

@@ -9,11 +9,12 @@ use ringtide_storage::Store;
 use crate::access::Ticket;
 use crate::core::{Core, Flow, Internal};
 use crate::counters::Counter;
-use crate::deliver::{self, Fan};
+use crate::deliver::Fan;
 use crate::note::{Note, RemoteSession, RetainedPage, RetainedQuery};
 use crate::park::{LanesParked, Parked, Progress};
+use crate::pump;
 use crate::replay::{self, Step};
-use crate::route;
+use crate::route::{self, Routes};
 use crate::steering::Settings;
 
 impl<S: Store> Core<S> {
@@ -144,8 +145,8 @@ impl<S: Store> Core<S> {
                 self.internal.push_front(internal);
                 return;
             }
-            if fan.view.header.qos != QoS::AtMostOnce {
-                self.append_message(&fan);
+            if self.clients.journal.on {
+                self.commit(&mut fan, None);
             }
         }
     }
@@ -155,15 +156,26 @@ impl<S: Store> Core<S> {
     fn give_again(&mut self) {
         let me = self.mesh.me;
         for _ in 0..self.routes.groups.again_len() {
-            let again = self.routes.groups.take_again(&self.clients);
-            let Some((shard, chosen, message)) = again else { return };
+            let Routes { groups, custody, .. } = &mut self.routes;
+            let Some(given) = groups.take_again(&self.clients, custody) else { return };
+            let message = given.message.clone();
             let mut fan = Fan::new(message.view());
             fan.message = Some(message.clone());
-            if shard == me {
-                route::to_member(&mut self.routes, &mut self.clients, &mut fan, chosen);
-            } else if !self.mesh.member(shard, chosen, &fan.view, &mut Some(message.clone())) {
-                self.routes.groups.put_again(chosen, message);
-                return;
+            fan.custody = given.custody;
+            let Core { routes, clients, mesh, .. } = self;
+            if given.shard == me {
+                route::to_member(routes, clients, &mut fan, given.chosen);
+            } else {
+                let (shard, chosen) = (given.shard, given.chosen);
+                if !route::to_remote_member(routes, clients, mesh, &mut fan, shard, chosen) {
+                    self.routes.groups.put_again(given);
+                    return;
+                }
+            }
+            self.commit(&mut fan, None);
+            // If it needs yet another member, it stays in custody.
+            if let Some((origin, seq)) = given.custody.filter(|_| !fan.again) {
+                self.routes.custody.finish(origin, seq);
             }
         }
     }
@@ -172,7 +184,7 @@ impl<S: Store> Core<S> {
         let mut pumping = mem::take(&mut self.clients.pumping);
         pumping.sort_unstable();
         pumping.dedup();
-        pumping.retain(|&session| deliver::pump(&mut self.clients, session));
+        pumping.retain(|&session| pump::pump(&mut self.clients, session));
         pumping.append(&mut self.clients.pumping);
         self.clients.pumping = pumping;
         !self.clients.pumping.is_empty()
@@ -302,23 +314,6 @@ impl<S: Store> Core<S> {
         }
     }
 
-    /// Ends the turn's batch of the log and lets out what waited for it.
-    pub(crate) fn end_of_log_turn(&mut self) {
-        self.store.end_turn();
-        let durable = self.durable();
-        while let Some(front) = self.opening.front() {
-            if front.lsn > durable {
-                break;
-            }
-            let Some(waits) = self.opening.pop_front() else { break };
-            let conn = self.clients.conns.at(waits.index);
-            if conn.is_some_and(|conn| conn.generation == waits.generation) {
-                self.opened(waits.index);
-            }
-        }
-        self.release_owed();
-    }
-
     /// True if something waits for another shard, a verdict or the log: the sleep must be short.
     pub(crate) fn waits_for_others(&self) -> bool {
         self.mesh.is_waiting()
@@ -344,7 +339,7 @@ impl<S: Store> Core<S> {
     /// Takes in new settings.
     pub(crate) fn reload(&mut self, settings: Settings) {
         self.clients.write_buffer_max = settings.limits.write_buffer_max_bytes;
-        self.routes.queues = crate::build::queues(&settings.limits);
+        self.routes.queues = crate::build::queues(&settings.limits, self.mesh.me);
         self.limits = std::sync::Arc::new(settings.limits);
         self.access = settings.access;
         self.revoke();

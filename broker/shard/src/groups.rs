@@ -13,6 +13,7 @@ use ringtide_topics::{Filter, MatchScratch, SessionRef, Subscription, Table, Ten
 
 use crate::clients::Clients;
 use crate::counters::Counter;
+use crate::custody::Custody;
 use crate::deliver::Fan;
 use crate::mesh_out::MeshOut;
 use crate::message::Message;
@@ -46,6 +47,16 @@ struct Again {
     group: u64,
     exclude: (u16, SessionRef),
     message: Message,
+    /// In whose custody it is, if it must outlive a crash.
+    custody: Option<(u16, u64)>,
+}
+
+/// A message that was given another member.
+pub(crate) struct GivenAgain {
+    pub(crate) shard: u16,
+    pub(crate) chosen: Chosen,
+    pub(crate) message: Message,
+    pub(crate) custody: Option<(u16, u64)>,
 }
 
 pub(crate) struct Groups {
@@ -110,33 +121,57 @@ impl Groups {
     }
 
     /// Notes that a chosen member had gone; [`Groups::take_again`] gives the message another.
-    pub(crate) fn choose_again(&mut self, chosen: Chosen, message: Message) {
+    pub(crate) fn choose_again(
+        &mut self,
+        chosen: Chosen,
+        message: Message,
+        custody: Option<(u16, u64)>,
+    ) {
         let exclude = (self.me, SessionRef(chosen.session));
-        self.again.push_back(Again { group: chosen.group, exclude, message });
+        self.again.push_back(Again { group: chosen.group, exclude, message, custody });
+    }
+
+    /// Notes a message of an earlier run, for any member of its group.
+    pub(crate) fn choose_anew(&mut self, group: u64, message: Message, custody: (u16, u64)) {
+        let exclude = (u16::MAX, SessionRef(u32::MAX));
+        self.again.push_back(Again { group, exclude, message, custody: Some(custody) });
     }
 
     /// A message that needs another member, with that member; `None` without such messages.
     /// Messages of groups without members are dropped and counted.
-    pub(crate) fn take_again(&mut self, clients: &Clients) -> Option<(u16, Chosen, Message)> {
-        while let Some(Again { group, exclude, message }) = self.again.pop_front() {
+    pub(crate) fn take_again(
+        &mut self,
+        clients: &Clients,
+        custody_of: &mut Custody,
+    ) -> Option<GivenAgain> {
+        while let Some(Again { group, exclude, message, custody }) = self.again.pop_front() {
             let here = self.by_key.get(&group).and_then(|&index| self.here.get_mut(index as usize));
             let header = message.view().header;
             let member = here.and_then(Option::as_mut).and_then(|here| {
                 pick(here, self.me, header.publisher, header.topic_hash, &[exclude])
             });
             match member {
-                Some(member) => return Some((member.shard, of_member(group, &member), message)),
-                None => clients.counters.add(Counter::DroppedNoMember, 1),
+                Some(member) => {
+                    let chosen = of_member(group, &member);
+                    return Some(GivenAgain { shard: member.shard, chosen, message, custody });
+                }
+                None => {
+                    clients.counters.add(Counter::DroppedNoMember, 1);
+                    if let Some((origin, seq)) = custody {
+                        custody_of.finish(origin, seq);
+                    }
+                }
             }
         }
         None
     }
 
     /// Gives a message back that found no room.
-    pub(crate) fn put_again(&mut self, chosen: Chosen, message: Message) {
+    pub(crate) fn put_again(&mut self, given: GivenAgain) {
         // The member was fine, only the lane was full: nobody is excluded the next time.
         let exclude = (u16::MAX, SessionRef(u32::MAX));
-        self.again.push_front(Again { group: chosen.group, exclude, message });
+        let GivenAgain { chosen, message, custody, .. } = given;
+        self.again.push_front(Again { group: chosen.group, exclude, message, custody });
     }
 
     /// True if there is no group.

@@ -26,6 +26,8 @@ pub(crate) struct MeshOut {
     inline_max: usize,
     pub(crate) shared: Arc<Shared>,
     counters: Arc<Counters>,
+    /// The counters of all shards: which of them keep sessions.
+    all: Arc<[Arc<Counters>]>,
 }
 
 impl MeshOut {
@@ -34,19 +36,22 @@ impl MeshOut {
         lanes: Vec<Option<Sender<Note>>>,
         shared: Arc<Shared>,
         counters: Arc<Counters>,
+        all: Arc<[Arc<Counters>]>,
     ) -> MeshOut {
         let shards = lanes.len() as u16;
         let waiting = lanes.iter().map(|_| VecDeque::new()).collect();
         let half = lanes.iter().flatten().map(|lane| lane.capacity_bytes() / 2).min();
         let fits = half.unwrap_or(0).saturating_sub(Sender::<Note>::record_bytes(0));
         let inline_max = INLINE_MAX_BYTES.min(fits);
-        MeshOut { me, shards, lanes, waiting, waiting_count: 0, inline_max, shared, counters }
+        MeshOut { me, shards, lanes, waiting, waiting_count: 0, inline_max, shared, counters, all }
     }
 
-    /// Sends a publish. False if the lane is full: the publisher waits.
+    /// Sends a publish, with its place in the order of what `to` must take over or 0. False if
+    /// the lane is full: the publisher waits.
     pub(crate) fn publish(
         &mut self,
         to: u16,
+        seq: u64,
         view: &View<'_>,
         message: &mut Option<Message>,
     ) -> bool {
@@ -55,10 +60,10 @@ impl MeshOut {
         };
         let pushed = if view.encoded_len() > self.inline_max {
             let message = message.get_or_insert_with(|| Message::new(view)).clone();
-            lane.try_push(Note::PublishShared(message), &[]).is_ok()
+            lane.try_push(Note::PublishShared(seq, message), &[]).is_ok()
         } else {
             let parts = [&view.head()[..], view.topic.as_bytes(), view.properties, view.payload];
-            lane.try_push(Note::Publish, &parts).is_ok()
+            lane.try_push(Note::Publish(seq), &parts).is_ok()
         };
         if pushed {
             self.counters.add(Counter::RecordsOut, 1);
@@ -70,6 +75,7 @@ impl MeshOut {
     pub(crate) fn member(
         &mut self,
         to: u16,
+        seq: u64,
         chosen: Chosen,
         view: &View<'_>,
         message: &mut Option<Message>,
@@ -79,15 +85,36 @@ impl MeshOut {
         };
         let pushed = if view.encoded_len() > self.inline_max {
             let message = message.get_or_insert_with(|| Message::new(view)).clone();
-            lane.try_push(Note::MemberShared(Box::new((chosen, message))), &[]).is_ok()
+            lane.try_push(Note::MemberShared(seq, Box::new((chosen, message))), &[]).is_ok()
         } else {
             let parts = [&view.head()[..], view.topic.as_bytes(), view.properties, view.payload];
-            lane.try_push(Note::Member(chosen), &parts).is_ok()
+            lane.try_push(Note::Member(seq, chosen), &parts).is_ok()
         };
         if pushed {
             self.counters.add(Counter::RecordsOut, 1);
         }
         pushed
+    }
+
+    /// True if sessions of a shard may outlive a restart: what they match must not be lost on the
+    /// way. Counted before such a session's first SUBACK, so that none is missed.
+    pub(crate) fn keeps(&self, shard: u16) -> bool {
+        self.all[usize::from(shard)].value(Counter::SessionsKept) > 0
+    }
+
+    /// True if a shard can be sent `count` records of a message now.
+    pub(crate) fn has_room(&mut self, to: u16, view: &View<'_>, count: usize) -> bool {
+        let Some(lane) = self.lanes.get_mut(usize::from(to)).and_then(Option::as_mut) else {
+            return true;
+        };
+        let len = view.encoded_len();
+        let inline = if len > self.inline_max { 0 } else { len };
+        if count <= 1 {
+            return lane.fits(inline);
+        }
+        // Each may need as much padding again. An empty lane takes what it can.
+        let needed = count * 2 * Sender::<Note>::record_bytes(inline);
+        lane.free_bytes() >= needed.min(lane.capacity_bytes())
     }
 
     /// Sends anything else; what finds no room waits here, in order.

@@ -232,6 +232,14 @@ impl Message {
         self.0.slice(self.0.len() - self.view().payload.len()..)
     }
 
+    /// The parts laid one behind the other, for a record.
+    pub(crate) fn canonical(&self) -> Vec<u8> {
+        let view = self.view();
+        let head = view.head();
+        let parts = [&head[..], view.topic.as_bytes(), view.properties, view.payload];
+        parts.concat()
+    }
+
     /// The buffer of the encoded form.
     pub(crate) fn raw(&self) -> Bytes {
         self.0.clone()

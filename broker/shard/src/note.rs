@@ -44,14 +44,21 @@ pub struct Chosen {
 /// One entry between shards.
 #[derive(Debug)]
 pub enum Note {
-    /// A publish: the message is in the record's bytes.
-    Publish,
+    /// A publish: the message is in the record's bytes. The number is its place in the order of
+    /// what must be taken over from the sender, 0 for one that need not.
+    Publish(u64),
     /// A publish with a large payload, by reference.
-    PublishShared(Message),
+    PublishShared(u64, Message),
     /// A publish for one member of a shared group: the message is in the record's bytes.
-    Member(Chosen),
+    Member(u64, Chosen),
     /// The same with a large payload.
-    MemberShared(Box<(Chosen, Message)>),
+    MemberShared(u64, Box<(Chosen, Message)>),
+    /// A message of an earlier run for a member of a shared group, to be chosen anew.
+    MemberAgain(u64, Box<(u64, Message)>),
+    /// The receiver's messages up to this place have been taken over.
+    TakenOver(u64),
+    /// The sender's messages of QoS 2 up to this place are durable.
+    Committed(u64),
     /// A connection whose client lives at the receiving shard.
     HandOver(Box<HandOver>),
     /// A question for retained messages.

@@ -40,6 +40,8 @@ pub(crate) struct Progress {
     pub(crate) done: ShardSet,
     /// Local sessions, local retained store and shared groups are served.
     pub(crate) local_done: bool,
+    /// Members of shared groups have been chosen.
+    pub(crate) chosen: bool,
     /// Shared groups whose chosen member is on a shard without room.
     pub(crate) members: Vec<(u16, crate::note::Chosen)>,
     /// Somebody has it or will.

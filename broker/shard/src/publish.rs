@@ -6,7 +6,8 @@ use std::mem;
 use bytes::BytesMut;
 use ringtide_codec::{AckKind, FixedHeader, PacketId, Publish, QoS, ReasonCode, Role, Version};
 use ringtide_session::{Accept, AliasIn, Inbound, Owed};
-use ringtide_storage::{RecordKind, Store};
+use ringtide_storage::Store;
+use ringtide_storage::record::SessionId;
 use ringtide_topics::{SessionRef, topic_hash, valid_name};
 
 use crate::access::{Action, Verdict, Who};
@@ -148,7 +149,7 @@ impl<S: Store> Core<S> {
             origin_node: 0,
             origin_log: self.mesh.me,
             partition: route::place(&self.routes, tenant, topic, publish.retain),
-            lsn: self.store.appended().0,
+            lsn: self.store.appended().0 + 1,
             publisher: session.map_or(0, |session| session.hash),
             ingress_ms: now_ms,
             expires_ms,
@@ -186,7 +187,9 @@ impl<S: Store> Core<S> {
                 Ok(true) => {}
                 //= [MQTT-4.3.3-10]
                 Ok(false) => {
-                    self.acknowledge(index, ack, ReasonCode::Success);
+                    // Its first coming may not be durable yet.
+                    let needs = self.store.appended().0;
+                    self.acknowledge(index, ack, ReasonCode::Success, needs);
                     return Flow::Continue;
                 }
                 //= [MQTT-3.3.4-7]
@@ -272,9 +275,12 @@ impl<S: Store> Core<S> {
                     ReasonCode::NoMatchingSubscribers
                 }
             };
+            let needs = match self.clients.journal.on {
+                true => self.commit(fan, self.inbound_of(session, ack)),
+                false => 0,
+            };
             if ack.qos != QoS::AtMostOnce {
-                self.append_message(fan);
-                self.acknowledge(index, ack, code);
+                self.acknowledge(index, ack, code, needs);
             }
             return Flow::Continue;
         }
@@ -301,34 +307,47 @@ impl<S: Store> Core<S> {
         }
     }
 
-    pub(crate) fn append_message(&mut self, fan: &Fan<'_>) {
-        let view = &fan.view;
-        let parts = [&view.head()[..], view.topic.as_bytes(), view.properties, view.payload];
-        self.store.append(RecordKind::Message, &parts);
+    /// The exchange that a publish of QoS 2 opened, if the log must remember it.
+    fn inbound_of(&self, session: u32, ack: AckWanted) -> Option<(SessionId, u16)> {
+        let id = ack.id.filter(|_| ack.qos == QoS::ExactlyOnce)?;
+        let kept = self.clients.sessions.at(session)?.kept();
+        (kept != SessionId(0)).then_some((kept, id.get()))
     }
 
-    /// Sends PUBACK or PUBREC as soon as what was appended is durable, in the order of arrival.
+    /// Sends PUBACK or PUBREC as soon as the log has reached `needs`, in the order of arrival.
     //= [MQTT-3.3.4-1]
     //= 3.1.1 [MQTT-3.3.4-1]
     //= [MQTT-4.6.0-2]
     //= [MQTT-4.6.0-3]
     //= 3.1.1 [MQTT-4.6.0-2]
     //= 3.1.1 [MQTT-4.6.0-3]
-    pub(crate) fn acknowledge(&mut self, index: u32, ack: AckWanted, code: ReasonCode) {
+    pub(crate) fn acknowledge(
+        &mut self,
+        index: u32,
+        ack: AckWanted,
+        code: ReasonCode,
+        needs: u64,
+    ) {
         let Some(id) = ack.id else { return };
         let kind = match ack.qos {
             QoS::AtMostOnce => return,
             QoS::AtLeastOnce => AckKind::PubAck,
             QoS::ExactlyOnce => AckKind::PubRec,
         };
-        self.owe(index, kind, id, code);
+        self.owe(index, kind, id, code, needs);
     }
 
-    /// Sends an acknowledgement when the log has reached its present end.
-    pub(crate) fn owe(&mut self, index: u32, kind: AckKind, id: PacketId, code: ReasonCode) {
+    /// Sends an acknowledgement when the log has reached `needs`.
+    pub(crate) fn owe(
+        &mut self,
+        index: u32,
+        kind: AckKind,
+        id: PacketId,
+        code: ReasonCode,
+        needs: u64,
+    ) {
         let Some(conn) = self.clients.conns.at(index) else { return };
         let session_index = conn.session;
-        let needs = self.store.appended().0;
         let durable = self.durable();
         let Some(session) = self.clients.sessions.at_mut(session_index) else { return };
         if needs <= durable && session.owed.as_ref().is_none_or(|owed| owed.is_empty()) {
@@ -349,7 +368,7 @@ impl<S: Store> Core<S> {
         if !v5 || ack.qos == QoS::AtMostOnce {
             return self.protocol_error(index, code);
         }
-        self.acknowledge(index, ack, code);
+        self.acknowledge(index, ack, code, 0);
         Flow::Continue
     }
 
@@ -372,7 +391,7 @@ impl<S: Store> Core<S> {
             //= [MQTT-4.3.3-9]
             inbound.on_refused(ack.qos, id);
         }
-        self.acknowledge(index, ack, code);
+        self.acknowledge(index, ack, code, 0);
         Flow::Continue
     }
 }

@@ -10,7 +10,7 @@ use ringtide_topics::retained::Retained;
 use crate::clients::Clients;
 use crate::counters::Counter;
 use crate::deliver::Fan;
-use crate::message::Message;
+use crate::message::{FLAG_INTERNAL, Message};
 use crate::note::{RetainedPage, RetainedQuery};
 
 /// Topics that one page looks at.
@@ -56,6 +56,7 @@ impl RetainedStore {
         if fan.view.payload.is_empty() {
             if let Some(old) = self.index.remove(tenant, topic) {
                 self.bytes -= old.encoded_len();
+                fan.retained = true;
             }
         } else {
             let replaces = self.index.lookup(tenant, topic).map_or(0, Message::encoded_len);
@@ -69,6 +70,8 @@ impl RetainedStore {
             //= 3.1.1 [MQTT-3.3.1-5]
             //= 3.1.1 [MQTT-3.3.1-7]
             let message = fan.message().clone();
+            // What the broker says of itself is not for the log.
+            fan.retained = fan.view.header.flags & FLAG_INTERNAL == 0;
             self.bytes += message.encoded_len();
             if let Some(old) = self.index.insert(tenant, topic, message) {
                 self.bytes -= old.encoded_len();

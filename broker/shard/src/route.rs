@@ -4,10 +4,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use ringtide_codec::QoS;
+use ringtide_storage::record::MessageHead;
 use ringtide_topics::interest::{InterestTable, ShardSet};
 use ringtide_topics::{Levels, MatchScratch, SessionRef, Table, TenantId};
 
 use crate::clients::Clients;
+use crate::custody::Custody;
 use crate::deliver::{Fan, Queues, deliver};
 use crate::groups::Groups;
 use crate::mesh_out::MeshOut;
@@ -33,6 +36,7 @@ pub(crate) struct Routes {
     pub(crate) groups: Groups,
     pub(crate) retained: RetainedStore,
     pub(crate) queues: Queues,
+    pub(crate) custody: Custody,
     /// Publishes whose local fan-out did not end in one turn, oldest first.
     pub(crate) fans: VecDeque<FanJob>,
     pub(crate) levels: Levels,
@@ -50,6 +54,10 @@ pub(crate) struct FanJob {
     message: Message,
     publisher: Option<SessionRef>,
     after: Option<SessionRef>,
+    /// In whose custody it is, if it must outlive a crash.
+    custody: Option<(u16, u64)>,
+    /// Sessions that had it before a crash.
+    given: Vec<u32>,
 }
 
 /// Routes a message that was published here: to local sessions and groups, and to the other
@@ -67,6 +75,18 @@ pub(crate) fn publish(
         if routes.fans.len() >= FANS_MAX {
             return false;
         }
+        if !progress.chosen {
+            progress.chosen = true;
+            routes.groups.choose(fan, clients, mesh.me, &mut progress.members);
+        }
+        // What will be acknowledged goes everywhere at once or waits as a whole: its record names
+        // all that it is for.
+        if clients.journal.on
+            && fan.view.header.qos != QoS::AtMostOnce
+            && !has_room(routes, mesh, fan, &progress.members)
+        {
+            return false;
+        }
         progress.local_done = true;
         //= [MQTT-3.3.1-8]
         //= 3.1.1 [MQTT-3.3.1-12]
@@ -76,7 +96,6 @@ pub(crate) fn publish(
             routes.retained.set(fan, clients);
         }
         progress.reached |= local(routes, clients, fan, publisher);
-        routes.groups.choose(fan, clients, mesh.me, &mut progress.members);
         progress.reached |= !progress.members.is_empty();
     }
     let mut all_sent = true;
@@ -84,25 +103,85 @@ pub(crate) fn publish(
         all_sent &= members(routes, clients, mesh, fan, &mut progress.members);
     }
     if mesh.shards > 1 {
-        all_sent &= remote(routes, mesh, fan, progress);
+        all_sent &= remote(routes, mesh, fan, progress, clients.journal.on);
     }
     all_sent
 }
 
-/// Routes a message that another shard published.
+/// True if every other shard that a message is for can be sent it now.
+fn has_room(
+    routes: &mut Routes,
+    mesh: &mut MeshOut,
+    fan: &Fan<'_>,
+    members: &[(u16, Chosen)],
+) -> bool {
+    if mesh.shards <= 1 {
+        return true;
+    }
+    let shards = interested(routes, mesh, &fan.view);
+    (0..mesh.shards).filter(|shard| *shard != mesh.me).all(|shard| {
+        let chosen = members.iter().filter(|(own, _)| *own == shard).count();
+        let count = chosen + usize::from(shards.contains(shard));
+        count == 0 || mesh.has_room(shard, &fan.view, count)
+    })
+}
+
+/// Routes a message that another shard published. `seq` is its place in the order of what must be
+/// taken over from there, 0 for one that need not.
 pub(crate) fn arrived(
     routes: &mut Routes,
     clients: &mut Clients,
-    me: u16,
+    (from, seq): (u16, u64),
     view: View<'_>,
     message: Option<Message>,
 ) {
+    if seq != 0 && !routes.custody.take(from, seq) {
+        return;
+    }
     let mut fan = Fan::new(view);
     fan.message = message;
-    if view.header.retain && routes.partitions.shard(view.header.partition) == me {
+    if seq != 0 {
+        fan.custody = Some((from, seq));
+        fan.given = routes.custody.given.remove(&(from, seq)).unwrap_or_default();
+    }
+    if view.header.retain && routes.partitions.shard(view.header.partition) == routes.queues.me {
         routes.retained.set(&mut fan, clients);
     }
     local(routes, clients, &mut fan, None);
+    record(clients, &fan);
+}
+
+/// Records what follows here from a message that is in another's custody, or in this shard's own.
+pub(crate) fn record(clients: &mut Clients, fan: &Fan<'_>) {
+    if clients.journal.has_entries() || fan.retained {
+        let head =
+            MessageHead { retained: fan.retained, origin: fan.custody, ..MessageHead::default() };
+        clients.journal.message(&head, &fan.view);
+    }
+}
+
+/// Takes a message into this shard's own custody, unless it is in somebody's: what is left to do
+/// with it takes longer than a turn.
+fn into_custody(
+    routes: &mut Routes,
+    clients: &Clients,
+    fan: &mut Fan<'_>,
+    group: u64,
+) -> Option<(u16, u64)> {
+    if !clients.journal.on || fan.view.header.qos == QoS::AtMostOnce {
+        return None;
+    }
+    let me = routes.queues.me;
+    let custody = match fan.custody {
+        Some(custody) => custody,
+        None => {
+            let own = routes.custody.give(me, group);
+            fan.destinations.push(own);
+            (me, own.seq)
+        }
+    };
+    routes.custody.begin(custody.0, custody.1);
+    Some(custody)
 }
 
 /// The sessions of this shard. True if at least one matched.
@@ -116,15 +195,27 @@ fn local(
     if routes.fans.iter().any(|job| job.message.view().header.topic_hash == hash) {
         //= 3.1.1 [MQTT-4.6.0-5]
         // Order within a topic: this one waits behind the fan-out that is under way.
-        let message = fan.message().clone();
-        routes.fans.push_back(FanJob { message, publisher, after: None });
+        put_off(routes, clients, fan, publisher, None);
         return true;
     }
     if let Some(after) = fan_out(routes, clients, fan, publisher, None) {
-        let message = fan.message().clone();
-        routes.fans.push_back(FanJob { message, publisher, after: Some(after) });
+        put_off(routes, clients, fan, publisher, Some(after));
     }
     fan.hits > 0
+}
+
+/// Leaves the rest of a local fan-out to later turns.
+fn put_off(
+    routes: &mut Routes,
+    clients: &Clients,
+    fan: &mut Fan<'_>,
+    publisher: Option<SessionRef>,
+    after: Option<SessionRef>,
+) {
+    let custody = into_custody(routes, clients, fan, 0);
+    let message = fan.message().clone();
+    let given = fan.given.clone();
+    routes.fans.push_back(FanJob { message, publisher, after, custody, given });
 }
 
 /// Delivers to matching sessions behind `after`, within the turn's budget.
@@ -171,8 +262,14 @@ pub(crate) fn go_on(routes: &mut Routes, clients: &mut Clients) -> bool {
         let view = job.message.view();
         let mut fan = Fan::new(view);
         fan.message = Some(job.message.clone());
-        if let Some(after) = fan_out(routes, clients, &mut fan, job.publisher, job.after) {
-            routes.fans.push_front(FanJob { after: Some(after), ..job });
+        fan.custody = job.custody;
+        fan.given.clone_from(&job.given);
+        let rest = fan_out(routes, clients, &mut fan, job.publisher, job.after);
+        record(clients, &fan);
+        match (rest, job.custody) {
+            (Some(after), _) => routes.fans.push_front(FanJob { after: Some(after), ..job }),
+            (None, Some((origin, seq))) => routes.custody.finish(origin, seq),
+            (None, None) => {}
         }
     }
     !routes.fans.is_empty()
@@ -184,10 +281,36 @@ fn remote(
     mesh: &mut MeshOut,
     fan: &mut Fan<'_>,
     progress: &mut Progress,
+    keeps: bool,
 ) -> bool {
     let view = fan.view;
-    let mut shards = ShardSet::default();
     // Probed anew at each try: a subscription made while the publish waited must not be missed.
+    let shards = interested(routes, mesh, &view);
+    let asked = view.header.qos != QoS::AtMostOnce;
+    let mut all_sent = true;
+    for shard in shards.iter() {
+        if progress.done.contains(shard) {
+            continue;
+        }
+        progress.reached = true;
+        let home = view.header.retain && routes.partitions.shard(view.header.partition) == shard;
+        let owed = keeps && asked && (home || mesh.keeps(shard));
+        let seq = if owed { routes.custody.next(shard) } else { 0 };
+        if mesh.publish(shard, seq, &view, &mut fan.message) {
+            progress.done.insert(shard);
+            if owed {
+                fan.destinations.push(routes.custody.give(shard, 0));
+            }
+        } else {
+            all_sent = false;
+        }
+    }
+    all_sent
+}
+
+/// The other shards that a message is for.
+fn interested(routes: &mut Routes, mesh: &MeshOut, view: &View<'_>) -> ShardSet {
+    let mut shards = ShardSet::default();
     routes.interest.shards_for(
         view.header.tenant,
         view.topic,
@@ -199,19 +322,7 @@ fn remote(
         shards.insert(routes.partitions.shard(view.header.partition));
     }
     shards.remove(mesh.me);
-    let mut all_sent = true;
-    for shard in shards.iter() {
-        if progress.done.contains(shard) {
-            continue;
-        }
-        progress.reached = true;
-        if mesh.publish(shard, &view, &mut fan.message) {
-            progress.done.insert(shard);
-        } else {
-            all_sent = false;
-        }
-    }
-    all_sent
+    shards
 }
 
 /// The chosen members of shared groups. True when all have it.
@@ -227,9 +338,62 @@ fn members(
             to_member(routes, clients, fan, chosen);
             return false;
         }
-        !mesh.member(shard, chosen, &fan.view, &mut fan.message)
+        if to_remote_member(routes, clients, mesh, fan, shard, chosen) {
+            return false;
+        }
+        if clients.journal.on && fan.view.header.qos != QoS::AtMostOnce {
+            // Its record is written now: the rest is this shard's own business.
+            again(routes, clients, fan, chosen);
+            return false;
+        }
+        true
     });
     members.is_empty()
+}
+
+/// Sends a message to a member of a shared group on another shard. False without room for it.
+pub(crate) fn to_remote_member(
+    routes: &mut Routes,
+    clients: &Clients,
+    mesh: &mut MeshOut,
+    fan: &mut Fan<'_>,
+    shard: u16,
+    chosen: Chosen,
+) -> bool {
+    let asked = fan.view.header.qos != QoS::AtMostOnce;
+    let owed = clients.journal.on && asked && mesh.keeps(shard);
+    let seq = if owed { routes.custody.next(shard) } else { 0 };
+    let sent = mesh.member(shard, seq, chosen, &fan.view, &mut fan.message);
+    if sent && owed {
+        fan.destinations.push(routes.custody.give(shard, chosen.group));
+    }
+    sent
+}
+
+/// A message for a member of a shared group here has come from another shard.
+pub(crate) fn member_arrived(
+    routes: &mut Routes,
+    clients: &mut Clients,
+    (from, seq): (u16, u64),
+    mut fan: Fan<'_>,
+    chosen: Chosen,
+) {
+    if seq != 0 {
+        if !routes.custody.take(from, seq) {
+            return;
+        }
+        fan.custody = Some((from, seq));
+    }
+    to_member(routes, clients, &mut fan, chosen);
+    record(clients, &fan);
+}
+
+/// A message needs another member of its group.
+fn again(routes: &mut Routes, clients: &Clients, fan: &mut Fan<'_>, chosen: Chosen) {
+    let custody = into_custody(routes, clients, fan, chosen.group);
+    let message = fan.message().clone();
+    routes.groups.choose_again(chosen, message, custody);
+    fan.again = true;
 }
 
 /// Delivers to one member of a shared group on this shard; one that has gone since is replaced.
@@ -244,8 +408,7 @@ pub(crate) fn to_member(
     let groups = session.and_then(|session| session.groups.as_ref());
     let membership = groups.and_then(|all| all.iter().find(|own| own.group == chosen.group));
     let Some(tag) = membership.map(Membership::tag) else {
-        let message = fan.message().clone();
-        routes.groups.choose_again(chosen, message);
+        again(routes, clients, fan, chosen);
         return;
     };
     let ids = [chosen.id];

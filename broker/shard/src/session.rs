@@ -5,6 +5,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use ringtide_session::{Inbound, Outbound, Owed, WillState};
+use ringtide_storage::record::SessionId;
 use ringtide_topics::{FilterId, TenantId};
 use smallvec::SmallVec;
 
@@ -22,6 +23,17 @@ pub(crate) struct Will {
     pub(crate) expiry_s: Option<u32>,
     pub(crate) delay_s: u32,
     pub(crate) state: WillState,
+}
+
+/// A message that waits for a client, and how the log names it.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    pub(crate) message: Message,
+    /// Its entry in the log; 0 for one that is not kept.
+    pub(crate) seq: u64,
+    /// Where it came from and its place in the order from there, for one of QoS 2 of another
+    /// shard: it may not go on before it is durable there.
+    pub(crate) origin: Option<(u16, NonZeroU64)>,
 }
 
 /// A membership of a shared group.
@@ -43,9 +55,11 @@ impl Membership {
     }
 }
 
-/// Which state changed and must be told to the store.
+/// A client's session.
 #[derive(Debug)]
 pub(crate) struct Session {
+    /// Its name in the log, 0 if it is not kept there.
+    pub(crate) log_id: SessionId,
     pub(crate) client_id: Box<str>,
     pub(crate) username: Option<Box<str>>,
     pub(crate) tenant: TenantId,
@@ -67,7 +81,7 @@ pub(crate) struct Session {
     #[expect(clippy::box_collection, reason = "most sessions are in no group: 8 bytes, not 24")]
     pub(crate) groups: Option<Box<Vec<Membership>>>,
     pub(crate) inbound: Option<Box<Inbound>>,
-    pub(crate) outbound: Option<Box<Outbound<Message>>>,
+    pub(crate) outbound: Option<Box<Outbound<Stored>>>,
     pub(crate) owed: Option<Box<Owed>>,
     pub(crate) will: Option<Box<Will>>,
     pub(crate) replay: Option<Box<Replay>>,
@@ -77,6 +91,7 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) fn new(client_id: &str, tenant: TenantId, hash: u64, generation: u32) -> Session {
         Session {
+            log_id: SessionId(0),
             client_id: client_id.into(),
             username: None,
             tenant,
@@ -98,6 +113,11 @@ impl Session {
             replay: None,
             ledger: None,
         }
+    }
+
+    /// Its name in the log, if what waits for it must be kept there; else 0.
+    pub(crate) fn kept(&self) -> SessionId {
+        if self.is_persistent() { self.log_id } else { SessionId(0) }
     }
 
     /// True if its state outlives the connection.

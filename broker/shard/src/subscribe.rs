@@ -10,6 +10,7 @@ use ringtide_codec::{
     UnsubAck, Unsubscribe, Version,
 };
 use ringtide_session::Owed;
+use ringtide_storage::record::{SessionId, SubscriptionRecord};
 use ringtide_storage::{RecordKind, Store};
 use ringtide_topics::shared::Member;
 use ringtide_topics::{Filter, InterestKey, SessionRef, Subscription, TenantId, interest_key};
@@ -47,6 +48,8 @@ pub(crate) struct SubscribeJob {
     codes: Vec<u8>,
     wait: Wait,
     replays: Vec<Item>,
+    /// The log position that its SUBACK waits for.
+    needs: u64,
 }
 
 impl SubscribeJob {
@@ -107,6 +110,7 @@ impl<S: Store> Core<S> {
             codes: Vec::new(),
             wait: Wait::Start,
             replays: Vec::new(),
+            needs: 0,
         };
         self.advance(index, Box::new(job))
     }
@@ -200,10 +204,8 @@ impl<S: Store> Core<S> {
         let Some(session) = self.clients.sessions.at_mut(job.session) else {
             return refuse(job, ReasonCode::UnspecifiedError);
         };
-        if session.is_persistent() {
-            self.store.append(RecordKind::Subscription, &[filter.as_bytes(), &[bits]]);
-        }
-        let tenant = session.tenant;
+        let (tenant, kept) = (session.tenant, session.kept());
+        job.needs = self.record_filter(kept, filter, Some((bits, job.id))).max(job.needs);
         if parsed.share().is_some() {
             self.join(job, filter, bits, tenant);
             return Progress::Waits;
@@ -330,7 +332,7 @@ impl<S: Store> Core<S> {
             codes.iter_mut().filter(|code| **code > 2).for_each(|code| *code = 0x80);
         }
         let answer = Answer::Subscribe(job.packet_id);
-        self.owe_codes(index, job.session, answer, codes.into());
+        self.owe_codes(index, job.session, answer, codes.into(), job.needs);
         if job.replays.is_empty() {
             return;
         }
@@ -348,9 +350,32 @@ impl<S: Store> Core<S> {
         }
     }
 
-    /// Sends an answer that carries a code per filter when the log has reached its present end.
-    fn owe_codes(&mut self, index: u32, session: u32, answer: Answer, codes: Box<[u8]>) {
-        let (needs, durable) = (self.store.appended().0, self.durable());
+    /// Records that a subscription was made, changed or removed. Its position, 0 for a session
+    /// that is not kept.
+    fn record_filter(
+        &mut self,
+        session: SessionId,
+        filter: &str,
+        options: Option<(u8, u32)>,
+    ) -> u64 {
+        if session == SessionId(0) {
+            return 0;
+        }
+        let mut body = Vec::new();
+        SubscriptionRecord { session, filter, options }.encode(&mut body);
+        self.record(RecordKind::Subscription, &body)
+    }
+
+    /// Sends an answer that carries a code per filter when the log has reached `needs`.
+    fn owe_codes(
+        &mut self,
+        index: u32,
+        session: u32,
+        answer: Answer,
+        codes: Box<[u8]>,
+        needs: u64,
+    ) {
+        let durable = self.durable();
         let Some(record) = self.clients.sessions.at_mut(session) else { return };
         if needs <= durable && record.owed.as_ref().is_none_or(|owed| owed.is_empty()) {
             self.clients.write(index, |version, out| match answer {
@@ -378,14 +403,17 @@ impl<S: Store> Core<S> {
         };
         //= [MQTT-3.10.4-6]
         //= 3.1.1 [MQTT-3.10.4-6]
+        let before = self.store.appended().0;
         let codes: Box<[u8]> =
             packet.filters().map(|filter| self.unsubscribe(session, filter) as u8).collect();
+        let after = self.store.appended().0;
+        let needs = if after > before { after } else { 0 };
         //= [MQTT-3.10.4-4]
         //= [MQTT-3.10.4-5]
         //= 3.1.1 [MQTT-3.10.4-4]
         //= 3.1.1 [MQTT-3.10.4-5]
         let id = packet.packet_id;
-        self.owe_codes(index, session, Answer::Unsubscribe(id), codes);
+        self.owe_codes(index, session, Answer::Unsubscribe(id), codes, needs);
         Flow::Continue
     }
 
@@ -403,7 +431,7 @@ impl<S: Store> Core<S> {
         let Some(session) = self.clients.sessions.at_mut(index) else {
             return ReasonCode::UnspecifiedError;
         };
-        let (tenant, persistent) = (session.tenant, session.is_persistent());
+        let (tenant, kept) = (session.tenant, session.kept());
         if parsed.share().is_some() {
             let Some(membership) = leave(session, filter) else {
                 return ReasonCode::NoSubscriptionExisted;
@@ -424,9 +452,7 @@ impl<S: Store> Core<S> {
             self.clients.counters.sub(Counter::Subscriptions, 1);
             self.withdraw(removed.interest);
         }
-        if persistent {
-            self.store.append(RecordKind::Subscription, &[filter.as_bytes()]);
-        }
+        self.record_filter(kept, filter, None);
         ReasonCode::Success
     }
 

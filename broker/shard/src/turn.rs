@@ -427,26 +427,36 @@ impl<S: Store> Core<S> {
     fn on_note(&mut self, from: u16, note: Note, bytes: &[u8]) {
         let Core { routes, clients, mesh, .. } = self;
         match note {
-            Note::Publish => {
+            Note::Publish(seq) => {
                 if let Ok(view) = View::read(bytes) {
-                    route::arrived(routes, clients, mesh.me, view, None);
+                    route::arrived(routes, clients, (from, seq), view, None);
                 }
             }
-            Note::PublishShared(message) => {
-                route::arrived(routes, clients, mesh.me, message.view(), Some(message.clone()));
+            Note::PublishShared(seq, message) => {
+                let view = message.view();
+                route::arrived(routes, clients, (from, seq), view, Some(message.clone()));
             }
-            Note::Member(chosen) => {
+            Note::Member(seq, chosen) => {
                 if let Ok(view) = View::read(bytes) {
-                    let mut fan = crate::deliver::Fan::new(view);
-                    route::to_member(routes, clients, &mut fan, chosen);
+                    let fan = crate::deliver::Fan::new(view);
+                    route::member_arrived(routes, clients, (from, seq), fan, chosen);
                 }
             }
-            Note::MemberShared(both) => {
+            Note::MemberShared(seq, both) => {
                 let (chosen, message): (_, Message) = *both;
                 let mut fan = crate::deliver::Fan::new(message.view());
                 fan.message = Some(message.clone());
-                route::to_member(routes, clients, &mut fan, chosen);
+                route::member_arrived(routes, clients, (from, seq), fan, chosen);
             }
+            Note::MemberAgain(seq, both) => {
+                let (group, message) = *both;
+                if routes.custody.take(from, seq) {
+                    routes.custody.begin(from, seq);
+                    routes.groups.choose_anew(group, message, (from, seq));
+                }
+            }
+            Note::TakenOver(seq) => routes.custody.taken_over(from, seq),
+            Note::Committed(seq) => self.on_committed(from, seq),
             Note::RetainedPage(page) => self.on_page(*page),
             Note::GroupChange(change) => routes.groups.at_home(&routes.partitions, *change),
             Note::GroupSnapshot(snapshot) => {

@@ -110,6 +110,10 @@ impl<M> Queue<M> {
         }
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Delivery<M>> {
+        self.waiting.iter()
+    }
+
     pub(super) fn into_waiting(self) -> impl Iterator<Item = Delivery<M>> {
         self.waiting.into_iter()
     }

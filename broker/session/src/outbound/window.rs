@@ -252,6 +252,10 @@ impl<M> Window<M> {
         self.slots.get_mut(index)
     }
 
+    pub(super) fn slots(&self) -> impl Iterator<Item = &Slot<M>> {
+        self.slots.iter()
+    }
+
     pub(super) fn slots_mut(&mut self) -> impl Iterator<Item = &mut Slot<M>> {
         self.slots.iter_mut()
     }

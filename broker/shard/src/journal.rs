@@ -1,0 +1,188 @@
+//! What the store is told. Records are gathered here in the order in which things happened and
+//! given to the store before the next one is appended directly; so files that know no store
+//! (delivery, replay) tell their part of the truth too.
+//!
+//! The entries of a message (the sessions here that it waits for) are gathered while it is
+//! delivered and become part of its record; what follows from them within the same delivery
+//! (a packet id, a message that gave way) goes behind that record.
+
+use std::collections::{HashMap, VecDeque};
+
+use ringtide_codec::PacketId;
+use ringtide_storage::record::{ExchangeRecord, MessageHead, SessionId, Step, encode_entry};
+use ringtide_storage::{RecordKind, Store};
+
+use crate::deliver::Fan;
+use crate::message::View;
+
+/// Bytes of a gathered record's kind and length.
+const FRAME_BYTES: usize = 5;
+
+/// A PUBLISH that must not leave before its record, and its origin's, is durable.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    pub(crate) id: PacketId,
+    pub(crate) dup: bool,
+    /// Its origin, if it came from another shard and of QoS 2.
+    pub(crate) origin: Option<(u16, u64)>,
+    /// The log position that it waits for; `u64::MAX` until the turn ends.
+    pub(crate) lsn: u64,
+}
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(crate) struct Journal {
+    /// False if the store keeps nothing: then nothing is gathered.
+    pub(crate) on: bool,
+    /// Records for the store: kind, length, body, one behind the other.
+    records: Vec<u8>,
+    /// The same, for behind the record of the message under way.
+    behind: Vec<u8>,
+    /// Entries of the message under way.
+    entries: Vec<u8>,
+    count: u32,
+    next_seq: u64,
+    next_session: u64,
+    scratch: Vec<u8>,
+    /// Sends that wait, by session.
+    pub(crate) held: HashMap<u32, VecDeque<Held>>,
+    /// Sessions (and their generation) with sends held in this turn.
+    pub(crate) holding: Vec<(u32, u32)>,
+}
+
+impl Journal {
+    pub(crate) fn new(on: bool) -> Journal {
+        Journal { on, next_seq: 1, next_session: 1, ..Journal::default() }
+    }
+
+    /// Goes on behind what an earlier run has used.
+    pub(crate) fn start_behind(&mut self, seq: u64, session: u64) {
+        self.next_seq = self.next_seq.max(seq + 1);
+        self.next_session = self.next_session.max(session + 1);
+    }
+
+    /// A place in the order of what waits; 0 for a session that is not kept.
+    pub(crate) fn seq(&mut self, session: SessionId) -> u64 {
+        if session == SessionId(0) {
+            return 0;
+        }
+        self.next_seq += 1;
+        self.next_seq - 1
+    }
+
+    /// A name for a session.
+    pub(crate) fn session(&mut self) -> SessionId {
+        self.next_session += 1;
+        SessionId(self.next_session - 1)
+    }
+
+    /// The message under way waits for a session.
+    pub(crate) fn entry(
+        &mut self,
+        session: SessionId,
+        seq: u64,
+        qos: u8,
+        retain: bool,
+        membership: u16,
+        ids: &[u32],
+    ) {
+        encode_entry(&mut self.entries, session, seq, qos, retain, membership, ids);
+        self.count += 1;
+    }
+
+    /// True if the message under way waits for a session.
+    pub(crate) fn has_entries(&self) -> bool {
+        self.count > 0
+    }
+
+    /// An exchange moved on.
+    pub(crate) fn step(&mut self, session: SessionId, step: Step) {
+        if session == SessionId(0) {
+            return;
+        }
+        self.scratch.clear();
+        ExchangeRecord { session, step }.encode(&mut self.scratch);
+        let out = if self.count > 0 { &mut self.behind } else { &mut self.records };
+        frame(out, RecordKind::Exchange, &[&self.scratch]);
+    }
+
+    /// An entry was delivered or dropped; 0 stands for one that is not kept.
+    pub(crate) fn done(&mut self, session: SessionId, seq: u64) {
+        if seq != 0 {
+            self.step(session, Step::Done { seq });
+        }
+    }
+
+    /// Ends the message under way with a record of its own, gathered here.
+    pub(crate) fn message(&mut self, head: &MessageHead<'_>, view: &View<'_>) {
+        self.scratch.clear();
+        head.encode_with_entries(&self.entries, self.count, &mut self.scratch);
+        let message = view.head();
+        let parts: [&[u8]; 5] =
+            [&self.scratch, &message, view.topic.as_bytes(), view.properties, view.payload];
+        frame(&mut self.records, RecordKind::Message, &parts);
+        self.end_message();
+    }
+
+    fn end_message(&mut self) {
+        self.entries.clear();
+        self.count = 0;
+        self.records.append(&mut self.behind);
+    }
+
+    /// A PUBLISH waits for the log.
+    pub(crate) fn hold(&mut self, session: u32, generation: u32, held: Held) {
+        self.held.entry(session).or_default().push_back(held);
+        self.holding.push((session, generation));
+    }
+
+    /// True if a session's sends wait: later ones must wait behind them.
+    pub(crate) fn holds(&self, session: u32) -> bool {
+        !self.held.is_empty() && self.held.contains_key(&session)
+    }
+
+    /// Gives the store what was gathered.
+    pub(crate) fn flush<S: Store>(&mut self, store: &mut S) {
+        let mut rest = &self.records[..];
+        while let Some((head, tail)) = rest.split_first_chunk::<FRAME_BYTES>() {
+            let [kind, len @ ..] = *head;
+            let (body, tail) = tail.split_at(u32::from_le_bytes(len) as usize);
+            let kind = match kind {
+                1 => RecordKind::Message,
+                _ => RecordKind::Exchange,
+            };
+            store.append(kind, &[body]);
+            rest = tail;
+        }
+        self.records.clear();
+    }
+
+    /// Appends the record of the message under way to the store. Its position.
+    pub(crate) fn append_message<S: Store>(
+        &mut self,
+        store: &mut S,
+        head: &MessageHead<'_>,
+        fan: &Fan<'_>,
+    ) -> u64 {
+        self.flush(store);
+        self.scratch.clear();
+        head.encode_with_entries(&self.entries, self.count, &mut self.scratch);
+        let view = &fan.view;
+        let message = view.head();
+        let parts: [&[u8]; 5] =
+            [&self.scratch, &message, view.topic.as_bytes(), view.properties, view.payload];
+        let lsn = store.append(RecordKind::Message, &parts);
+        self.end_message();
+        lsn.0
+    }
+}
+
+fn frame(out: &mut Vec<u8>, kind: RecordKind, parts: &[&[u8]]) {
+    let len: usize = parts.iter().map(|part| part.len()).sum();
+    out.push(kind as u8);
+    // A message is at most 256 MiB, its head far less.
+    out.extend_from_slice(&(len as u32).to_le_bytes());
+    for part in parts {
+        out.extend_from_slice(part);
+    }
+}

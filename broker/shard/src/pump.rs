@@ -1,0 +1,175 @@
+//! From a session's queue to its connection: what must be sent again, what waits, what the log
+//! held up.
+
+use std::num::NonZeroU64;
+
+use ringtide_codec::{PacketId, QoS};
+use ringtide_session::{Delivery, Next, Outbound, Resend};
+use ringtide_storage::record::SessionId;
+
+use crate::clients::{Clients, prepare};
+use crate::conn::{Conn, Phase};
+use crate::deliver::{Out, Sending, hold, must_hold, sent_counter, write_publish};
+use crate::journal::{Held, Journal};
+use crate::ledger::DropReason;
+use crate::session::Stored;
+
+/// Messages that one pass moves from a session's queue to its connection.
+const PUMP_MAX: usize = 256;
+
+/// Moves what waits for a session to its connection, as far as quota, output and budget allow:
+/// first what must be sent again, then the queue. True if more could go at once.
+pub(crate) fn pump(clients: &mut Clients, index: u32) -> bool {
+    for _ in 0..PUMP_MAX {
+        let Some(session) = clients.sessions.at_mut(index) else { return false };
+        let conn_index = session.conn;
+        let Some(conn) = clients.conns.at_mut(conn_index) else { return false };
+        let writable = conn.phase == Phase::Open && !conn.stalled;
+        let kept = session.kept();
+        let Some(outbound) = session.outbound.as_mut().filter(|_| writable) else { return false };
+        if conn.out_len() >= clients.write_buffer_max {
+            // It is written at the end of this turn, then there is room again.
+            return true;
+        }
+        if conn.out.capacity() == 0 {
+            conn.out = clients.pool.pop().unwrap_or_default();
+        }
+        let journal = &mut clients.journal;
+        let who = Who { session: index, generation: session.generation, kept };
+        let step = pump_one(conn, outbound, journal, &who, clients.now_ms);
+        match step {
+            Pumped::Sent(qos) => {
+                prepare(conn, conn_index, &mut clients.dirty, &mut clients.pool);
+                if let Some(qos) = qos {
+                    clients.counters.add(sent_counter(qos), 1);
+                }
+            }
+            Pumped::Dropped(hash, reason) => clients.note_drop(index, hash, reason),
+            Pumped::Held => {}
+            Pumped::Idle => {
+                if conn.out.is_empty() && !conn.dirty {
+                    let vector = std::mem::take(&mut conn.out);
+                    clients.recycle(vector);
+                }
+                return false;
+            }
+        }
+    }
+    true
+}
+
+enum Pumped {
+    /// A packet was written; a PUBLISH of this QoS, or a PUBREL.
+    Sent(Option<QoS>),
+    Dropped(u64, DropReason),
+    /// It waits for the log.
+    Held,
+    Idle,
+}
+
+/// Whose queue is pumped.
+struct Who {
+    session: u32,
+    generation: u32,
+    kept: SessionId,
+}
+
+fn pump_one(
+    conn: &mut Conn,
+    outbound: &mut Outbound<Stored>,
+    journal: &mut Journal,
+    who: &Who,
+    now_ms: u64,
+) -> Pumped {
+    //= [MQTT-4.4.0-1]
+    //= 3.1.1 [MQTT-4.4.0-1]
+    //= [MQTT-4.6.0-1]
+    match outbound.resend_next() {
+        Some(Resend::Publish { id, delivery, dup }) => {
+            if must_hold(journal, who.session, who.kept, delivery.qos) {
+                let origin = delivery.message.origin.map(|(origin, seq)| (origin, seq.get()));
+                let held = Held { id, dup, origin, lsn: u64::MAX };
+                journal.hold(who.session, who.generation, held);
+                return Pumped::Held;
+            }
+            let out = out_of(delivery, id, dup);
+            let message = &delivery.message.message;
+            let view = message.view();
+            if write_publish(conn, &view, Some(message), &out, now_ms) {
+                return Pumped::Sent(Some(out.qos));
+            }
+            let hash = view.header.topic_hash;
+            journal.done(who.kept, delivery.message.seq);
+            outbound.too_large(id);
+            return Pumped::Dropped(hash, DropReason::TooLarge);
+        }
+        Some(Resend::Pubrel { id }) => {
+            let kind = ringtide_codec::AckKind::PubRel;
+            let code = ringtide_codec::ReasonCode::Success;
+            ringtide_codec::write_ack(kind, conn.version, id, code, &mut conn.out);
+            return Pumped::Sent(None);
+        }
+        None => {}
+    }
+    match outbound.next(now_ms) {
+        Next::Send { id, delivery } => {
+            if must_hold(journal, who.session, who.kept, delivery.qos) {
+                let sending = Sending::of(delivery, id);
+                hold(journal, (who.session, who.generation), who.kept, sending);
+                return Pumped::Held;
+            }
+            let out = out_of(delivery, id, false);
+            let message = &delivery.message.message;
+            let view = message.view();
+            if write_publish(conn, &view, Some(message), &out, now_ms) {
+                return Pumped::Sent(Some(out.qos));
+            }
+            //= [MQTT-3.1.2-25]
+            let hash = view.header.topic_hash;
+            journal.done(who.kept, delivery.message.seq);
+            outbound.too_large(id);
+            Pumped::Dropped(hash, DropReason::TooLarge)
+        }
+        //= [MQTT-3.3.2-5]
+        Next::Expired(delivery) => {
+            journal.done(who.kept, delivery.message.seq);
+            let hash = delivery.message.message.view().header.topic_hash;
+            Pumped::Dropped(hash, DropReason::Expired)
+        }
+        Next::Idle => Pumped::Idle,
+    }
+}
+
+/// Sends a PUBLISH that waited for the log, if its exchange still stands.
+pub(crate) fn send_held(clients: &mut Clients, index: u32, held: &Held) {
+    let Some(session) = clients.sessions.at_mut(index) else { return };
+    let (conn_index, kept) = (session.conn, session.kept());
+    let Some(conn) = clients.conns.at_mut(conn_index) else { return };
+    let Some(outbound) = session.outbound.as_mut() else { return };
+    let Some(delivery) = outbound.delivery(held.id).filter(|_| conn.phase == Phase::Open) else {
+        return;
+    };
+    prepare(conn, conn_index, &mut clients.dirty, &mut clients.pool);
+    let out = out_of(delivery, held.id, held.dup);
+    let message = &delivery.message.message;
+    let view = message.view();
+    if write_publish(conn, &view, Some(message), &out, clients.now_ms) {
+        clients.counters.add(sent_counter(out.qos), 1);
+        return;
+    }
+    let hash = view.header.topic_hash;
+    clients.journal.done(kept, delivery.message.seq);
+    outbound.too_large(held.id);
+    clients.note_drop(index, hash, DropReason::TooLarge);
+}
+
+fn out_of(delivery: &Delivery<Stored>, id: PacketId, dup: bool) -> Out<'_> {
+    Out {
+        qos: delivery.qos,
+        id: Some(id),
+        dup,
+        retain: delivery.retain,
+        ids: &delivery.subscription_ids,
+        expires_ms: delivery.expires_at_ms.map_or(0, NonZeroU64::get),
+    }
+}
