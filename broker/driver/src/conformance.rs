@@ -4,6 +4,8 @@
 //! `check_*` function takes a fresh world and panics if a rule of the interface is broken;
 //! [`all`] lists them by name.
 
+mod log;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -227,6 +229,11 @@ pub fn all<W: World>() -> Vec<Check<W>> {
         ("buffers_are_guarded", check_buffers_are_guarded),
         ("vectors_come_back", check_vectors_come_back),
         ("accept_stops_and_goes_on", check_accept_stops_and_goes_on),
+        ("log_writes", log::check_writes::<W>),
+        ("log_write_of_nothing", log::check_nothing::<W>),
+        ("log_write_fails", log::check_failures::<W>),
+        ("log_writes_one_at_a_time", log::check_one_at_a_time::<W>),
+        ("log_writes_beside_sends", log::check_beside_sends::<W>),
     ]
 }
 

@@ -18,6 +18,7 @@
 //! * After [`Driver::close`] the only completion for that token is [`Completion::Closed`], and it
 //!   comes exactly once, when nothing of that socket is in flight any more. A send that was queued
 //!   before `close` is still attempted.
+//! * A log write is never cancelled: a driver that is dropped waits for the one under way.
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "conformance")]
@@ -71,6 +72,19 @@ impl Outgoing {
     pub fn is_empty(&self) -> bool {
         self.head.is_empty() && self.shared.is_empty()
     }
+}
+
+/// A write to a log file and, if asked for, the sync of the file's data after it.
+#[derive(Debug)]
+pub struct LogOp {
+    /// The file's descriptor; stays open until [`Completion::LogWritten`] has come.
+    pub file: i32,
+    /// Where in the file, in bytes.
+    pub offset: u64,
+    /// What. The driver's until it comes back with the completion.
+    pub bytes: Vec<u8>,
+    /// Whether the data must be on the disk (fdatasync) before the completion comes.
+    pub sync: bool,
 }
 
 /// How long [`Driver::submit_and_wait`] may sleep when no completion is ready.
@@ -168,6 +182,14 @@ pub enum Completion {
     },
     /// Another thread rang [`Driver::wake`] or a [`Waker`].
     Woken,
+    /// A [`Driver::write_log`] has ended.
+    LogWritten {
+        /// The bytes that were given, to be used again.
+        bytes: Vec<u8>,
+        /// 0 if all of them are written and, where that was asked for, synced. After an error any
+        /// part of them may be in the file.
+        errno: i32,
+    },
 }
 
 /// Wakes a driver from any thread.
@@ -224,6 +246,11 @@ pub trait Driver {
 
     /// Wakes the driver of shard `to`. Takes effect with the next submission.
     fn wake(&mut self, to: u16);
+
+    /// Writes to a log file without blocking the shard; [`Completion::LogWritten`] comes exactly
+    /// once. A short write is continued by the driver. At most one may be under way: the caller
+    /// waits for its completion; a further one fails with `EBUSY`.
+    fn write_log(&mut self, write: LogOp);
 
     /// Submits what is queued and waits as told: one system call.
     ///

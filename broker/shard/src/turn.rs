@@ -118,7 +118,9 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
                     self.expected.remove(&tag);
                     self.core.clients.counters.add(Counter::ConnectsFailed, 1);
                 }
-                Completion::ReceivedExact { .. } | Completion::Woken => {}
+                Completion::ReceivedExact { .. }
+                | Completion::LogWritten { .. }
+                | Completion::Woken => {}
             }
         }
         while let Some(vector) = self.io.reclaim() {

@@ -8,7 +8,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
 use bytes::BytesMut;
-use ringtide_driver::{BufferId, Completion, Driver, ListenerId, Outgoing, Socket, Token, Wait};
+use ringtide_driver::{
+    BufferId, Completion, Driver, ListenerId, LogOp, Outgoing, Socket, Token, Wait,
+};
 
 use crate::net::{ECONNRESET, End, LinkId, Net};
 
@@ -57,6 +59,7 @@ enum Operation {
     Close(Token),
     HandOver(LinkId, u16, u64),
     Wake(u16),
+    WriteLog(LogOp),
 }
 
 /// What the simulator's scheduler may know of a driver.
@@ -86,6 +89,7 @@ impl Ear {
             || !self.operations.is_empty()
             || accepts
             || arrives
+            || net.logs[usize::from(self.me)].due_us().is_some_and(|due_us| due_us <= net.now_us)
             || net.woken[usize::from(self.me)]
             || self.entries.values().any(|entry| self.stirs(entry, net))
     }
@@ -227,6 +231,10 @@ impl SimDriver {
                 Operation::Close(token) => self.carry_out_close(token),
                 Operation::HandOver(link, to, tag) => self.carry_out_hand_over(link, to, tag),
                 Operation::Wake(to) => self.net.borrow_mut().woken[usize::from(to)] = true,
+                Operation::WriteLog(write) => {
+                    let refused = self.net.borrow_mut().write_log(self.me, write);
+                    self.ear.borrow_mut().completions.extend(refused);
+                }
             }
         }
     }
@@ -300,6 +308,8 @@ impl SimDriver {
         if std::mem::take(&mut net.woken[usize::from(self.me)]) {
             ear.completions.push_back(Completion::Woken);
         }
+        let now_us = net.now_us;
+        ear.completions.extend(net.logs[usize::from(self.me)].finish(now_us));
         self.poll_arrivals(&mut ear, &mut net);
         let mut tokens: Vec<u64> = ear.entries.keys().copied().collect();
         net.random.shuffle(&mut tokens);
@@ -543,6 +553,10 @@ impl Driver for SimDriver {
 
     fn wake(&mut self, to: u16) {
         self.ear.borrow_mut().operations.push(Operation::Wake(to));
+    }
+
+    fn write_log(&mut self, write: LogOp) {
+        self.ear.borrow_mut().operations.push(Operation::WriteLog(write));
     }
 
     fn submit_and_wait(&mut self, wait: Wait) -> io::Result<()> {

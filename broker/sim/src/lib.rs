@@ -12,6 +12,7 @@ mod client;
 pub mod clock;
 pub mod driver;
 mod hostile;
+mod log;
 mod model;
 pub mod net;
 pub mod random;

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::log::LogQueue;
 use crate::random::Random;
 use crate::trace::Trace;
 
@@ -154,6 +155,8 @@ pub struct Net {
     backlog: Vec<VecDeque<LinkId>>,
     /// Sockets on their way to each shard: when, tag, link.
     pub(crate) arriving: Vec<VecDeque<(u64, u64, LinkId)>>,
+    /// Log writes under way, one a shard at most.
+    pub(crate) logs: Vec<LogQueue>,
     /// Wake-ups sent to each shard.
     pub(crate) woken: Vec<bool>,
     /// When the server closed a link, in microseconds, and whether it had read all that was sent.
@@ -175,6 +178,7 @@ impl Net {
             sockets: Vec::new(),
             backlog: vec![VecDeque::new(); shards],
             arriving: vec![VecDeque::new(); shards],
+            logs: (0..shards).map(|_| LogQueue::default()).collect(),
             woken: vec![false; shards],
             closed: BTreeMap::new(),
             now_us: 0,
@@ -199,7 +203,8 @@ impl Net {
         let live = self.links.values().filter(|link| !link.cut);
         let lanes = live.flat_map(|link| [link.up.flight.front(), link.down.flight.front()]);
         let arriving = self.arriving.iter().filter_map(|list| list.front().map(|one| one.0));
-        lanes.flatten().map(|(at_us, _)| *at_us).chain(arriving).min()
+        let logs = self.logs.iter().filter_map(LogQueue::due_us);
+        lanes.flatten().map(|(at_us, _)| *at_us).chain(arriving).chain(logs).min()
     }
 
     fn arrival_us(&mut self) -> u64 {
@@ -311,6 +316,7 @@ impl Net {
         self.links.values().all(still)
             && self.backlog.iter().all(VecDeque::is_empty)
             && self.arriving.iter().all(VecDeque::is_empty)
+            && self.logs.iter().all(|log| log.due_us().is_none())
     }
 
     /// Links whose server end is not closed.

@@ -5,7 +5,9 @@ use std::io;
 
 use bytes::BytesMut;
 use ringtide_codec::{PacketType, fixed_header};
-use ringtide_driver::{BufferId, Completion, Driver, ListenerId, Outgoing, Socket, Token, Wait};
+use ringtide_driver::{
+    BufferId, Completion, Driver, ListenerId, LogOp, Outgoing, Socket, Token, Wait,
+};
 
 /// What is done to the shard's output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -148,6 +150,10 @@ impl<D: Driver> Driver for Saboteur<D> {
 
     fn wake(&mut self, to: u16) {
         self.driver.wake(to);
+    }
+
+    fn write_log(&mut self, write: LogOp) {
+        self.driver.write_log(write);
     }
 
     fn submit_and_wait(&mut self, wait: Wait) -> io::Result<()> {

@@ -42,10 +42,14 @@ pub(super) enum Kind {
     WakeFailed = 16,
     /// Cancels the rest of a stalled send; the rest is the token.
     CancelSend = 17,
+    /// A write to the log.
+    LogWrite = 18,
+    /// The sync after it; the rest is 1 if it is linked to its write.
+    LogSync = 19,
 }
 
 impl Kind {
-    const ALL: [Kind; 17] = [
+    const ALL: [Kind; 19] = [
         Kind::Receive,
         Kind::ReceiveOnce,
         Kind::ReceiveExact,
@@ -63,6 +67,8 @@ impl Kind {
         Kind::Ignored,
         Kind::WakeFailed,
         Kind::CancelSend,
+        Kind::LogWrite,
+        Kind::LogSync,
     ];
 
     /// The `user_data` of an operation.

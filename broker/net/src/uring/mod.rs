@@ -3,13 +3,15 @@
 //! Owns one ring and all that is in flight on it: accepts, receives, sends, closes, wakes. Knows
 //! nothing of MQTT. Commands are in this file, completions in `reap`; the parts each own one
 //! piece of state: `ring` the queues, `buffers` the receive pool, `sends` the bytes on their way
-//! out, `exact` the receives into callers' buffers, `accept` the listeners, `table` which sockets
-//! have something in flight.
+//! out, `exact` the receives into callers' buffers, `accept` the listeners, `log` the write to the
+//! log, `table` which sockets have something in flight.
 
 mod accept;
 mod buffers;
 mod exact;
+mod handovers;
 mod kind;
+mod log;
 pub mod probe;
 mod reap;
 pub(crate) mod ring;
@@ -27,14 +29,18 @@ use std::time::Duration;
 use bytes::BytesMut;
 use io_uring::squeue::{self, Flags};
 use io_uring::{IoUring, opcode, types};
-use ringtide_driver::{BufferId, Completion, Driver, ListenerId, Outgoing, Socket, Token, Wait};
+use ringtide_driver::{
+    BufferId, Completion, Driver, ListenerId, LogOp, Outgoing, Socket, Token, Wait,
+};
 
 use crate::peers::{EventWaker, Peers};
 use crate::{memlock, sys};
 use accept::Acceptor;
 use buffers::{Buffers, GROUP};
 use exact::Exacts;
+use handovers::HandOvers;
 use kind::Kind;
+use log::LogWriter;
 use ring::Ring;
 use sends::Sends;
 use table::{
@@ -132,37 +138,9 @@ pub struct Stats {
     pub closed: u64,
     /// Accepts that failed for want of descriptors or memory.
     pub accepts_failed: u64,
-}
-
-/// A hand-over of a direct descriptor that the kernel has not answered yet.
-#[derive(Clone, Copy, Debug)]
-struct HandOver {
-    slot: u32,
-    tag: u64,
-}
-
-/// Hand-overs by the index that their completions carry.
-#[derive(Debug, Default)]
-struct HandOvers {
-    places: Vec<HandOver>,
-    free: Vec<u32>,
-}
-
-impl HandOvers {
-    fn add(&mut self, handover: HandOver) -> u64 {
-        let index = self.free.pop().unwrap_or(self.places.len() as u32);
-        match self.places.get_mut(index as usize) {
-            Some(place) => *place = handover,
-            None => self.places.push(handover),
-        }
-        u64::from(index)
-    }
-
-    fn remove(&mut self, index: u64) -> Option<HandOver> {
-        let handover = *self.places.get(index as usize)?;
-        self.free.push(index as u32);
-        Some(handover)
-    }
+    /// Syncs of the log that were made apart from their write: it was short, or the kernel took
+    /// the two in two submissions.
+    pub syncs_apart: u64,
 }
 
 fn set_up(config: &UringConfig) -> io::Result<(IoUring, Buffers)> {
@@ -182,6 +160,7 @@ pub struct UringDriver {
     sends: Sends,
     exacts: Exacts,
     acceptor: Acceptor,
+    log: LogWriter,
     /// Completions that came together with another one, oldest first.
     ready: VecDeque<Completion>,
     /// Tokens whose receive waits for a free buffer, oldest first.
@@ -229,6 +208,7 @@ impl UringDriver {
             sends: Sends::new(config.counted_sends),
             exacts: Exacts::default(),
             acceptor: Acceptor::new(config.listeners, direct),
+            log: LogWriter::default(),
             ready: VecDeque::new(),
             starved: VecDeque::new(),
             shutdowns: Vec::new(),
@@ -244,6 +224,7 @@ impl UringDriver {
             direct,
             cancel_scan_max: config.cancel_scan_max as usize,
         };
+        driver.bound_workers();
         driver.read_event();
         for index in 0..driver.watch.fds.len() {
             driver.watch_host(index);
@@ -260,8 +241,8 @@ impl UringDriver {
     fn push(&mut self, entry: &squeue::Entry) {
         // SAFETY: every entry of this driver points either to nothing, or to memory that the
         // driver owns until the entry's completion has been read: `sends` (until settled or
-        // advanced), `exacts`, the acceptor's slots, `event_count`. `Drop` sees to it that
-        // nothing is in flight when they go.
+        // advanced), `exacts`, the acceptor's slots, `log`, `event_count`. `Drop` sees to it
+        // that nothing is in flight when they go.
         unsafe { self.ring.push(entry) };
     }
 
@@ -551,6 +532,10 @@ impl Driver for UringDriver {
         }
     }
 
+    fn write_log(&mut self, write: LogOp) {
+        self.begin_log_write(write);
+    }
+
     fn submit_and_wait(&mut self, wait: Wait) -> io::Result<()> {
         self.settle();
         self.buffers.publish();
@@ -591,6 +576,7 @@ impl Driver for UringDriver {
 impl Drop for UringDriver {
     fn drop(&mut self) {
         self.peers.publish(self.shard, -1);
+        self.end_log_write();
         self.end_everything();
     }
 }

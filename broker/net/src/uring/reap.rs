@@ -9,13 +9,14 @@ use io_uring::squeue::Flags;
 use io_uring::{cqueue, opcode, types};
 use ringtide_driver::{Completion, ListenerId, Socket, Token};
 
+use super::UringDriver;
 use super::accept::Failure;
+use super::handovers::HandOver;
 use super::kind::{Kind, TOKEN_MASK};
 use super::sends::{Outcome, Rest, Send};
 use super::table::{
     CLOSE_PENDING, CLOSING, EXACT, ONCE, RECEIVE, RECEIVING, SENDING, STARVED, STOPPING,
 };
-use super::{HandOver, UringDriver};
 use crate::sys;
 
 impl UringDriver {
@@ -66,6 +67,8 @@ impl UringDriver {
                 self.peers.ring_bell(rest as u16);
                 None
             }
+            Kind::LogWrite => self.log_written(result),
+            Kind::LogSync => self.log_synced(rest != 0, result),
             Kind::Ignored => None,
         }
     }

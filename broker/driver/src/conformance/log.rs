@@ -1,0 +1,164 @@
+//! The log operation: bytes at their place, errors told, sockets served meanwhile.
+
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::{Stage, T, World, pattern, plain};
+use crate::{Completion, Driver, LogOp, Wait};
+
+/// `EBUSY`.
+const EBUSY: i32 = 16;
+/// `EBADF`.
+const EBADF: i32 = 9;
+/// `ENOSPC`.
+const ENOSPC: i32 = 28;
+
+/// A file for one check, gone with it.
+struct Scratch {
+    path: PathBuf,
+    file: File,
+}
+
+impl Scratch {
+    fn new() -> Scratch {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("ringtide-conformance-{}-{number}", process::id());
+        let path = std::env::temp_dir().join(name);
+        let mut options = File::options();
+        let file = options.read(true).write(true).create_new(true).open(&path);
+        Scratch { path, file: file.expect("a temporary file can be made") }
+    }
+
+    fn bytes_at(&self, offset: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.file.read_exact_at(&mut bytes, offset).expect("the file is long enough");
+        bytes
+    }
+
+    fn len(&self) -> u64 {
+        self.file.metadata().expect("the file is there").len()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl<W: World> Stage<W> {
+    fn write_log(&mut self, file: &File, offset: u64, bytes: &[u8], sync: bool) {
+        let write = LogOp { file: file.as_raw_fd(), offset, bytes: bytes.to_vec(), sync };
+        self.driver().write_log(write);
+    }
+
+    /// The end of the log write; its bytes are the ones that were given.
+    fn log_written(&mut self, given: &[u8]) -> i32 {
+        let (bytes, errno) = self.wait_for("log written", |c| match c {
+            Completion::LogWritten { bytes, errno } => Some((bytes.clone(), *errno)),
+            _ => None,
+        });
+        assert!(bytes == given, "other bytes came back");
+        errno
+    }
+}
+
+pub(super) fn check_writes<W: World>(world: W) {
+    let mut stage = Stage::new(world);
+    let scratch = Scratch::new();
+    let mut offset = 0;
+    for (round, len) in [1, 512, 4096, 100_000, 3 << 20, 7].into_iter().enumerate() {
+        for sync in [false, true] {
+            let bytes = pattern(len, round as u32 + 20);
+            stage.write_log(&scratch.file, offset, &bytes, sync);
+            assert_eq!(stage.log_written(&bytes), 0);
+            assert!(scratch.bytes_at(offset, len) == bytes, "{len} bytes at {offset} differ");
+            offset += len as u64;
+        }
+    }
+    assert_eq!(scratch.len(), offset);
+    // Back to the middle: what stands around it stays.
+    let before = scratch.bytes_at(0, offset as usize);
+    let bytes = pattern(1000, 40);
+    stage.write_log(&scratch.file, 5000, &bytes, true);
+    assert_eq!(stage.log_written(&bytes), 0);
+    let mut expected = before;
+    expected[5000..6000].copy_from_slice(&bytes);
+    assert!(scratch.bytes_at(0, offset as usize) == expected, "more than its place was written");
+}
+
+pub(super) fn check_nothing<W: World>(world: W) {
+    let mut stage = Stage::new(world);
+    let scratch = Scratch::new();
+    for sync in [false, true] {
+        stage.write_log(&scratch.file, 100, &[], sync);
+        assert_eq!(stage.log_written(&[]), 0);
+    }
+    assert_eq!(scratch.len(), 0);
+}
+
+pub(super) fn check_failures<W: World>(world: W) {
+    let mut stage = Stage::new(world);
+    let scratch = Scratch::new();
+    let read_only = File::open(&scratch.path).expect("it can be read");
+    let full = File::options().write(true).open("/dev/full").expect("Linux has it");
+    for sync in [false, true] {
+        let bytes = pattern(5000, 30);
+        stage.driver().write_log(LogOp { file: -1, offset: 0, bytes: bytes.clone(), sync });
+        assert_eq!(stage.log_written(&bytes), EBADF);
+        stage.write_log(&read_only, 0, &bytes, sync);
+        assert_eq!(stage.log_written(&bytes), EBADF);
+        stage.write_log(&full, 0, &bytes, sync);
+        assert_eq!(stage.log_written(&bytes), ENOSPC);
+        // A failure is that write's only.
+        stage.write_log(&scratch.file, 0, &bytes, sync);
+        assert_eq!(stage.log_written(&bytes), 0);
+    }
+    stage.driver().write_log(LogOp { file: -1, offset: 0, bytes: Vec::new(), sync: true });
+    assert_eq!(stage.log_written(&[]), EBADF);
+}
+
+pub(super) fn check_one_at_a_time<W: World>(world: W) {
+    let mut stage = Stage::new(world);
+    let scratch = Scratch::new();
+    let (first, second) = (pattern(200_000, 31), pattern(10, 32));
+    stage.write_log(&scratch.file, 0, &first, true);
+    stage.write_log(&scratch.file, 0, &second, true);
+    let mut ends = Vec::new();
+    while ends.len() < 2 {
+        ends.push(stage.wait_for("log written", |c| match c {
+            Completion::LogWritten { bytes, errno } => Some((bytes.len(), *errno)),
+            _ => None,
+        }));
+    }
+    ends.sort_unstable();
+    assert_eq!(ends, [(10, EBUSY), (200_000, 0)]);
+    assert!(scratch.bytes_at(0, first.len()) == first, "the refused write was made");
+}
+
+pub(super) fn check_beside_sends<W: World>(world: W) {
+    let mut stage = Stage::new(world);
+    let scratch = Scratch::new();
+    let (client, socket) = stage.accept();
+    let (mut sent, mut got, mut logged) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..50 {
+        let block = pattern(10_000, 50 + round);
+        stage.write_log(&scratch.file, logged.len() as u64, &block, round % 3 > 0);
+        // Sends in the same turn, whose silence means success.
+        let message = pattern(2_000, round);
+        stage.driver().send(T, socket, plain(message.clone()));
+        stage.turn(Wait::Poll);
+        sent.extend_from_slice(&message);
+        got.extend(stage.client_reads(client, message.len()));
+        assert_eq!(stage.log_written(&block), 0);
+        logged.extend_from_slice(&block);
+    }
+    assert!(got == sent, "bytes of a send were lost beside a log write");
+    assert!(scratch.bytes_at(0, logged.len()) == logged, "the log differs");
+    stage.close(T, socket);
+}
