@@ -60,6 +60,14 @@ impl Store for ProgramStore {
     fn is_immediate(&self) -> bool {
         matches!(self, ProgramStore::Memory(_))
     }
+
+    fn keeps(&self) -> bool {
+        matches!(self, ProgramStore::Delayed(_))
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.durable() < self.appended()
+    }
 }
 
 /// Asks `challenge`, expects `response`.

@@ -75,6 +75,14 @@ impl Store for DelayedStore {
     fn is_immediate(&self) -> bool {
         false
     }
+
+    fn keeps(&self) -> bool {
+        true
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.appended > self.durable
+    }
 }
 
 #[cfg(test)]

@@ -65,7 +65,7 @@ impl<S: Store> Core<S> {
             //= 3.1.1 [MQTT-4.6.0-4]
             PubrecReply::SendPubrel => {
                 let packet_id = ack.packet_id.get();
-                let needs = self.step(session, Step::Received { packet_id });
+                let needs = self.record_step(session, Step::Received { packet_id });
                 self.owe(index, AckKind::PubRel, ack.packet_id, ReasonCode::Success, needs);
             }
             //= [MQTT-4.4.0-2]
@@ -91,7 +91,7 @@ impl<S: Store> Core<S> {
         };
         let needs = match code {
             ReasonCode::Success => {
-                self.step(session, Step::InboundDone { packet_id: ack.packet_id.get() })
+                self.record_step(session, Step::InboundDone { packet_id: ack.packet_id.get() })
             }
             _ => 0,
         };
@@ -125,7 +125,7 @@ impl<S: Store> Core<S> {
     }
 
     /// Records a step of an exchange. The position that the answer waits for.
-    fn step(&mut self, session: u32, step: Step) -> u64 {
+    fn record_step(&mut self, session: u32, step: Step) -> u64 {
         let kept = self.kept(session);
         if kept == SessionId(0) {
             return 0;

@@ -136,6 +136,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             opening: VecDeque::new(),
             removals: Vec::new(),
             insertions: Vec::new(),
+            checkpoint: None,
             large: LargeBuffers::default(),
             last: crate::again::LastPublish::nothing(),
             topic_scratch: String::new(),

@@ -11,6 +11,7 @@ use ringtide_topics::InterestKey;
 
 use crate::access::{Access, Ticket};
 use crate::again::LastPublish;
+use crate::checkpoint::Checkpoint;
 use crate::clients::Clients;
 use crate::config::Limits;
 use crate::conn::{Cause, NONE, Phase};
@@ -100,6 +101,8 @@ pub(crate) struct Core<S: Store> {
     pub(crate) removals: Vec<InterestKey>,
     /// Keys to be put into it, likewise: the SUBSCRIBEs that need them wait.
     pub(crate) insertions: Vec<InterestKey>,
+    /// A checkpoint under way.
+    pub(crate) checkpoint: Option<Checkpoint>,
     pub(crate) large: LargeBuffers,
     pub(crate) last: LastPublish,
     pub(crate) topic_scratch: String,

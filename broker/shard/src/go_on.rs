@@ -3,7 +3,6 @@
 
 use std::mem;
 
-use ringtide_codec::QoS;
 use ringtide_storage::Store;
 
 use crate::access::Ticket;
@@ -324,7 +323,7 @@ impl<S: Store> Core<S> {
             || !self.insertions.is_empty()
             || !self.tickets.is_empty()
             || self.replaying.iter().any(|&(session, _)| self.replay_waits(session))
-            || self.store.appended() > self.store.durable()
+            || self.store.is_waiting()
     }
 
     /// True if a replay waits for a grace period, not for its client.

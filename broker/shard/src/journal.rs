@@ -13,7 +13,7 @@ use ringtide_storage::record::{ExchangeRecord, MessageHead, SessionId, Step, enc
 use ringtide_storage::{RecordKind, Store};
 
 use crate::deliver::Fan;
-use crate::message::View;
+use crate::message::{Message, View};
 
 /// Bytes of a gathered record's kind and length.
 const FRAME_BYTES: usize = 5;
@@ -141,6 +141,11 @@ impl Journal {
         !self.held.is_empty() && self.held.contains_key(&session)
     }
 
+    /// True if the store has all that was gathered.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
     /// Gives the store what was gathered.
     pub(crate) fn flush<S: Store>(&mut self, store: &mut S) {
         let mut rest = &self.records[..];
@@ -155,6 +160,19 @@ impl Journal {
             rest = tail;
         }
         self.records.clear();
+    }
+
+    /// Appends the record of a message that a checkpoint copies, with the entries gathered for it.
+    pub(crate) fn copy<S: Store>(&mut self, store: &mut S, message: &Message) {
+        self.flush(store);
+        self.scratch.clear();
+        MessageHead::default().encode_with_entries(&self.entries, self.count, &mut self.scratch);
+        let view = message.view();
+        let head = view.head();
+        let parts: [&[u8]; 5] =
+            [&self.scratch, &head, view.topic.as_bytes(), view.properties, view.payload];
+        store.append(RecordKind::Checkpoint, &parts);
+        self.end_message();
     }
 
     /// Appends the record of the message under way to the store. Its position.

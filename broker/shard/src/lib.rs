@@ -14,6 +14,7 @@ mod acks;
 mod again;
 mod auth;
 mod build;
+mod checkpoint;
 mod clients;
 pub mod clock;
 mod config;

@@ -155,12 +155,9 @@ impl<S: Store> Core<S> {
         self.record_session(index)
     }
 
-    /// Ends the turn's batch of the log and lets out what waited for it.
-    pub(crate) fn end_of_log_turn(&mut self) {
-        self.record_watermarks();
-        self.clients.journal.flush(&mut self.store);
-        self.number_held();
-        self.store.end_turn();
+    /// Lets out what waited for the log and ends the turn's batch. True if something that became
+    /// durable meanwhile is still to be let out.
+    pub(crate) fn end_of_log_turn(&mut self) -> bool {
         let durable = self.durable();
         while let Some(waits) = self.opening.pop_front_if(|front| front.lsn <= durable) {
             let conn = self.clients.conns.at(waits.index);
@@ -169,10 +166,20 @@ impl<S: Store> Core<S> {
             }
         }
         self.release_owed();
-        while let Some((index, generation)) = self.next_held(durable) {
-            self.release_held(index, generation);
+        while let Some(waits) = self.held.pop_front_if(|front| front.lsn <= durable) {
+            self.release_held(waits.index, waits.generation);
         }
         self.tell_custody(durable);
+        self.record_watermarks();
+        self.clients.journal.flush(&mut self.store);
+        self.number_held();
+        self.store.end_turn();
+        self.durable() > durable
+    }
+
+    /// True if the log holds everything that was recorded.
+    pub(crate) fn is_all_durable(&self) -> bool {
+        self.store.durable() == self.store.appended() && self.clients.journal.is_empty()
     }
 
     fn record_watermarks(&mut self) {
@@ -203,11 +210,6 @@ impl<S: Store> Core<S> {
             self.held.push_back(WaitsFor { lsn, index, generation });
         }
         self.clients.journal.holding = holding;
-    }
-
-    fn next_held(&mut self, durable: u64) -> Option<(u32, u32)> {
-        let waits = self.held.pop_front_if(|front| front.lsn <= durable)?;
-        Some((waits.index, waits.generation))
     }
 
     /// Sends what a session's sends waited for, in order.

@@ -285,6 +285,10 @@ impl<S: Store> Core<S> {
             return Flow::Continue;
         }
         self.clients.counters.add(Counter::Parked, 1);
+        if fan.retained {
+            // Nothing else of it is recorded: of QoS 1 and 2 all of it waits.
+            self.commit(fan, None);
+        }
         let message = fan.message().clone();
         let parked = Parked::Lanes(Box::new(LanesParked { message, ack, progress }));
         if let Some(conn) = self.clients.conns.at_mut(index) {

@@ -13,7 +13,7 @@ use crate::clients::Clients;
 use crate::deliver::{Fan, deliver};
 use crate::message::Message;
 use crate::note::{RemoteSession, RetainedPage, RetainedQuery};
-use crate::route::Routes;
+use crate::route::{self, Routes};
 use crate::session::Session;
 
 /// Retained messages wait for a client only until this many of its queue's places are taken.
@@ -262,4 +262,5 @@ fn deliver_one(routes: &mut Routes, clients: &mut Clients, index: u32) {
     routes.frames.clear();
     routes.budget = routes.budget.saturating_sub(1);
     deliver(clients, &routes.queues, &mut routes.frames, &mut fan, hit);
+    route::record(clients, &fan);
 }

@@ -98,6 +98,33 @@ impl RetainedStore {
         RetainedPage { asker: query.asker, replay: query.replay, messages, cursor }
     }
 
+    /// A slice of all messages, and where the next one begins.
+    pub(crate) fn page_of_all(&mut self, from: u32) -> (Vec<Message>, Option<u32>) {
+        let mut messages = Vec::new();
+        let swept = self.index.sweep(from, PAGE_VISITS, |message| {
+            if message.view().header.flags & FLAG_INTERNAL == 0 {
+                messages.push(message.clone());
+            }
+            false
+        });
+        (messages, swept.next)
+    }
+
+    /// Puts a message back that an earlier run retained.
+    pub(crate) fn restore(&mut self, message: Message) {
+        let view = message.view();
+        let (tenant, topic) = (view.header.tenant, view.topic);
+        self.bytes += message.encoded_len();
+        if let Some(old) = self.index.insert(tenant, topic, message.clone()) {
+            self.bytes -= old.encoded_len();
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.index.len()
+    }
+
     /// Removes expired messages, a slice of the store at a time.
     pub(crate) fn sweep(&mut self, clients: &Clients) {
         let now_ms = clients.now_ms;

@@ -118,8 +118,9 @@ fn has_room(
     if mesh.shards <= 1 {
         return true;
     }
+    let me = mesh.me;
     let shards = interested(routes, mesh, &fan.view);
-    (0..mesh.shards).filter(|shard| *shard != mesh.me).all(|shard| {
+    (0..mesh.shards).filter(|shard| *shard != me).all(|shard| {
         let chosen = members.iter().filter(|(own, _)| *own == shard).count();
         let count = chosen + usize::from(shards.contains(shard));
         count == 0 || mesh.has_room(shard, &fan.view, count)

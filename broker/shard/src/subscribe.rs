@@ -201,7 +201,7 @@ impl<S: Store> Core<S> {
         let bits = granted as u8
             | (u8::from(options.no_local) << 2)
             | (u8::from(options.retain_as_published) << 3);
-        let Some(session) = self.clients.sessions.at_mut(job.session) else {
+        let Some(session) = self.clients.sessions.at(job.session) else {
             return refuse(job, ReasonCode::UnspecifiedError);
         };
         let (tenant, kept) = (session.tenant, session.kept());
@@ -216,7 +216,9 @@ impl<S: Store> Core<S> {
         let subscribed = self.routes.table.subscribe(tenant, filter, subscription);
         self.routes.changes += 1;
         if !subscribed.existed {
-            session.filters.push(subscribed.filter);
+            if let Some(session) = self.clients.sessions.at_mut(job.session) {
+                session.filters.push(subscribed.filter);
+            }
             self.clients.counters.add(Counter::Subscriptions, 1);
         }
         let replay = match options.retain_handling {

@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use ringtide_codec::ReasonCode;
 use ringtide_driver::{
-    BufferId, Completion, Driver, ListenerId, Outgoing, Socket, Token, Turn, TurnEnd, Wait,
+    BufferId, Completion, Driver, ListenerId, LogOp, Outgoing, Socket, Token, Turn, TurnEnd, Wait,
 };
 use ringtide_ring::Receiver;
-use ringtide_storage::Store;
+use ringtide_storage::{LogWrite, Store};
 
 use crate::clock::Clock;
 use crate::conn::{Cause, Phase};
@@ -69,7 +69,7 @@ impl<D: Driver, S: Store, C: Clock> Turn for Shard<D, S, C> {
         self.core.clients.now_ms = self.clock.now_ms();
         self.core.routes.budget = self.core.limits.turn_sends_max;
         self.core.mesh.shared.begin_turn(me);
-        if self.steer() == TurnEnd::Done {
+        if self.store_has_failed() || self.steer() == TurnEnd::Done {
             self.core.mesh.shared.end_turn(me);
             return TurnEnd::Done;
         }
@@ -80,7 +80,8 @@ impl<D: Driver, S: Store, C: Clock> Turn for Shard<D, S, C> {
         let mut again = self.core.go_on();
         again |= self.answer_retained();
         self.fire_timers();
-        self.core.end_of_log_turn();
+        again |= self.core.checkpoint();
+        again |= self.core.end_of_log_turn();
         self.flush();
         self.core.mesh.shared.end_turn(me);
         self.core.clients.counters.add(Counter::Turns, 1);
@@ -118,9 +119,10 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
                     self.expected.remove(&tag);
                     self.core.clients.counters.add(Counter::ConnectsFailed, 1);
                 }
-                Completion::ReceivedExact { .. }
-                | Completion::LogWritten { .. }
-                | Completion::Woken => {}
+                Completion::LogWritten { bytes, errno } => {
+                    self.core.store.written(bytes, errno);
+                }
+                Completion::ReceivedExact { .. } | Completion::Woken => {}
             }
         }
         while let Some(vector) = self.io.reclaim() {
@@ -293,6 +295,9 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         }
         self.core.commands = commands;
         let Shard { io, core, .. } = self;
+        if let Some(LogWrite { file, offset, bytes, sync }) = core.store.take_write() {
+            io.write_log(LogOp { file, offset, bytes, sync });
+        }
         core.mesh.flush(|to| io.wake(to));
     }
 
@@ -375,6 +380,15 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         }
     }
 
+    /// True if the store keeps nothing any more: what is on the disk is in doubt, so the shard
+    /// ends, and nothing is acknowledged that might be lost.
+    fn store_has_failed(&self) -> bool {
+        let Some(failure) = self.core.store.failed() else { return false };
+        let shard = self.core.mesh.me;
+        tracing::error!(shard, %failure, "the store has failed; the shard ends");
+        true
+    }
+
     /// Looks at what the program wants: new settings, a shutdown.
     fn steer(&mut self) -> TurnEnd {
         let now_ms = self.core.clients.now_ms;
@@ -398,7 +412,9 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
                 TurnEnd::Again
             }
             (Stage::Draining, Some(until_ms)) => {
-                if self.core.clients.conns.len() == 0 || now_ms >= until_ms {
+                // The ends of the connections are records, too.
+                let idle = self.core.clients.conns.len() == 0 && self.core.is_all_durable();
+                if idle || now_ms >= until_ms {
                     return TurnEnd::Done;
                 }
                 TurnEnd::Again

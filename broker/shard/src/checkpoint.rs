@@ -1,0 +1,155 @@
+//! The checkpoint: the whole live state is written to the log again, a slice per turn, so that
+//! what lies before its begin can be freed. What changes meanwhile is recorded as ever; a record
+//! of the checkpoint says how things stand when it is written, so both fit together in any order.
+
+use ringtide_codec::QoS;
+use ringtide_session::Delivery;
+use ringtide_storage::record::{Destination, MessageHead, SessionId, WatermarkRecord};
+use ringtide_storage::{RecordKind, Store};
+
+use crate::core::Core;
+use crate::message::Message;
+use crate::session::Stored;
+
+/// Bytes of records that one turn adds to the log for a checkpoint.
+const TURN_BYTES: usize = 256 << 10;
+/// Sessions and retained messages that one turn looks at.
+const TURN_VISITS: usize = 4096;
+
+/// How far a checkpoint has come.
+#[derive(Debug)]
+pub(crate) enum Checkpoint {
+    /// Sessions from this number on.
+    Sessions(u32),
+    /// What waits for a session, behind this entry.
+    Queue(u32, u64),
+    /// Retained messages from this number on.
+    Retained(u32),
+}
+
+impl<S: Store> Core<S> {
+    /// Goes on with a checkpoint, or begins one when the log asks for it. True if there is more to
+    /// do at once.
+    pub(crate) fn checkpoint(&mut self) -> bool {
+        let mut at = match self.checkpoint.take() {
+            Some(at) => at,
+            None if self.store.wants_checkpoint() => self.begin_checkpoint(),
+            None => return false,
+        };
+        if self.store.is_waiting() {
+            self.checkpoint = Some(at);
+            return false;
+        }
+        let mut left = TURN_BYTES;
+        for _ in 0..TURN_VISITS {
+            let Some(next) = self.checkpoint_step(at, &mut left) else {
+                self.clients.journal.flush(&mut self.store);
+                self.store.end_checkpoint();
+                return false;
+            };
+            at = next;
+            if left == 0 {
+                break;
+            }
+        }
+        self.checkpoint = Some(at);
+        true
+    }
+
+    /// The small things that are written at once: who has taken over what, what is pending.
+    fn begin_checkpoint(&mut self) -> Checkpoint {
+        self.clients.journal.flush(&mut self.store);
+        self.store.begin_checkpoint();
+        let (marks, sent) = self.routes.custody.all_marks();
+        let mut body = Vec::new();
+        WatermarkRecord { marks, sent }.encode(&mut body);
+        self.store.append(RecordKind::Watermark, &[&body]);
+        let pending: Vec<(Destination, Message)> = self
+            .routes
+            .custody
+            .pending()
+            .map(|(shard, one)| {
+                (Destination { shard, seq: one.seq, group: one.group }, one.message.clone())
+            })
+            .collect();
+        for (destination, message) in pending {
+            let destinations = std::borrow::Cow::Borrowed(std::slice::from_ref(&destination));
+            let head = MessageHead { destinations, ..MessageHead::default() };
+            self.append_copy(&head, &message);
+        }
+        Checkpoint::Sessions(0)
+    }
+
+    fn append_copy(&mut self, head: &MessageHead<'_>, message: &Message) -> usize {
+        let mut body = Vec::new();
+        head.encode_with_entries(&[], 0, &mut body);
+        let view = message.view();
+        let encoded = view.head();
+        let parts: [&[u8]; 5] =
+            [&body, &encoded, view.topic.as_bytes(), view.properties, view.payload];
+        self.store.append(RecordKind::Checkpoint, &parts);
+        body.len() + view.encoded_len()
+    }
+
+    fn checkpoint_step(&mut self, at: Checkpoint, left: &mut usize) -> Option<Checkpoint> {
+        match at {
+            Checkpoint::Sessions(index) if index >= self.clients.sessions.end() => {
+                Some(Checkpoint::Retained(0))
+            }
+            Checkpoint::Sessions(index) => {
+                let session = self.clients.sessions.at(index);
+                if session.is_none_or(|session| session.log_id == SessionId(0)) {
+                    return Some(Checkpoint::Sessions(index + 1));
+                }
+                self.record_session(index);
+                *left = left.saturating_sub(256);
+                Some(Checkpoint::Queue(index, 0))
+            }
+            Checkpoint::Queue(index, behind) => Some(self.checkpoint_queue(index, behind, left)),
+            Checkpoint::Retained(from) => {
+                let (messages, next) = self.routes.retained.page_of_all(from);
+                for message in messages {
+                    let head = MessageHead { retained: true, ..MessageHead::default() };
+                    *left = left.saturating_sub(self.append_copy(&head, &message));
+                }
+                next.map(Checkpoint::Retained)
+            }
+        }
+    }
+
+    /// Writes what waits for a session, as far as the turn allows.
+    fn checkpoint_queue(&mut self, index: u32, behind: u64, left: &mut usize) -> Checkpoint {
+        let next = Checkpoint::Sessions(index + 1);
+        let Some(session) = self.clients.sessions.at(index) else { return next };
+        let kept = session.kept();
+        let Some(outbound) = session.outbound.as_ref() else { return next };
+        if kept == SessionId(0) {
+            return next;
+        }
+        let under_way = outbound.under_way().filter_map(|(_, delivery)| delivery);
+        let all = under_way.chain(outbound.waiting());
+        let mut waiting: Vec<Delivery<Stored>> = Vec::new();
+        let mut bytes = 0;
+        for delivery in all.filter(|delivery| delivery.message.seq > behind) {
+            bytes += delivery.bytes as usize;
+            waiting.push(delivery.clone());
+            if bytes >= *left {
+                break;
+            }
+        }
+        *left = left.saturating_sub(bytes);
+        let Some(last) = waiting.iter().map(|delivery| delivery.message.seq).max() else {
+            return next;
+        };
+        for delivery in waiting {
+            let Delivery { qos, retain, membership, .. } = delivery;
+            let Stored { seq, message, .. } = delivery.message;
+            debug_assert!(qos != QoS::AtMostOnce);
+            let ids = &delivery.subscription_ids;
+            let journal = &mut self.clients.journal;
+            journal.entry(kept, seq, qos as u8, retain, membership, ids);
+            journal.copy(&mut self.store, &message);
+        }
+        Checkpoint::Queue(index, last)
+    }
+}
