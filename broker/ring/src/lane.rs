@@ -232,6 +232,13 @@ impl<T: Send> Sender<T> {
         self.has_room(padding + total)
     }
 
+    /// Whether `count` records with `bytes` inline bytes each can be pushed now, whatever padding
+    /// they need; true also for more than the lane ever holds, once it is empty.
+    pub fn fits_all(&mut self, bytes: usize, count: usize) -> bool {
+        let most = 2 * count * Place::<T>::total(bytes);
+        self.has_room(most.min(self.capacity_bytes()))
+    }
+
     /// Bytes that a record with `inline` inline bytes takes, without the padding that may go
     /// before it (at most as much again).
     pub const fn record_bytes(inline: usize) -> usize {

@@ -153,6 +153,14 @@ impl Custody {
         last_of_each(&mut self.commits, durable)
     }
 
+    /// True if something that other shards wait for is durable.
+    pub(crate) fn has_news(&self, durable: u64) -> bool {
+        let ready = |list: &VecDeque<(u64, u16, u64)>| {
+            list.front().is_some_and(|(lsn, ..)| *lsn <= durable)
+        };
+        ready(&self.marks) || ready(&self.commits)
+    }
+
     /// A destination has taken over all messages up to a place.
     pub(crate) fn taken_over(&mut self, shard: u16, seq: u64) {
         let peer = self.peer(shard);

@@ -109,12 +109,7 @@ impl MeshOut {
         };
         let len = view.encoded_len();
         let inline = if len > self.inline_max { 0 } else { len };
-        if count <= 1 {
-            return lane.fits(inline);
-        }
-        // Each may need as much padding again. An empty lane takes what it can.
-        let needed = count * 2 * Sender::<Note>::record_bytes(inline);
-        lane.free_bytes() >= needed.min(lane.capacity_bytes())
+        if count <= 1 { lane.fits(inline) } else { lane.fits_all(inline, count) }
     }
 
     /// Sends anything else; what finds no room waits here, in order.

@@ -174,7 +174,11 @@ impl<S: Store> Core<S> {
         self.clients.journal.flush(&mut self.store);
         self.number_held();
         self.store.end_turn();
-        self.durable() > durable
+        let durable = self.durable();
+        let lists = [&self.opening, &self.owing, &self.held];
+        lists.into_iter().any(|list| list.front().is_some_and(|front| front.lsn <= durable))
+            || self.routes.custody.has_news(durable)
+            || !self.clients.journal.is_empty()
     }
 
     /// True if the log holds everything that was recorded.
