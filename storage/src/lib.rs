@@ -2,12 +2,14 @@
 #![forbid(unsafe_code)]
 
 mod delayed;
+pub mod log;
 mod memory;
 pub mod record;
 
 use std::fmt;
 
 pub use delayed::DelayedStore;
+pub use log::{Log, LogConfig};
 pub use memory::MemoryStore;
 
 /// A position in a shard's log: the ordinal of a record, from 1. Positions only grow; a record is
@@ -44,7 +46,7 @@ pub enum RecordKind {
 /// A write for the shard's driver, and what must follow it before its records are durable.
 #[derive(Debug)]
 pub struct LogWrite {
-    /// The segment's descriptor, open as long as the store lives.
+    /// The segment's descriptor, open until the result has come through [`Store::written`].
     pub file: i32,
     /// Where in the file, in bytes.
     pub offset: u64,
@@ -109,6 +111,12 @@ pub trait Store {
     /// True if batches wait for something other than a write under way (a fresh segment): the
     /// shard must not sleep long.
     fn is_waiting(&self) -> bool {
+        false
+    }
+
+    /// True if the store cannot get the space it will soon need: new work that must be kept is to
+    /// be refused. False again when there is space.
+    fn is_full(&self) -> bool {
         false
     }
 

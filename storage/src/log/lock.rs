@@ -1,0 +1,52 @@
+//! Keeps two brokers from one data directory.
+
+use std::fmt;
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+/// The file in the data directory that is locked.
+const LOCK_NAME: &str = "LOCK";
+
+/// A data directory that is ours as long as this lives.
+#[derive(Debug)]
+pub struct DataDirLock {
+    _file: File,
+}
+
+/// Why a data directory could not be taken.
+#[derive(Debug)]
+pub enum LockError {
+    /// Another process has it.
+    Taken,
+    /// The directory or its lock file cannot be made or opened.
+    Io(io::Error),
+}
+
+impl fmt::Display for LockError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LockError::Taken => write!(f, "another process uses the data directory"),
+            LockError::Io(error) => write!(f, "the data directory cannot be locked: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for LockError {}
+
+/// Takes the data directory `dir`, which is made (0700) if it does not exist.
+///
+/// # Errors
+/// If another process holds it, or on any error of the file system.
+pub fn lock(dir: &Path) -> Result<DataDirLock, LockError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(LockError::Io)?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(dir.join(LOCK_NAME)).map_err(LockError::Io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(DataDirLock { _file: file }),
+        Err(TryLockError::WouldBlock) => Err(LockError::Taken),
+        Err(TryLockError::Error(error)) => Err(LockError::Io(error)),
+    }
+}

@@ -1,0 +1,326 @@
+//! What a log does off its shard's thread: segments made ahead of need, used again or deleted;
+//! syncs of closed segments where not every batch is synced.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::files::{Files, SegmentFile};
+use super::format::{Identity, SegmentHeader, segment_header, segment_name};
+use crate::StoreFailure;
+
+/// Zeros are written in pieces of this size.
+const ZERO_BYTES: usize = 1 << 20;
+/// How soon a preparation that failed is tried again.
+const RETRY: Duration = Duration::from_millis(100);
+/// Linux: disk quota exceeded.
+const EDQUOT: i32 = 122;
+/// Linux: input/output error; stands for errors that have no number.
+const EIO: i32 = 5;
+
+/// A segment to be made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Order {
+    pub(super) number: u64,
+    pub(super) bytes: u64,
+    /// For its header.
+    pub(super) start: u64,
+    /// For its header.
+    pub(super) durable: u64,
+}
+
+/// What the shard's side asks for. Done in order, but that a preparation that fails is tried again
+/// later.
+#[derive(Debug)]
+pub(super) enum Job {
+    Prepare(Order),
+    /// A segment that nothing needs; `reuse` if its file may become another segment.
+    Free {
+        number: u64,
+        bytes: u64,
+        reuse: bool,
+    },
+    /// Sync a file, whose last written position is `last` and whose last batch says `durable`.
+    Sync {
+        file: Box<dyn SegmentFile>,
+        last: u64,
+        durable: u64,
+    },
+    /// Close a file.
+    Close(Box<dyn SegmentFile>),
+}
+
+/// What comes back.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// Segments become ready in the order in which they were asked for.
+    Ready(Prepared),
+    /// A preparation failed and will be tried again.
+    Short(StoreFailure),
+    Synced {
+        last: u64,
+        durable: u64,
+    },
+    SyncFailed(StoreFailure),
+}
+
+/// A segment that is ready to be written.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) number: u64,
+    pub(super) bytes: u64,
+    pub(super) file: Box<dyn SegmentFile>,
+}
+
+/// Limits of a log's directory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Space {
+    pub(super) segment_bytes: u64,
+    /// The most bytes that segments may take.
+    pub(super) capacity_bytes: u64,
+    /// The most free segments that are kept to be used again.
+    pub(super) spares_max: usize,
+}
+
+/// Does the jobs.
+#[derive(Debug)]
+pub(super) struct Preparer {
+    files: Arc<dyn Files>,
+    identity: Identity,
+    space: Space,
+    used_bytes: u64,
+    /// Numbers of free segments of the usual size.
+    spares: Vec<u64>,
+    orders: VecDeque<Order>,
+    zeros: Vec<u8>,
+}
+
+impl Preparer {
+    /// `used_bytes`: what the directory's segments take, free ones included.
+    pub(super) fn new(
+        files: Arc<dyn Files>,
+        identity: Identity,
+        space: Space,
+        used_bytes: u64,
+    ) -> Preparer {
+        Preparer {
+            files,
+            identity,
+            space,
+            used_bytes,
+            spares: Vec::new(),
+            orders: VecDeque::new(),
+            zeros: Vec::new(),
+        }
+    }
+
+    /// Does a job, and what earlier failed; answers through `answer`.
+    pub(super) fn take(&mut self, job: Job, answer: &mut dyn FnMut(Answer)) {
+        match job {
+            Job::Prepare(order) => self.orders.push_back(order),
+            Job::Free { number, bytes, reuse } => self.free(number, bytes, reuse),
+            Job::Sync { file, last, durable } => answer(match file.sync() {
+                Ok(()) => Answer::Synced { last, durable },
+                Err(error) => Answer::SyncFailed(failure("sync of a log segment", &error)),
+            }),
+            Job::Close(file) => drop(file),
+        }
+        self.prepare(answer);
+    }
+
+    /// Makes the segments that are asked for.
+    pub(super) fn prepare(&mut self, answer: &mut dyn FnMut(Answer)) {
+        while let Some(&order) = self.orders.front() {
+            match self.make(order) {
+                Ok(file) => {
+                    self.orders.pop_front();
+                    let Order { number, bytes, .. } = order;
+                    answer(Answer::Ready(Prepared { number, bytes, file }));
+                }
+                Err(error) => {
+                    let what = format!("preparation of {}", segment_name(order.number));
+                    return answer(Answer::Short(failure(&what, &error)));
+                }
+            }
+        }
+    }
+
+    /// True if a preparation waits to be tried again.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.orders.is_empty()
+    }
+
+    fn make(&mut self, order: Order) -> io::Result<Box<dyn SegmentFile>> {
+        let header = segment_header(&SegmentHeader {
+            identity: self.identity,
+            number: order.number,
+            bytes: order.bytes,
+            start: order.start,
+            durable: order.durable,
+        });
+        if order.bytes == self.space.segment_bytes
+            && let Some(spare) = self.spares.last().copied()
+        {
+            return self.make_of_spare(spare, order.number, &header);
+        }
+        if self.used_bytes.saturating_add(order.bytes) > self.space.capacity_bytes {
+            return Err(io::Error::from_raw_os_error(EDQUOT));
+        }
+        let name = segment_name(order.number);
+        let made = self.make_new(&name, order.bytes, &header);
+        match made {
+            Ok(_) => self.used_bytes += order.bytes,
+            // Whatever was made of it takes space that others may need more.
+            Err(_) => drop(self.files.remove(&name)),
+        }
+        made
+    }
+
+    /// The header goes first and the name second: under its old name the file is free whatever its
+    /// header says, and under the new one nothing in it has the right number.
+    fn make_of_spare(
+        &mut self,
+        spare: u64,
+        number: u64,
+        header: &[u8],
+    ) -> io::Result<Box<dyn SegmentFile>> {
+        let file = self.files.open_for_writing(&segment_name(spare))?;
+        file.write(header, 0)?;
+        file.sync()?;
+        if spare != number {
+            self.files.rename(&segment_name(spare), &segment_name(number))?;
+        }
+        // Should the next step fail, the file is found under this name.
+        self.spares.pop();
+        self.spares.push(number);
+        self.files.sync_names()?;
+        self.spares.pop();
+        Ok(file)
+    }
+
+    fn make_new(
+        &mut self,
+        name: &str,
+        bytes: u64,
+        header: &[u8],
+    ) -> io::Result<Box<dyn SegmentFile>> {
+        let file = match self.files.create(name) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // Left by a try that failed.
+                self.files.remove(name)?;
+                self.files.create(name)?
+            }
+            result => result?,
+        };
+        self.zeros.resize(ZERO_BYTES, 0);
+        let mut offset = header.len() as u64;
+        while offset < bytes {
+            let piece = (bytes - offset).min(ZERO_BYTES as u64) as usize;
+            file.write(&self.zeros[..piece], offset)?;
+            offset += piece as u64;
+        }
+        file.write(header, 0)?;
+        file.sync()?;
+        self.files.sync_names()?;
+        Ok(file)
+    }
+
+    fn free(&mut self, number: u64, bytes: u64, reuse: bool) {
+        let usual = bytes == self.space.segment_bytes;
+        if reuse && usual && self.spares.len() < self.space.spares_max {
+            self.spares.push(number);
+        } else if self.files.remove(&segment_name(number)).is_ok() {
+            // A name that stays is found and freed at the next start; nothing in it counts.
+            self.used_bytes = self.used_bytes.saturating_sub(bytes);
+        }
+    }
+}
+
+pub(super) fn failure(what: &str, error: &io::Error) -> StoreFailure {
+    StoreFailure { what: what.to_owned(), errno: error.raw_os_error().unwrap_or(EIO) }
+}
+
+/// The way to a [`Preparer`].
+#[derive(Debug)]
+pub(super) enum Desk {
+    /// On a thread of its own.
+    Thread { jobs: Option<Sender<Job>>, answers: Receiver<Answer>, thread: Option<JoinHandle<()>> },
+    /// On the caller's thread, when it asks for answers: for tests, which choose when that is.
+    #[expect(dead_code, reason = "tests of power cuts come with the next change")]
+    Inline { preparer: Box<Preparer>, jobs: VecDeque<Job>, answers: VecDeque<Answer> },
+}
+
+impl Desk {
+    /// A thread that works with `preparer`.
+    ///
+    /// # Errors
+    /// If no thread can be started.
+    pub(super) fn on_thread(mut preparer: Preparer) -> io::Result<Desk> {
+        let (jobs, received) = channel();
+        let (send, answers) = channel();
+        let builder = std::thread::Builder::new().name("ringtide-store".to_owned());
+        let thread = builder.spawn(move || serve(&mut preparer, &received, &send))?;
+        Ok(Desk::Thread { jobs: Some(jobs), answers, thread: Some(thread) })
+    }
+
+    /// Asks for a job.
+    pub(super) fn ask(&mut self, job: Job) {
+        match self {
+            // The thread ends only when this end is dropped.
+            Desk::Thread { jobs, .. } => {
+                if let Some(jobs) = jobs {
+                    let _ = jobs.send(job);
+                }
+            }
+            Desk::Inline { jobs, .. } => jobs.push_back(job),
+        }
+    }
+
+    /// The next answer, if there is one.
+    pub(super) fn answer(&mut self) -> Option<Answer> {
+        match self {
+            Desk::Thread { answers, .. } => answers.try_recv().ok(),
+            Desk::Inline { answers, .. } => answers.pop_front(),
+        }
+    }
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        if let Desk::Thread { jobs, thread, .. } = self {
+            drop(jobs.take());
+            // Whoever opens the log next must not meet this thread at work.
+            if let Some(thread) = thread.take() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+fn serve(preparer: &mut Preparer, jobs: &Receiver<Job>, answers: &Sender<Answer>) {
+    let mut answer = |answer| {
+        // Nobody listens any more when the log is being dropped.
+        let _ = answers.send(answer);
+    };
+    loop {
+        let job = if preparer.is_behind() {
+            match jobs.recv_timeout(RETRY) {
+                Ok(job) => Some(job),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        } else {
+            match jobs.recv() {
+                Ok(job) => Some(job),
+                Err(_) => return,
+            }
+        };
+        match job {
+            Some(job) => preparer.take(job, &mut answer),
+            None => preparer.prepare(&mut answer),
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! Finds out what a log's directory holds: reads only, writes nothing.
+//!
+//! 1. *Survey*: the segment headers; which epochs there were.
+//! 2. *Plan*: the newest intact batch says up to where everything had been on the medium
+//!    (`durable`) and below which records are void (`start`).
+//! 3. *Walk*: all batches in order. A gap in the positions at or below `durable` is interior
+//!    damage: reported, and what follows is served. A gap above it is the tail of a write that a
+//!    crash cut off: nothing from there on is served.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use super::error::OpenError;
+use super::files::Files;
+use super::format::{
+    BatchHeader, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentStart, segment_name, segment_number,
+    set_aside_number,
+};
+use super::scan::{Scan, Window, segment_start};
+
+/// A segment file that was found.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) number: u64,
+    /// Length of the file.
+    pub(super) bytes: u64,
+    /// The header, if it is intact and of this segment.
+    header: Option<SegmentHeader>,
+    /// It was set aside by an earlier start.
+    pub(super) set_aside: bool,
+}
+
+/// What the walk found in a segment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Content {
+    /// Intact batches, void ones included.
+    pub(super) batches: u64,
+    /// Batches that were served.
+    served: u64,
+    /// Offset of the first intact batch.
+    first_offset: u64,
+    /// The last position that is not void, 0 = none.
+    pub(super) last: u64,
+    /// Blocks that the medium did not give.
+    pub(super) unreadable: u64,
+    /// It held, or may have held, what was lost; or its header is damaged.
+    pub(super) damaged: bool,
+}
+
+/// What a log's directory holds.
+#[derive(Debug)]
+pub(super) struct Survey {
+    log: u16,
+    pub(super) segments: Vec<Segment>,
+    /// By number: salt and first position.
+    epochs: BTreeMap<u64, (u64, u64)>,
+    /// The largest segment number in use.
+    pub(super) number_max: u64,
+    /// From the headers: see [`SegmentHeader::start`] and [`SegmentHeader::durable`].
+    start: u64,
+    durable: u64,
+}
+
+/// From where and up to where the log counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// Records below this are void.
+    pub(super) start: u64,
+    /// What is missing up to here is damage; what is missing above is a tail.
+    pub(super) durable: u64,
+}
+
+/// What a walk found.
+#[derive(Debug, Default)]
+pub(super) struct Walk {
+    /// The position after the last that counts.
+    pub(super) next: u64,
+    /// Positions that are lost, first and last.
+    pub(super) lost: Vec<(u64, u64)>,
+    /// Intact batches above a gap that nobody relied on.
+    pub(super) cut_batches: u64,
+    /// By segment, in the order of [`Survey::segments`].
+    pub(super) contents: Vec<Content>,
+    /// The highest `start` of a served batch.
+    start: u64,
+    /// Bytes from `start` to the batch that first names it: those of the last checkpoint.
+    pub(super) checkpoint_bytes: u64,
+}
+
+impl Survey {
+    /// The highest epoch in use.
+    pub(super) fn epoch_max(&self) -> u64 {
+        self.epochs.keys().next_back().copied().unwrap_or(0)
+    }
+
+    /// The position from which on an epoch's records are void.
+    fn void_from(&self, epoch: u64) -> u64 {
+        let later = self.epochs.range(epoch.saturating_add(1)..);
+        later.map(|(_, (_, first))| *first).min().unwrap_or(u64::MAX)
+    }
+
+    fn is_ours(&self, segment: &Segment, batch: &BatchHeader) -> bool {
+        let identity = batch.identity;
+        match &segment.header {
+            Some(header) => identity == header.identity,
+            None => {
+                let known = self.epochs.get(&identity.epoch);
+                identity.log == self.log && known == Some(&(identity.salt, identity.epoch_first))
+            }
+        }
+    }
+}
+
+/// Reads all segment headers of log `log`.
+pub(super) fn survey(files: &dyn Files, log: u16) -> Result<Survey, OpenError> {
+    let mut survey = Survey {
+        log,
+        segments: Vec::new(),
+        epochs: BTreeMap::new(),
+        number_max: 0,
+        start: 0,
+        durable: 0,
+    };
+    let mut aside = BTreeSet::new();
+    for (name, bytes) in files.list().map_err(OpenError::io("list the log's directory"))? {
+        if let Some(number) = set_aside_number(&name) {
+            survey.number_max = survey.number_max.max(number);
+            aside.insert(number);
+        }
+        let Some(number) = segment_number(&name) else { continue };
+        survey.segments.push(Segment { number, bytes, header: None, set_aside: false });
+    }
+    survey.segments.sort_by_key(|segment| segment.number);
+    let mut segments = std::mem::take(&mut survey.segments);
+    for segment in &mut segments {
+        segment.set_aside = aside.contains(&segment.number);
+        survey.number_max = survey.number_max.max(segment.number);
+        survey.note_header(files, segment)?;
+    }
+    survey.segments = segments;
+    Ok(survey)
+}
+
+impl Survey {
+    fn note_header(&mut self, files: &dyn Files, segment: &mut Segment) -> Result<(), OpenError> {
+        let name = segment_name(segment.number);
+        let file = files.open(&name).map_err(OpenError::io(&name))?;
+        match segment_start(&*file, segment.bytes).map_err(OpenError::io(&name))? {
+            SegmentStart::Newer(version) => Err(OpenError::Newer { file: name, version }),
+            SegmentStart::Valid(header) if header.identity.log != self.log => {
+                Err(OpenError::Foreign { file: name, log: header.identity.log })
+            }
+            SegmentStart::Valid(header) => {
+                self.number_max = self.number_max.max(header.number);
+                self.start = self.start.max(header.start);
+                self.durable = self.durable.max(header.durable);
+                let identity = header.identity;
+                self.epochs.insert(identity.epoch, (identity.salt, identity.epoch_first));
+                // A file on its way to its next use is free; it holds nothing of its own name.
+                segment.header = (header.number == segment.number).then_some(header);
+                Ok(())
+            }
+            SegmentStart::Invalid => {
+                // The first batch's place is fixed, so no message can stand there: its word counts.
+                let mut window = Window::default();
+                let mut scan = Scan::new(&mut window, &*file, segment.number, segment.bytes);
+                let log = self.log;
+                let first = |batch: &BatchHeader| batch.identity.log == log;
+                if let Some(batch) = scan.here(&first).map_err(OpenError::io(&name))? {
+                    let identity = batch.identity;
+                    self.epochs.insert(identity.epoch, (identity.salt, identity.epoch_first));
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Finds from where and up to where the log counts.
+pub(super) fn plan(files: &dyn Files, survey: &Survey) -> Result<Plan, OpenError> {
+    let mut plan = Plan { start: survey.start.max(1), durable: survey.durable };
+    let Some(newest) = newest_batch(files, survey)? else { return Ok(plan) };
+    plan.durable = plan.durable.max(newest.durable);
+    if plan.durable + 1 >= newest.first {
+        // Nothing before the newest batch can be a tail, so its word about the start holds.
+        plan.start = plan.start.max(newest.start);
+    } else {
+        // Without a sync after each batch the newest one may stand above a gap, and would then not
+        // count: the start is what the batches below the first such gap say.
+        let walk = walk(files, survey, plan, &mut |_, _, _| Ok(()))?;
+        plan.start = plan.start.max(walk.start);
+    }
+    Ok(plan)
+}
+
+/// The last intact batch of the newest segment that has one.
+fn newest_batch(files: &dyn Files, survey: &Survey) -> Result<Option<BatchHeader>, OpenError> {
+    let mut window = Window::default();
+    for segment in survey.segments.iter().rev() {
+        let name = segment_name(segment.number);
+        let error = || OpenError::io(&name);
+        let file = files.open(&name).map_err(error())?;
+        let mut scan = Scan::new(&mut window, &*file, segment.number, segment.bytes);
+        let mut newest = None;
+        while let Some((batch, _)) =
+            scan.next(&|batch| survey.is_ours(segment, batch)).map_err(error())?
+        {
+            if batch.last() < survey.void_from(batch.identity.epoch) {
+                newest = Some(batch);
+            }
+        }
+        if newest.is_some() {
+            return Ok(newest);
+        }
+    }
+    Ok(None)
+}
+
+/// Takes a batch that counts: its header, its records, and the first position in it that counts.
+pub(super) type Visit<'a> = dyn FnMut(&BatchHeader, &[u8], u64) -> Result<(), OpenError> + 'a;
+
+/// Goes over all batches in order and gives those that count to `visit`.
+pub(super) fn walk(
+    files: &dyn Files,
+    survey: &Survey,
+    plan: Plan,
+    visit: &mut Visit<'_>,
+) -> Result<Walk, OpenError> {
+    let mut step = Step {
+        plan,
+        cut: false,
+        bytes: 0,
+        before: None,
+        walk: Walk { next: plan.start.max(1), ..Walk::default() },
+    };
+    let mut window = Window::default();
+    for (index, segment) in survey.segments.iter().enumerate() {
+        let name = segment_name(segment.number);
+        let error = || OpenError::io(&name);
+        let file = files.open(&name).map_err(error())?;
+        let mut scan = Scan::new(&mut window, &*file, segment.number, segment.bytes);
+        step.walk.contents.push(Content::default());
+        while let Some((batch, records)) =
+            scan.next(&|batch| survey.is_ours(segment, batch)).map_err(error())?
+        {
+            let void_from = survey.void_from(batch.identity.epoch);
+            step.batch(index, &batch, void_from, records, visit)?;
+        }
+        let content = &mut step.walk.contents[index];
+        content.unreadable = scan.unreadable();
+        let header_lost = segment.header.is_none() && content.served > 0;
+        content.damaged |= header_lost || (content.unreadable > 0 && content.last >= plan.start);
+    }
+    Ok(step.finish())
+}
+
+/// The state of a walk.
+struct Step {
+    plan: Plan,
+    /// A gap above `plan.durable` was met.
+    cut: bool,
+    /// Bytes of served batches.
+    bytes: u64,
+    /// The segment of the last batch that was served or is void because it is old.
+    before: Option<usize>,
+    walk: Walk,
+}
+
+impl Step {
+    fn batch(
+        &mut self,
+        index: usize,
+        batch: &BatchHeader,
+        void_from: u64,
+        records: &[u8],
+        visit: &mut Visit<'_>,
+    ) -> Result<(), OpenError> {
+        let content = &mut self.walk.contents[index];
+        content.batches += 1;
+        if content.batches == 1 {
+            content.first_offset = batch.offset;
+        }
+        // No batch that counts reaches over the begin of a later epoch.
+        if batch.last() >= void_from {
+            return Ok(());
+        }
+        content.last = content.last.max(batch.last());
+        if self.cut {
+            self.walk.cut_batches += 1;
+            return Ok(());
+        }
+        if batch.last() < self.walk.next {
+            self.before = Some(index);
+            return Ok(());
+        }
+        if batch.first > self.walk.next && !self.gap(index, batch) {
+            self.walk.cut_batches += 1;
+            return Ok(());
+        }
+        self.walk.contents[index].served += 1;
+        self.before = Some(index);
+        self.bytes += batch.padded_bytes();
+        if batch.start > self.walk.start {
+            self.walk.start = batch.start;
+            self.walk.checkpoint_bytes = self.bytes;
+        }
+        visit(batch, records, self.walk.next.max(batch.first))?;
+        self.walk.next = batch.last() + 1;
+        Ok(())
+    }
+
+    /// Notes that something is missing before `batch`; false if nothing from there on counts.
+    fn gap(&mut self, index: usize, batch: &BatchHeader) -> bool {
+        let last = (batch.first - 1).min(self.plan.durable);
+        if self.walk.next <= last {
+            self.lose(last, index);
+            let at_start = batch.offset == self.walk.contents[index].first_offset;
+            let clean = at_start && batch.offset == SEGMENT_HEADER_BYTES as u64;
+            self.walk.contents[index].damaged |= !clean;
+        }
+        self.cut = self.walk.next < batch.first;
+        !self.cut
+    }
+
+    /// Positions up to `last` are lost, before segment `end`.
+    fn lose(&mut self, last: u64, end: usize) {
+        self.walk.lost.push((self.walk.next, last));
+        self.walk.next = last + 1;
+        for content in &mut self.walk.contents[self.before.unwrap_or(0)..end] {
+            content.damaged = true;
+        }
+    }
+
+    fn finish(mut self) -> Walk {
+        if self.walk.next <= self.plan.durable {
+            self.lose(self.plan.durable, self.walk.contents.len());
+        }
+        self.walk
+    }
+}
+
+/// Makes sure that what was read is on the medium: a batch may have been written but not synced
+/// when the process died, and what was replayed must not vanish with the next power cut.
+pub(super) fn sync_served(files: &dyn Files, survey: &Survey, walk: &Walk) -> io::Result<()> {
+    for (segment, content) in survey.segments.iter().zip(&walk.contents) {
+        if content.served > 0 {
+            files.open_for_writing(&segment_name(segment.number))?.sync()?;
+        }
+    }
+    Ok(())
+}
