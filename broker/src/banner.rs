@@ -36,7 +36,7 @@ impl Banner<'_> {
                 "connections: up to {} (nofile {})",
                 self.footing.connections_max, self.footing.nofile
             ),
-            format!("durability: {}: {}", config.durability.name(), config.durability.meaning()),
+            durability(config),
         ];
         if config.access.allow_anonymous {
             lines.push("access: anonymous clients are let in".to_owned());
@@ -51,6 +51,14 @@ impl Banner<'_> {
         let plural = if count == 1 { "" } else { "s" };
         format!("{count} shard{plural} on cpu {}, host {}", cpus.join(","), config.host.name())
     }
+}
+
+fn durability(config: &Config) -> String {
+    let kept = match config.durability {
+        Durability::Memory => String::new(),
+        Durability::Os | Durability::Sync => format!(", in {}", config.data_dir.display()),
+    };
+    format!("durability: {}: {}{kept}", config.durability.name(), config.durability.meaning())
 }
 
 fn listener((listener, address): (&Listener, &SocketAddr)) -> String {
@@ -96,8 +104,8 @@ mod tests {
                 "2 shards on cpu 0,1, host glommio",
                 "driver: io_uring (multishot)",
                 "connections: up to 7 (nofile 1024)",
-                "durability: memory: sessions, queued and retained messages live in memory only \
-                 and are lost when the broker stops",
+                "durability: sync: acknowledged messages survive a crash of the machine, in \
+                 /var/lib/ringtide",
                 "access: anonymous clients are let in",
                 "listening on 127.0.0.1:4711 (lan), MQTT 3.1, 3.1.1, 5.0 over TCP, up to 9 \
                  connections",

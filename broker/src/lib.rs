@@ -9,6 +9,7 @@ pub mod args;
 pub mod banner;
 pub mod config;
 pub mod control;
+mod datadir;
 pub mod exit;
 pub mod listen;
 pub mod logs;

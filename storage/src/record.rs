@@ -212,15 +212,7 @@ pub struct SessionEndRecord {
 /// For each origin, up to which place in the order its messages have been taken over here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WatermarkRecord {
-    /// Origin shard and the last place taken over from it.
+    /// Origin shard and place.
     pub marks: Vec<(u16, u64)>,
-    /// Destination shard and the last place given to a message for it: in a checkpoint, which
-    /// holds no messages that were taken over.
-    pub sent: Vec<(u16, u64)>,
 }
 
-// TMP
-pub fn encode_entry(out: &mut Vec<u8>, session: SessionId, seq: u64, qos: u8, retain: bool, membership: u16, ids: &[u32]) { let _ = (out, session, seq, qos, retain, membership, ids); }
-impl MessageHead<'_> { pub fn encode_with_entries(&self, entries: &[u8], count: u32, out: &mut Vec<u8>) { let _ = (entries, count, out); } }
-macro_rules! tmp { ($($t:ty),*) => { $(impl $t { pub fn encode(&self, out: &mut Vec<u8>) { let _ = out; } })* } }
-tmp!(SessionRecord, SubscriptionRecord<'_>, ExchangeRecord, ConnectionRecord, SessionEndRecord, WatermarkRecord);

@@ -73,11 +73,11 @@ impl Descriptors {
 #[serde(rename_all = "snake_case")]
 pub enum Durability {
     /// The message is in the broker's memory; it is lost when the broker stops.
-    #[default]
     Memory,
     /// The message has been handed to the operating system; it is lost when the machine stops.
     Os,
     /// The message is on the disk.
+    #[default]
     Sync,
 }
 

@@ -19,6 +19,7 @@ mod names;
 mod path;
 mod print;
 mod shared;
+mod store;
 mod validate;
 
 use std::path::PathBuf;
@@ -35,6 +36,7 @@ pub use machine::{Descriptors, Driver, Durability, Host};
 pub use path::{KeyPath, Step, flatten};
 pub use print::effective;
 pub use shared::{Group, Shared, Strategy};
+pub use store::Store;
 
 /// The most shards that one process runs: a shard's number fits a byte, with values to spare.
 pub const SHARDS_MAX: u16 = 250;
@@ -70,6 +72,8 @@ pub struct Config {
     pub log: Log,
     /// How shared subscriptions pick a member.
     pub shared: Shared,
+    /// How sessions and messages are kept on the disk.
+    pub store: Store,
     /// Where clients connect.
     pub listeners: Vec<Listener>,
 }
@@ -90,6 +94,7 @@ impl Default for Config {
             limits: Limits::default(),
             log: Log::default(),
             shared: Shared::default(),
+            store: Store::default(),
             listeners: vec![Listener::default()],
         }
     }
@@ -117,7 +122,7 @@ mod tests {
     #[test]
     fn the_schema_has_every_section() {
         let schema = Config::schema();
-        for key in ["shards", "cpus", "durability", "access", "limits", "log", "shared"] {
+        for key in ["shards", "cpus", "durability", "access", "limits", "log", "shared", "store"] {
             assert!(schema.contains_key(key), "{key}");
         }
         assert_eq!(schema["listeners"].as_array().map(Vec::len), Some(1));

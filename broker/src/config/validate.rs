@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::layers::{Layers, Origin};
 use super::load::Problem;
 use super::path::KeyPath;
-use super::{Config, Driver, Durability, Limits, Listener, SHARDS_MAX};
+use super::{Config, Driver, Limits, Listener, SHARDS_MAX};
 
 /// The largest packet that the standard's length field can say, with its fixed header.
 const PACKET_BYTES_MAX: u64 = 268_435_455 + 5;
@@ -17,6 +17,7 @@ pub(super) fn validate(config: &Config, layers: &Layers) -> Vec<Problem> {
     listeners(&config.listeners, &mut report);
     limits(&config.limits, &mut report);
     groups(config, &mut report);
+    store(config, &mut report);
     report.problems
 }
 
@@ -52,19 +53,24 @@ fn machine(config: &Config, report: &mut Report<'_>) {
     if let Some(cpu) = config.cpus.iter().find(|cpu| !seen.insert(**cpu)) {
         report.add(&root.key("cpus"), format!("names processor {cpu} twice"));
     }
-    if config.durability != Durability::Memory {
-        report.add(
-            &root.key("durability"),
-            format!(
-                "is \"{}\", which this version does not have: it keeps sessions in memory only; \
-                 set \"memory\"",
-                config.durability.name()
-            ),
-        );
-    }
     if config.driver == Driver::Epoll {
         let text = "is \"epoll\", which this version does not have; set \"auto\" or \"io_uring\"";
         report.add(&root.key("driver"), text.to_owned());
+    }
+}
+
+fn store(config: &Config, report: &mut Report<'_>) {
+    let at = KeyPath::default().key("store");
+    let segment = config.store.segment_bytes;
+    report.range(&at.key("segment_bytes"), segment, 64 << 10, 4 << 30);
+    report.range(&at.key("checkpoint_bytes"), config.store.checkpoint_bytes, 64 << 10, 1 << 40);
+    let disk = config.store.disk_bytes_max;
+    let least = 4 * segment + config.store.checkpoint_bytes;
+    if disk != 0 && disk < least {
+        let text = format!(
+            "is {disk}, must be 0 or at least {least}: four segments and store.checkpoint_bytes"
+        );
+        report.add(&at.key("disk_bytes_max"), text);
     }
 }
 
@@ -155,11 +161,10 @@ mod tests {
     }
 
     #[test]
-    fn durability_that_is_not_there_is_refused() {
-        let text = problems(|config| config.durability = Durability::Sync);
-        assert!(text.contains("`durability` is \"sync\""), "{text}");
-        assert!(text.contains("set \"memory\""), "{text}");
-        assert!(!problems(|config| config.durability = Durability::Os).is_empty());
+    fn a_disk_limit_must_leave_room_to_work() {
+        let text = problems(|config| config.store.disk_bytes_max = 1 << 20);
+        assert!(text.contains("`store.disk_bytes_max` is 1048576"), "{text}");
+        assert!(!problems(|config| config.store.segment_bytes = 1).is_empty());
     }
 
     #[test]

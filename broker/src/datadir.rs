@@ -1,0 +1,268 @@
+//! The data directory: one broker's logs, and what they were written for.
+//!
+//! ```text
+//! store.toml               format, number of shards, generation, key of the partitions
+//! lock                     held by the broker that runs
+//! logs-<generation>/<n>/   the log of shard n
+//! ```
+//!
+//! A generation is one way to deal the clients out to shards. Another number of shards makes a
+//! new generation beside the old one; `store.toml`, replaced in one step, says which one counts.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use ringtide_storage::log::{DataDirLock, LockError, lock};
+use serde::{Deserialize, Serialize};
+
+use crate::exit::Failure;
+
+/// The format of the directory that this release writes.
+const FORMAT: u32 = 1;
+const MANIFEST: &str = "store.toml";
+const MANIFEST_NEW: &str = "store.toml.new";
+
+/// What `store.toml` says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// The format of the directory.
+    pub format: u32,
+    /// Shards that the logs were written by.
+    pub shards: u16,
+    /// Which logs count.
+    pub generation: u64,
+    /// The key of the hash that deals clients out to partitions, in hexadecimal.
+    pub partition_key: String,
+}
+
+/// A data directory that this process owns.
+#[derive(Debug)]
+pub struct DataDir {
+    root: PathBuf,
+    /// What it holds.
+    pub manifest: Manifest,
+    _lock: DataDirLock,
+}
+
+impl DataDir {
+    /// Opens the directory, or makes it for this number of shards. The number that its logs were
+    /// written by is in the manifest.
+    ///
+    /// # Errors
+    /// When another broker runs on it, it cannot be used, or a newer release wrote it.
+    pub fn open(root: &Path, shards: u16) -> Result<DataDir, Failure> {
+        let failed = |error: &dyn std::fmt::Display| {
+            let root = root.display();
+            Failure::host(format!(
+                "data directory {root}: {error}; name a directory that this user may write \
+                 (--data-dir), or set durability = \"memory\""
+            ))
+        };
+        let lock = lock(root).map_err(|error| match error {
+            LockError::Taken => Failure::host(format!(
+                "data directory {}: another broker runs on it; stop that one or name another \
+                 directory (--data-dir)",
+                root.display()
+            )),
+            LockError::Io(error) => failed(&error),
+        })?;
+        let manifest = match fs::read_to_string(root.join(MANIFEST)) {
+            Ok(text) => parse(root, &text)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                refuse_orphans(root)?;
+                let manifest = Manifest {
+                    format: FORMAT,
+                    shards,
+                    generation: 1,
+                    partition_key: format!("{:016x}", random_key().map_err(|e| failed(&e))?),
+                };
+                write_manifest(root, &manifest).map_err(|error| failed(&error))?;
+                manifest
+            }
+            Err(error) => return Err(failed(&error)),
+        };
+        let dir = DataDir { root: root.to_owned(), manifest, _lock: lock };
+        dir.remove_other_generations().map_err(|error| failed(&error))?;
+        Ok(dir)
+    }
+
+    /// The key of the partitions.
+    pub fn partition_key(&self) -> u64 {
+        u64::from_str_radix(&self.manifest.partition_key, 16).unwrap_or_default()
+    }
+
+    /// The directory of a shard's log in a generation.
+    pub fn log_dir(&self, generation: u64, shard: u16) -> PathBuf {
+        self.generation_dir(generation).join(shard.to_string())
+    }
+
+    fn generation_dir(&self, generation: u64) -> PathBuf {
+        self.root.join(format!("logs-{generation}"))
+    }
+
+    /// Makes an empty directory for the next generation; what a crash left of one goes.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn next_generation(&self) -> io::Result<u64> {
+        let generation = self.manifest.generation + 1;
+        let dir = self.generation_dir(generation);
+        match fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        DirBuilder::new().mode(0o700).create(&dir)?;
+        Ok(generation)
+    }
+
+    /// From now on this generation counts, written by this number of shards.
+    ///
+    /// # Errors
+    /// Those of the file system: then the old one still counts.
+    pub fn switch_to(&mut self, generation: u64, shards: u16) -> io::Result<()> {
+        File::open(self.generation_dir(generation))?.sync_all()?;
+        let manifest = Manifest { generation, shards, ..self.manifest.clone() };
+        write_manifest(&self.root, &manifest)?;
+        self.manifest = manifest;
+        self.remove_other_generations()
+    }
+
+    /// Removes the logs of generations that do not count; damaged files that were set aside stay.
+    fn remove_other_generations(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(number) = name.to_str().and_then(|name| name.strip_prefix("logs-")) else {
+                continue;
+            };
+            if number.parse() == Ok(self.manifest.generation) || holds_corrupt(&entry.path())? {
+                continue;
+            }
+            fs::remove_dir_all(entry.path())?;
+        }
+        File::open(&self.root)?.sync_all()
+    }
+}
+
+/// True if files of a generation were set aside as damaged.
+fn holds_corrupt(dir: &Path) -> io::Result<bool> {
+    for shard in fs::read_dir(dir)? {
+        let shard = shard?;
+        if !shard.file_type()?.is_dir() {
+            continue;
+        }
+        for file in fs::read_dir(shard.path())? {
+            if file?.file_name().to_string_lossy().contains(".corrupt-") {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+fn parse(root: &Path, text: &str) -> Result<Manifest, Failure> {
+    let path = root.join(MANIFEST);
+    let format = text.parse::<toml::Table>().ok();
+    let format = format.and_then(|table| table.get("format")?.as_integer());
+    if format.is_some_and(|format| format > i64::from(FORMAT)) {
+        return Err(Failure::host(format!(
+            "{}: format {} was written by a newer release of ringtide; this one knows {FORMAT}",
+            path.display(),
+            format.unwrap_or_default()
+        )));
+    }
+    toml::from_str(text).map_err(|error| {
+        Failure::host(format!("{}: {}; restore it from a backup", path.display(), error.message()))
+    })
+}
+
+/// Logs without a manifest are somebody's messages: they are not started over.
+fn refuse_orphans(root: &Path) -> Result<(), Failure> {
+    let Ok(entries) = fs::read_dir(root) else { return Ok(()) };
+    let mut names = entries.flatten().map(|entry| entry.file_name());
+    if names.any(|name| name.to_string_lossy().starts_with("logs-")) {
+        return Err(Failure::host(format!(
+            "data directory {}: it holds logs but no {MANIFEST}; restore that file, or move the \
+             logs away to start empty",
+            root.display()
+        )));
+    }
+    Ok(())
+}
+
+fn write_manifest(root: &Path, manifest: &Manifest) -> io::Result<()> {
+    let text = toml::to_string(manifest).map_err(io::Error::other)?;
+    let path = root.join(MANIFEST_NEW);
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&path, root.join(MANIFEST))?;
+    File::open(root)?.sync_all()
+}
+
+/// A key that nobody can guess: the clients' ids must not be chosen to meet on one shard.
+fn random_key() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    let mut source = File::open("/dev/urandom")?;
+    io::Read::read_exact(&mut source, &mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("ringtide-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        dir
+    }
+
+    #[test]
+    fn it_is_made_once_and_found_again() {
+        let root = scratch("datadir-again");
+        let first = DataDir::open(&root, 3).unwrap();
+        let (manifest, key) = (first.manifest.clone(), first.partition_key());
+        assert_eq!((manifest.shards, manifest.generation), (3, 1));
+        let taken = DataDir::open(&root, 3).unwrap_err();
+        assert!(taken.text.contains("another broker"), "{taken}");
+        drop(first);
+        let again = DataDir::open(&root, 5).unwrap();
+        assert_eq!((&again.manifest, again.partition_key()), (&manifest, key));
+        let _ = fs::remove_dir_all(&root);
+    }
+
+    #[test]
+    fn a_generation_counts_when_the_manifest_says_so() {
+        let root = scratch("datadir-generation");
+        let mut dir = DataDir::open(&root, 2).unwrap();
+        let next = dir.next_generation().unwrap();
+        fs::create_dir(dir.log_dir(next, 0)).unwrap();
+        dir.switch_to(next, 4).unwrap();
+        drop(dir);
+        let dir = DataDir::open(&root, 4).unwrap();
+        assert_eq!((dir.manifest.generation, dir.manifest.shards), (2, 4));
+        assert!(dir.log_dir(2, 0).is_dir());
+        let abandoned = dir.next_generation().unwrap();
+        drop(dir);
+        let dir = DataDir::open(&root, 4).unwrap();
+        assert!(!dir.generation_dir(abandoned).exists(), "what a crash left is gone");
+        let _ = fs::remove_dir_all(&root);
+    }
+
+    #[test]
+    fn what_it_does_not_know_it_refuses() {
+        let root = scratch("datadir-refuses");
+        fs::create_dir_all(root.join("logs-1")).unwrap();
+        assert!(DataDir::open(&root, 1).unwrap_err().text.contains("no store.toml"));
+        fs::write(root.join(MANIFEST), "format = 2\nnew_key = 1\n").unwrap();
+        assert!(DataDir::open(&root, 1).unwrap_err().text.contains("newer release"));
+        fs::write(root.join(MANIFEST), "format = 1\nshards = \"x\"\n").unwrap();
+        assert!(DataDir::open(&root, 1).unwrap_err().text.contains("restore it"));
+        let _ = fs::remove_dir_all(&root);
+    }
+}
