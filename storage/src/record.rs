@@ -1,4 +1,17 @@
 //! The bodies of records. All numbers are little-endian; every body begins with its version.
+//!
+//! A body is checked when it is decoded: no bytes make it panic, and bytes that are missing, left
+//! over or impossible are an error. What a record does is in [`crate::state`]; damage is the
+//! envelope's business (its crc32c), not the body's.
+
+mod message;
+mod reader;
+mod session;
+mod small;
+
+pub use message::EntryWriter;
+
+use std::fmt;
 
 /// Names a session in the records of one log; never used again there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -11,9 +24,23 @@ pub enum RecordError {
     Truncated,
     /// A version that this build does not know.
     Version(u8),
-    /// A field has a value that it cannot have.
+    /// A field has a value that it cannot have, or bytes are left over.
     Invalid,
 }
+
+impl fmt::Display for RecordError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RecordError::Truncated => f.write_str("the record is cut short"),
+            RecordError::Version(version) => {
+                write!(f, "the record has version {version}, which this build does not know")
+            }
+            RecordError::Invalid => f.write_str("the record has a field that cannot be"),
+        }
+    }
+}
+
+impl std::error::Error for RecordError {}
 
 /// A message for one session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,13 +49,13 @@ pub struct Entry<'a> {
     pub session: SessionId,
     /// Names the entry within its session and gives its place in the order.
     pub seq: u64,
-    /// QoS of the delivery, 1 or 2.
+    /// QoS of the delivery, 0 to 2.
     pub qos: u8,
     /// The RETAIN flag as the client gets it.
     pub retain: bool,
     /// The membership of a shared group for which it was chosen, 0 = none.
     pub membership: u16,
-    /// Subscription identifiers.
+    /// Subscription identifiers, at most 65 535.
     pub ids: std::borrow::Cow<'a, [u32]>,
 }
 
@@ -212,7 +239,10 @@ pub struct SessionEndRecord {
 /// For each origin, up to which place in the order its messages have been taken over here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WatermarkRecord {
-    /// Origin shard and place.
+    /// Origin shard, and the last place in the order from there.
     pub marks: Vec<(u16, u64)>,
+    /// Destination shard, and the last place in the order given to a message for it. Only a
+    /// checkpoint says it: the messages that were taken over are not in it.
+    pub sent: Vec<(u16, u64)>,
 }
 

@@ -6,10 +6,11 @@
 //! delivered and become part of its record; what follows from them within the same delivery
 //! (a packet id, a message that gave way) goes behind that record.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 
 use ringtide_codec::PacketId;
-use ringtide_storage::record::{ExchangeRecord, MessageHead, SessionId, Step, encode_entry};
+use ringtide_storage::record::{Entry, ExchangeRecord, MessageHead, SessionId, Step};
 use ringtide_storage::{RecordKind, Store};
 
 use crate::deliver::Fan;
@@ -86,7 +87,8 @@ impl Journal {
         membership: u16,
         ids: &[u32],
     ) {
-        encode_entry(&mut self.entries, session, seq, qos, retain, membership, ids);
+        let ids = Cow::Borrowed(ids);
+        Entry { session, seq, qos, retain, membership, ids }.encode(&mut self.entries);
         self.count += 1;
     }
 
