@@ -7,6 +7,7 @@ use ringtide_driver::Driver;
 use ringtide_ring::Ports;
 use ringtide_session::QueueLimits;
 use ringtide_storage::Store;
+use ringtide_storage::state::Parts as Restored;
 use ringtide_topics::interest::InterestTable;
 use ringtide_topics::{Levels, MatchScratch, Table};
 
@@ -56,6 +57,8 @@ pub struct Parts<D, S, C> {
     pub seed: u64,
     /// The product's version, for `$SYS`.
     pub version: &'static str,
+    /// What an earlier run has left in the store.
+    pub restored: Option<Restored>,
 }
 
 pub(crate) fn queues(limits: &Limits, me: u16) -> Queues {
@@ -145,6 +148,11 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             draining: false,
             random: parts.seed,
         };
+        let mut core = core;
+        if let Some(restored) = parts.restored {
+            core.restore(restored);
+            core.end_restored();
+        }
         Shard {
             io: driver,
             clock,

@@ -47,6 +47,8 @@ counters! {
     SessionsOffline => "sessions/offline",
     /// Sessions that exist now and outlive their connection.
     SessionsKept => "sessions/persistent",
+    /// Records of an earlier run that could not be taken in.
+    RestoreErrors => "store/restore_errors",
     /// Sessions ended by expiry.
     SessionsExpired => "sessions/expired",
     /// Subscriptions that exist now, shared ones included.

@@ -192,6 +192,14 @@ impl Custody {
         all.flat_map(|(shard, peer)| peer.pending.iter().map(move |one| (shard as u16, one)))
     }
 
+    /// Keeps a message of an earlier run, and puts it among those to be sent again.
+    pub(crate) fn restore_pending(&mut self, shard: u16, pending: Pending) {
+        let peer = self.peer(shard);
+        peer.sent = peer.sent.max(pending.seq);
+        peer.pending.push_back(pending.clone());
+        self.resend.push_back((shard, pending));
+    }
+
     /// Goes on where an earlier run ended: the last place given, the last one taken over.
     pub(crate) fn restore(&mut self, shard: u16, sent: u64, taken: u64) {
         let peer = self.peer(shard);

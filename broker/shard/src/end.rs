@@ -80,7 +80,7 @@ impl<S: Store> Core<S> {
     }
 
     /// Sets the timer of a session without a connection to what comes first.
-    fn arm_session(&mut self, index: u32) {
+    pub(crate) fn arm_session(&mut self, index: u32) {
         let Some(session) = self.clients.sessions.at_mut(index) else { return };
         if let Some(timer) = session.timer.take() {
             self.timers.cancel(timer);

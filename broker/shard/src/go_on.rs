@@ -20,6 +20,7 @@ impl<S: Store> Core<S> {
     /// Goes on with everything that waits. True if more could be done at once.
     pub(crate) fn go_on(&mut self) -> bool {
         self.take_verdicts();
+        self.resend();
         // What a connection left behind goes before what its client sends on the next.
         self.publish_own();
         self.retry_interest();

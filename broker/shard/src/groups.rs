@@ -49,6 +49,8 @@ struct Again {
     message: Message,
     /// In whose custody it is, if it must outlive a crash.
     custody: Option<(u16, u64)>,
+    /// Until then it waits for the group to be known, in milliseconds since the epoch.
+    until_ms: u64,
 }
 
 /// A message that was given another member.
@@ -128,13 +130,19 @@ impl Groups {
         custody: Option<(u16, u64)>,
     ) {
         let exclude = (self.me, SessionRef(chosen.session));
-        self.again.push_back(Again { group: chosen.group, exclude, message, custody });
+        self.again.push_back(Again { group: chosen.group, exclude, message, custody, until_ms: 0 });
     }
 
-    /// Notes a message of an earlier run, for any member of its group.
-    pub(crate) fn choose_anew(&mut self, group: u64, message: Message, custody: (u16, u64)) {
+    /// Notes a message of an earlier run, for any member of its group, which may not be known yet.
+    pub(crate) fn choose_anew(
+        &mut self,
+        group: u64,
+        message: Message,
+        custody: (u16, u64),
+        until_ms: u64,
+    ) {
         let exclude = (u16::MAX, SessionRef(u32::MAX));
-        self.again.push_back(Again { group, exclude, message, custody: Some(custody) });
+        self.again.push_back(Again { group, exclude, message, custody: Some(custody), until_ms });
     }
 
     /// A message that needs another member, with that member; `None` without such messages.
@@ -144,7 +152,9 @@ impl Groups {
         clients: &Clients,
         custody_of: &mut Custody,
     ) -> Option<GivenAgain> {
-        while let Some(Again { group, exclude, message, custody }) = self.again.pop_front() {
+        for _ in 0..self.again.len() {
+            let Some(again) = self.again.pop_front() else { return None };
+            let Again { group, exclude, message, custody, until_ms } = again;
             let here = self.by_key.get(&group).and_then(|&index| self.here.get_mut(index as usize));
             let header = message.view().header;
             let member = here.and_then(Option::as_mut).and_then(|here| {
@@ -154,6 +164,9 @@ impl Groups {
                 Some(member) => {
                     let chosen = of_member(group, &member);
                     return Some(GivenAgain { shard: member.shard, chosen, message, custody });
+                }
+                None if clients.now_ms < until_ms => {
+                    self.again.push_back(Again { group, exclude, message, custody, until_ms });
                 }
                 None => {
                     clients.counters.add(Counter::DroppedNoMember, 1);
@@ -171,7 +184,8 @@ impl Groups {
         // The member was fine, only the lane was full: nobody is excluded the next time.
         let exclude = (u16::MAX, SessionRef(u32::MAX));
         let GivenAgain { chosen, message, custody, .. } = given;
-        self.again.push_front(Again { group: chosen.group, exclude, message, custody });
+        let group = chosen.group;
+        self.again.push_front(Again { group, exclude, message, custody, until_ms: 0 });
     }
 
     /// True if there is no group.

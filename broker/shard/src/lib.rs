@@ -40,6 +40,7 @@ mod publish;
 mod pump;
 mod receive;
 mod replay;
+mod restore;
 mod retained;
 mod route;
 mod session;

@@ -112,6 +112,13 @@ impl MeshOut {
         if count <= 1 { lane.fits(inline) } else { lane.fits_all(inline, count) }
     }
 
+    /// Sends a note if there is room for it, behind those that wait.
+    pub(crate) fn try_tell(&mut self, to: u16, note: Note) -> bool {
+        let to = usize::from(to);
+        let Some(lane) = self.lanes.get_mut(to).and_then(Option::as_mut) else { return true };
+        self.waiting[to].is_empty() && lane.try_push(note, &[]).is_ok()
+    }
+
     /// Sends anything else; what finds no room waits here, in order.
     pub(crate) fn tell(&mut self, to: u16, note: Note) {
         let to = usize::from(to);

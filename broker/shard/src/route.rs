@@ -60,6 +60,13 @@ pub(crate) struct FanJob {
     given: Vec<u32>,
 }
 
+impl FanJob {
+    /// A fan-out that an earlier run began, for all but those who had it.
+    pub(crate) fn resumed(message: Message, custody: (u16, u64), given: Vec<u32>) -> FanJob {
+        FanJob { message, publisher: None, after: None, custody: Some(custody), given }
+    }
+}
+
 /// Routes a message that was published here: to local sessions and groups, and to the other
 /// shards that may match. Returns true when all is done, false when a lane was full; then call
 /// again later with the same `progress`.

@@ -249,7 +249,7 @@ impl<S: Store> Core<S> {
     }
 
     /// Makes the shard's interest visible to the others, now or when its segment is free.
-    fn announce(&mut self, key: InterestKey) {
+    pub(crate) fn announce(&mut self, key: InterestKey) {
         if let Some(at) = self.removals.iter().position(|removal| *removal == key) {
             // The slot is still there: it was to be removed and has not been.
             self.removals.swap_remove(at);

@@ -84,7 +84,9 @@ impl<D: Driver, S: Store, C: Clock> Turn for Shard<D, S, C> {
         again |= self.core.end_of_log_turn();
         self.flush();
         self.core.mesh.shared.end_turn(me);
-        self.core.clients.counters.add(Counter::Turns, 1);
+        if self.core.routes.custody.resend.is_empty() {
+            self.core.clients.counters.add(Counter::Turns, 1);
+        }
         if again || !self.received.is_empty() {
             self.core.clients.counters.add(Counter::TurnsOverBudget, 1);
         }
@@ -468,10 +470,7 @@ impl<S: Store> Core<S> {
             }
             Note::MemberAgain(seq, both) => {
                 let (group, message) = *both;
-                if routes.custody.take(from, seq) {
-                    routes.custody.begin(from, seq);
-                    routes.groups.choose_anew(group, message, (from, seq));
-                }
+                self.on_member_again(from, seq, group, message);
             }
             Note::TakenOver(seq) => routes.custody.taken_over(from, seq),
             Note::Committed(seq) => self.on_committed(from, seq),

@@ -1,0 +1,286 @@
+//! From the log's state back to a running shard: sessions with their subscriptions and what waits
+//! for them, retained messages, what other shards have not taken over yet.
+
+use std::collections::HashMap;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use ringtide_codec::{PacketId, QoS};
+use ringtide_session::{Delivery, Inbound, Outbound, Unfinished, WillState, expiry};
+use ringtide_storage::Store;
+use ringtide_storage::record::{Filter as KeptFilter, SessionId, SessionRecord, WillRecord};
+use ringtide_storage::state::{Parts, Pending as Kept, SessionPart, UnderWay, Waiting};
+use ringtide_topics::{Filter, SessionRef, Subscription, TenantId};
+
+use crate::conn::NONE;
+use crate::core::Core;
+use crate::counters::Counter;
+use crate::custody::Pending;
+use crate::message::Message;
+use crate::note::{Change, Note};
+use crate::persist::count_kept;
+use crate::route;
+use crate::session::{Membership, Session, Stored, Will};
+
+/// Milliseconds that a message waits after a start for the members of its shared group to be known.
+const GROUP_PATIENCE_MS: u64 = 5000;
+
+impl<S: Store> Core<S> {
+    /// Takes in what an earlier run has left. Comes before the first turn.
+    pub(crate) fn restore(&mut self, parts: Parts) {
+        let Parts { sessions, retained, pending, under_way, watermarks, sent, .. } = parts;
+        self.clients.journal.start_behind(parts.last_seq, parts.last_session.0);
+        let mut numbers = HashMap::new();
+        for part in sessions {
+            let id = part.record.id;
+            if let Some(index) = self.restore_session(part) {
+                numbers.insert(id, index);
+            }
+        }
+        for one in retained {
+            match Message::from_encoded(one.message.bytes) {
+                Ok(message) => self.routes.retained.restore(message),
+                Err(_) => self.clients.counters.add(Counter::RestoreErrors, 1),
+            }
+        }
+        let count = self.routes.retained.len() as u64;
+        self.clients.counters.set(Counter::Retained, count);
+        let of = |list: &[(u16, u64)], shard: u16| {
+            list.iter().find(|(own, _)| *own == shard).map_or(0, |(_, seq)| *seq)
+        };
+        for shard in 0..self.mesh.shards {
+            let (sent, taken) = (of(&sent, shard), of(&watermarks, shard));
+            self.routes.custody.restore(shard, sent, taken);
+        }
+        self.restore_pending(pending, under_way, &numbers);
+    }
+
+    fn restore_pending(
+        &mut self,
+        pending: Vec<Kept>,
+        under_way: Vec<UnderWay>,
+        numbers: &HashMap<SessionId, u32>,
+    ) {
+        let me = self.mesh.me;
+        for Kept { shard, seq, group, message } in pending {
+            let Ok(message) = Message::from_encoded(message.bytes) else {
+                self.clients.counters.add(Counter::RestoreErrors, 1);
+                continue;
+            };
+            let mut own = under_way.iter().filter(|one| one.origin == me && shard == me);
+            let had = own.find(|one| one.seq == seq);
+            let found = had.is_some_and(|one| !one.had.is_empty() || !one.forwarded.is_empty());
+            self.routes.custody.restore_pending(shard, Pending { seq, group, message });
+            if group != 0 && found {
+                // One member has it, or a shard that has one.
+                self.routes.custody.begin(me, seq);
+                self.routes.custody.finish(me, seq);
+                self.routes.custody.resend.pop_back();
+            }
+        }
+        for one in under_way {
+            let had = one.had.iter().filter_map(|(session, _)| numbers.get(session).copied());
+            self.routes.custody.given.insert((one.origin, one.seq), had.collect());
+        }
+    }
+
+    fn restore_session(&mut self, part: SessionPart) -> Option<u32> {
+        let SessionPart { record, waiting } = part;
+        let tenant = TenantId(record.tenant);
+        let hash = self.routes.partitions.hash(tenant, &record.client_id);
+        if self.clients.find(hash, tenant, &record.client_id).is_some() {
+            self.clients.counters.add(Counter::RestoreErrors, 1);
+            return None;
+        }
+        let now_ms = self.clients.now_ms;
+        let generation = self.clients.generation();
+        let mut session = Session::new(&record.client_id, tenant, hash, generation);
+        session.log_id = record.id;
+        session.username = record.username.as_deref().map(Into::into);
+        session.expiry_s = record.expiry_s;
+        session.connected_ms = record.connected_ms;
+        let connected = record.detached_ms == 0;
+        let ended_ms = if connected { now_ms } else { record.detached_ms };
+        session.expires_ms = expiry::deadline(ended_ms, record.expiry_s).and_then(NonZeroU64::new);
+        session.will = record.will.as_ref().and_then(|will| restored_will(will, &record, ended_ms));
+        if !record.inbound.is_empty() {
+            let ids = record.inbound.iter().filter_map(|id| PacketId::new(*id));
+            session.inbound = Some(Box::new(Inbound::restore(u16::MAX, ids)));
+        }
+        session.outbound = self.restored_queue(&record, waiting);
+        count_kept(&self.clients.counters, false, session.is_persistent());
+        let index = self.clients.add_session(session);
+        for filter in &record.filters {
+            self.restore_filter(index, tenant, filter);
+        }
+        if connected {
+            // Its expiry runs from this start on, also after the next one.
+            self.record_connection(index);
+        }
+        self.arm_session(index);
+        Some(index)
+    }
+
+    fn restored_queue(
+        &mut self,
+        record: &SessionRecord,
+        waiting: Vec<Waiting>,
+    ) -> Option<Box<Outbound<Stored>>> {
+        if waiting.is_empty() && record.exchanges.is_empty() {
+            return None;
+        }
+        let mut deliveries: Vec<Option<Delivery<Stored>>> =
+            waiting.into_iter().map(|one| self.restored_delivery(one)).collect();
+        let mut unfinished = Vec::new();
+        for exchange in &record.exchanges {
+            let Some(id) = PacketId::new(exchange.packet_id) else { continue };
+            let Some(seq) = exchange.seq else {
+                unfinished.push(Unfinished::Released { id });
+                continue;
+            };
+            let is_it = |one: &&mut Option<Delivery<Stored>>| {
+                one.as_ref().is_some_and(|one| one.message.seq == seq)
+            };
+            if let Some(delivery) = deliveries.iter_mut().find(is_it).and_then(Option::take) {
+                unfinished.push(Unfinished::Published { id, delivery });
+            }
+        }
+        unfinished.extend(deliveries.into_iter().flatten().map(Unfinished::Queued));
+        Some(Box::new(Outbound::restore(self.routes.queues.limits, unfinished)))
+    }
+
+    fn restored_delivery(&mut self, waiting: Waiting) -> Option<Delivery<Stored>> {
+        let Waiting { seq, qos, retain, membership, ids, message } = waiting;
+        let message = Message::from_encoded(message.bytes);
+        let qos = QoS::from_bits(qos).filter(|qos| *qos != QoS::AtMostOnce);
+        let (Ok(message), Some(qos)) = (message, qos) else {
+            self.clients.counters.add(Counter::RestoreErrors, 1);
+            return None;
+        };
+        Some(Delivery {
+            qos,
+            retain,
+            subscription_ids: ids.into_iter().collect(),
+            expires_at_ms: NonZeroU64::new(message.view().header.expires_ms),
+            bytes: message.encoded_len() as u32,
+            membership,
+            // What its origin lost was thrown away before: it may go on.
+            message: Stored { message, seq, origin: None },
+        })
+    }
+
+    fn restore_filter(&mut self, index: u32, tenant: TenantId, kept: &KeptFilter) {
+        let KeptFilter { filter, options, id } = kept;
+        let Ok(parsed) = Filter::parse(filter, u16::MAX) else {
+            self.clients.counters.add(Counter::RestoreErrors, 1);
+            return;
+        };
+        self.clients.counters.add(Counter::Subscriptions, 1);
+        if parsed.share().is_some() {
+            self.clients.counters.add(Counter::SharedSubscriptions, 1);
+            let membership = Membership {
+                group: self.routes.partitions.hash(tenant, filter),
+                filter: Arc::from(filter.as_str()),
+                options: *options,
+                id: *id,
+            };
+            if let Some(session) = self.clients.sessions.at_mut(index) {
+                session.groups.get_or_insert_default().push(membership.clone());
+            }
+            self.tell_group(index, tenant, &membership, Change::Join);
+            return;
+        }
+        let subscription = Subscription { session: SessionRef(index), options: *options, id: *id };
+        let subscribed = self.routes.table.subscribe(tenant, filter, subscription);
+        if let Some(session) = self.clients.sessions.at_mut(index) {
+            session.filters.push(subscribed.filter);
+        }
+        if let Some(key) = subscribed.interest {
+            self.announce(key);
+        }
+    }
+
+    /// Ends the sessions that an earlier run kept for their wills alone: their connections are
+    /// gone.
+    pub(crate) fn end_restored(&mut self) {
+        for index in 0..self.clients.sessions.end() {
+            let session = self.clients.sessions.at(index);
+            if session.is_some_and(|session| session.conn == NONE && session.expiry_s == 0) {
+                self.end_session(index);
+            }
+        }
+    }
+
+    /// Sends again what other shards have not taken over, while there is room for it. Nothing is
+    /// accepted before all of it is on its way.
+    pub(crate) fn resend(&mut self) {
+        while let Some((shard, pending)) = self.routes.custody.resend.pop_front() {
+            let (seq, group) = (pending.seq, pending.group);
+            let message = &pending.message;
+            let sent = if shard == self.mesh.me {
+                self.resume_own(&pending)
+            } else if group == 0 {
+                self.mesh.publish(shard, seq, &message.view(), &mut Some(message.clone()))
+            } else {
+                let both = Box::new((group, message.clone()));
+                self.mesh.try_tell(shard, Note::MemberAgain(seq, both))
+            };
+            if !sent {
+                self.routes.custody.resend.push_front((shard, pending));
+                return;
+            }
+            if self.routes.custody.resend.is_empty() {
+                self.tell_all_committed();
+            }
+        }
+    }
+
+    /// Goes on with a message in this shard's own custody. False if too much is under way.
+    fn resume_own(&mut self, pending: &Pending) -> bool {
+        if self.routes.fans.len() >= route::FANS_MAX {
+            return false;
+        }
+        let custody = (self.mesh.me, pending.seq);
+        self.routes.custody.begin(custody.0, custody.1);
+        let message = pending.message.clone();
+        if pending.group == 0 {
+            let given = self.routes.custody.given.remove(&custody).unwrap_or_default();
+            self.routes.fans.push_back(route::FanJob::resumed(message, custody, given));
+        } else {
+            let until_ms = self.clients.now_ms + GROUP_PATIENCE_MS;
+            self.routes.groups.choose_anew(pending.group, message, custody, until_ms);
+        }
+        true
+    }
+
+    /// All that was sent again is durable here, or it would not be known.
+    fn tell_all_committed(&mut self) {
+        for shard in (0..self.mesh.shards).filter(|shard| *shard != self.mesh.me) {
+            let last = self.routes.custody.next(shard) - 1;
+            if last > 0 {
+                self.mesh.tell(shard, Note::Committed(last));
+            }
+        }
+    }
+
+    /// A message of an earlier run for a member of a shared group has come from another shard.
+    pub(crate) fn on_member_again(&mut self, from: u16, seq: u64, group: u64, message: Message) {
+        let custody = &mut self.routes.custody;
+        if !custody.take(from, seq) || custody.given.contains_key(&(from, seq)) {
+            return;
+        }
+        custody.begin(from, seq);
+        let until_ms = self.clients.now_ms + GROUP_PATIENCE_MS;
+        self.routes.groups.choose_anew(group, message, (from, seq), until_ms);
+    }
+}
+
+/// A will that waited, or whose connection ended with the process.
+fn restored_will(kept: &WillRecord, record: &SessionRecord, ended_ms: u64) -> Option<Box<Will>> {
+    let message = Message::from_encoded(kept.message.clone().into()).ok()?;
+    let state = match kept.due_ms {
+        0 => WillState::restore(kept.delay_s, record.expiry_s, ended_ms),
+        at_ms => WillState::Delayed { at_ms },
+    };
+    Some(Box::new(Will { message, expiry_s: kept.expiry_s, delay_s: kept.delay_s, state }))
+}
