@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::config::{Config, Listener, Loaded};
+use crate::config::{Config, Durability, Listener, Loaded};
 use crate::preflight::Footing;
 
 /// The program's version.

@@ -20,7 +20,8 @@ use crate::control::Control;
 use crate::exit::Failure;
 use crate::listen::Opened;
 use crate::settings::ProgramSteering;
-use crate::store::ProgramStore;
+use crate::recovery::{self, Recovered, Recovery};
+use crate::store::{self, ProgramStore};
 
 /// Bytes of the lane from one shard to another.
 const LANE_BYTES: usize = 256 << 10;
@@ -30,8 +31,8 @@ const UNUSED_LANE_BYTES: usize = ringtide_ring::LANE_BYTES_MIN;
 const INTEREST_SEGMENTS_MAX: usize = 16_384;
 /// Keys that a segment is meant to hold: its fixed cost is then small beside theirs.
 const INTEREST_KEYS_PER_SEGMENT: u64 = 64;
-/// The key of the hash that deals clients out to partitions. It is fixed because the memory store
-/// keeps nothing; a durable store keeps a key of its own.
+/// The key of the hash that deals clients out to partitions where nothing is kept; a data
+/// directory has a key of its own.
 const PARTITION_KEY: u64 = 0x5bd1_e995_9d1b_58d3;
 
 /// Everything that the shards are made from.
@@ -84,6 +85,16 @@ pub fn run(plan: Plan) -> Result<(), Failure> {
             plan.control.add_waker(waker);
         }
     }
+    let recovery = match store::is_for_tests() {
+        true => None,
+        false => recovery::recover(&plan.config, shards)?,
+    };
+    let partition_key =
+        recovery.as_ref().map_or(PARTITION_KEY, |recovery| recovery.dir.partition_key());
+    let (dir, recovered) = match recovery {
+        Some(Recovery { dir, shards }) => (Some(dir), shards.into_iter().map(Some).collect()),
+        None => (None, (0..shards).map(|_| None).collect::<Vec<_>>()),
+    };
     let steering = Arc::new(ProgramSteering::new(
         Arc::clone(&plan.control),
         plan.config.listeners.clone(),
@@ -92,7 +103,7 @@ pub fn run(plan: Plan) -> Result<(), Failure> {
     ));
     let common = Common {
         interest: Arc::new(InterestTable::new(interest_segments(plan.connections_max))),
-        partitions: Arc::new(PartitionMap::even(PARTITION_KEY, shards)),
+        partitions: Arc::new(PartitionMap::even(partition_key, shards)),
         counters: (0..shards).map(|_| Arc::new(Counters::new())).collect(),
         steering,
         peers,
@@ -115,9 +126,10 @@ pub fn run(plan: Plan) -> Result<(), Failure> {
     let builders = mesh(shards, LANE_BYTES, UNUSED_LANE_BYTES)
         .into_iter()
         .zip(listeners)
-        .map(|(ports, listeners)| {
+        .zip(recovered)
+        .map(|((ports, listeners), recovered)| {
             let common = common.clone();
-            move |context: ShardContext| build(common, ports, listeners, context)
+            move |context: ShardContext| build(common, ports, listeners, recovered, context)
         })
         .collect();
     let started = match plan.config.host {
@@ -126,7 +138,9 @@ pub fn run(plan: Plan) -> Result<(), Failure> {
     };
     let running =
         started.map_err(|error| Failure::host(format!("cannot start the shards: {error}")))?;
-    running.join().map_err(|error| Failure::runtime(error.to_string()))
+    let ended = running.join().map_err(|error| Failure::runtime(error.to_string()));
+    drop(dir);
+    ended
 }
 
 fn interest_segments(connections_max: u64) -> usize {
@@ -152,6 +166,7 @@ fn build(
     common: Common,
     ports: Ports<Note>,
     listeners: Vec<OwnedFd>,
+    recovered: Option<Recovered>,
     context: ShardContext,
 ) -> Result<Shard<UringDriver, ProgramStore, SystemClock>, ShardError> {
     let shard = context.shard;
@@ -161,9 +176,13 @@ fn build(
     common.findings.apply(&mut config);
     let driver = UringDriver::new(config, context.watch)
         .map_err(|error| format!("shard {shard}: cannot set up io_uring: {error}"))?;
+    let (log, restored) = match recovered {
+        Some(Recovered { log, parts }) => (Some(log), Some(parts)),
+        None => (None, None),
+    };
     Ok(Shard::new(Parts {
         driver,
-        store: ProgramStore::from_environment(shard),
+        store: ProgramStore::new(shard, log),
         clock: SystemClock::new(),
         ports,
         interest: common.interest,
@@ -174,6 +193,7 @@ fn build(
         listeners: count,
         seed: common.seed ^ (u64::from(shard) << 48),
         version: crate::banner::VERSION,
+        restored,
     }))
 }
 

@@ -8,7 +8,9 @@
 use ringtide_codec::ReasonCode;
 use ringtide_session::{AuthMethod, AuthStep};
 use ringtide_shard::Methods;
-use ringtide_storage::{DelayedStore, Lsn, MemoryStore, RecordKind, Store};
+use ringtide_storage::{
+    DelayedStore, Log, LogWrite, Lsn, MemoryStore, RecordKind, Store, StoreFailure,
+};
 
 const STORE_SEED: &str = "RINGTIDE_TEST_STORE_SEED";
 const AUTH_METHOD: &str = "RINGTIDE_TEST_AUTH_METHOD";
@@ -17,57 +19,96 @@ const AUTH_METHOD: &str = "RINGTIDE_TEST_AUTH_METHOD";
 pub(crate) enum ProgramStore {
     Memory(MemoryStore),
     Delayed(DelayedStore),
+    Log(Box<Log>),
+}
+
+/// Calls a method of the store that there is.
+macro_rules! of {
+    ($self:ident, $store:ident => $call:expr) => {
+        match $self {
+            ProgramStore::Memory($store) => $call,
+            ProgramStore::Delayed($store) => $call,
+            ProgramStore::Log($store) => $call,
+        }
+    };
 }
 
 impl ProgramStore {
-    pub(crate) fn from_environment(shard: u16) -> ProgramStore {
-        match std::env::var(STORE_SEED).ok().and_then(|seed| seed.parse::<u64>().ok()) {
-            Some(seed) => ProgramStore::Delayed(DelayedStore::new(seed + u64::from(shard))),
-            None => ProgramStore::Memory(MemoryStore::default()),
+    /// The log, if there is one.
+    pub(crate) fn new(shard: u16, log: Option<Log>) -> ProgramStore {
+        match (test_seed(), log) {
+            (Some(seed), _) => ProgramStore::Delayed(DelayedStore::new(seed + u64::from(shard))),
+            (None, Some(log)) => ProgramStore::Log(Box::new(log)),
+            (None, None) => ProgramStore::Memory(MemoryStore::default()),
         }
     }
 }
 
 impl Store for ProgramStore {
     fn append(&mut self, kind: RecordKind, parts: &[&[u8]]) -> Lsn {
-        match self {
-            ProgramStore::Memory(store) => store.append(kind, parts),
-            ProgramStore::Delayed(store) => store.append(kind, parts),
-        }
+        of!(self, store => store.append(kind, parts))
     }
 
     fn end_turn(&mut self) {
-        match self {
-            ProgramStore::Memory(store) => store.end_turn(),
-            ProgramStore::Delayed(store) => store.end_turn(),
-        }
+        of!(self, store => store.end_turn())
     }
 
     fn durable(&self) -> Lsn {
-        match self {
-            ProgramStore::Memory(store) => store.durable(),
-            ProgramStore::Delayed(store) => store.durable(),
-        }
+        of!(self, store => store.durable())
     }
 
     fn appended(&self) -> Lsn {
-        match self {
-            ProgramStore::Memory(store) => store.appended(),
-            ProgramStore::Delayed(store) => store.appended(),
-        }
+        of!(self, store => store.appended())
     }
 
     fn is_immediate(&self) -> bool {
-        matches!(self, ProgramStore::Memory(_))
+        of!(self, store => store.is_immediate())
     }
 
     fn keeps(&self) -> bool {
-        matches!(self, ProgramStore::Delayed(_))
+        of!(self, store => store.keeps())
+    }
+
+    fn take_write(&mut self) -> Option<LogWrite> {
+        of!(self, store => store.take_write())
+    }
+
+    fn written(&mut self, bytes: Vec<u8>, errno: i32) {
+        of!(self, store => store.written(bytes, errno))
     }
 
     fn is_waiting(&self) -> bool {
-        self.durable() < self.appended()
+        of!(self, store => store.is_waiting())
     }
+
+    fn is_full(&self) -> bool {
+        of!(self, store => store.is_full())
+    }
+
+    fn failed(&self) -> Option<&StoreFailure> {
+        of!(self, store => store.failed())
+    }
+
+    fn wants_checkpoint(&self) -> bool {
+        of!(self, store => store.wants_checkpoint())
+    }
+
+    fn begin_checkpoint(&mut self) {
+        of!(self, store => store.begin_checkpoint())
+    }
+
+    fn end_checkpoint(&mut self) {
+        of!(self, store => store.end_checkpoint())
+    }
+}
+
+/// True if the tests ask for a store that keeps nothing on the disk.
+pub(crate) fn is_for_tests() -> bool {
+    test_seed().is_some()
+}
+
+fn test_seed() -> Option<u64> {
+    std::env::var(STORE_SEED).ok().and_then(|seed| seed.parse::<u64>().ok())
 }
 
 /// Asks `challenge`, expects `response`.

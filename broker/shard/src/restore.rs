@@ -255,7 +255,8 @@ impl<S: Store> Core<S> {
 
     /// All that was sent again is durable here, or it would not be known.
     fn tell_all_committed(&mut self) {
-        for shard in (0..self.mesh.shards).filter(|shard| *shard != self.mesh.me) {
+        let me = self.mesh.me;
+        for shard in (0..self.mesh.shards).filter(|shard| *shard != me) {
             let last = self.routes.custody.next(shard) - 1;
             if last > 0 {
                 self.mesh.tell(shard, Note::Committed(last));

@@ -1,0 +1,240 @@
+//! From the data directory to running shards: every shard's log is replayed, side by side; what
+//! one log says of the others is settled; another number of shards than last time is dealt out
+//! anew.
+
+use std::fs;
+use std::io;
+use std::thread;
+use std::time::Instant;
+
+use ringtide_shard::message::View;
+use ringtide_shard::partition::PartitionMap;
+use ringtide_storage::log::{LogConfig, Opened, Sync, inspect};
+use ringtide_storage::state::{Parts, State};
+use ringtide_storage::{Log, Lsn, Store};
+use ringtide_topics::TenantId;
+use tracing::{error, info};
+
+use crate::config::{Config, Durability};
+use crate::datadir::DataDir;
+use crate::exit::Failure;
+use crate::offline;
+
+/// One shard's log and what it says.
+pub(crate) struct Recovered {
+    /// The log, to be gone on with.
+    pub(crate) log: Log,
+    /// What it amounts to.
+    pub(crate) parts: Parts,
+}
+
+/// What all shards go on with.
+pub(crate) struct Recovery {
+    /// Owned for as long as the broker runs.
+    pub(crate) dir: DataDir,
+    /// Shard by shard.
+    pub(crate) shards: Vec<Recovered>,
+}
+
+/// Opens the data directory and replays every log; `None` if nothing is kept.
+///
+/// # Errors
+/// When the directory or a log cannot be used.
+pub(crate) fn recover(config: &Config, shards: u16) -> Result<Option<Recovery>, Failure> {
+    if config.durability == Durability::Memory {
+        return Ok(None);
+    }
+    let started = Instant::now();
+    let mut dir = DataDir::open(&config.data_dir, shards)?;
+    if dir.manifest.shards != shards {
+        redistribute(config, &mut dir, shards)?;
+    }
+    let found = in_parallel(shards, |shard| {
+        let mut state = State::new(shard, topic_of);
+        let config = log_config(config, &dir, dir.manifest.generation, shard);
+        let opened = Log::open(config, &mut |lsn, kind, body| state.apply(lsn, kind, body));
+        opened.map(|(log, opened)| (log, opened, state))
+    });
+    let mut logs = Vec::new();
+    let mut states = Vec::new();
+    let mut last = Vec::new();
+    for (shard, one) in found.into_iter().enumerate() {
+        let (log, opened, state) = one.map_err(|error| unusable(&dir, shard, &error))?;
+        tell(shard, &opened);
+        last.push(opened.last);
+        logs.push(log);
+        states.push(state);
+    }
+    settle(&mut states, &last);
+    let sessions: usize = states.iter().map(State::sessions).sum();
+    let pending: usize = states.iter().map(State::pending).sum();
+    let parts = states.into_iter().map(State::into_parts);
+    let recovered: Vec<Recovered> =
+        logs.into_iter().zip(parts).map(|(log, parts)| Recovered { log, parts }).collect();
+    let retained: usize = recovered.iter().map(|one| one.parts.retained.len()).sum();
+    info!(
+        "store: {sessions} sessions, {retained} retained messages, {pending} messages on their \
+         way, read in {} ms",
+        started.elapsed().as_millis()
+    );
+    Ok(Some(Recovery { dir, shards: align(recovered) }))
+}
+
+/// The place that an origin gives next lies above all that the destination knows.
+fn align(mut shards: Vec<Recovered>) -> Vec<Recovered> {
+    for origin in 0..shards.len() {
+        for to in 0..shards.len() {
+            let marks = &shards[to].parts.watermarks;
+            let known = marks.iter().find(|(from, _)| usize::from(*from) == origin);
+            let Some((_, known)) = known.copied() else { continue };
+            let sent = &mut shards[origin].parts.sent;
+            match sent.iter_mut().find(|(shard, _)| usize::from(*shard) == to) {
+                Some((_, last)) => *last = known.max(*last),
+                None => sent.push((to as u16, known)),
+            }
+        }
+    }
+    shards
+}
+
+/// What a log says of the others: which messages were taken over, and which were lost by their
+/// origin before anybody was told of them.
+fn settle(states: &mut [State], last: &[Lsn]) {
+    for origin in 0..states.len() {
+        for to in 0..states.len() {
+            if origin == to {
+                continue;
+            }
+            states[to].discard_uncommitted(origin as u16, last[origin], origin_of);
+            let mark = states[to].watermark(origin as u16);
+            states[origin].taken_over(to as u16, mark);
+        }
+    }
+}
+
+fn tell(shard: usize, opened: &Opened) {
+    if let Some(damage) = &opened.damaged {
+        error!(
+            shard,
+            "the log is damaged: records {:?} are lost; the damaged segments {:?} were set aside \
+             as *.corrupt-<time>, what is intact is served",
+            damage.lost,
+            damage.segments
+        );
+    }
+    if opened.cut_batches > 0 {
+        info!(shard, "{} batches that a crash cut off were left out", opened.cut_batches);
+    }
+}
+
+fn unusable(dir: &DataDir, shard: usize, error: &dyn std::fmt::Display) -> Failure {
+    let path = dir.log_dir(dir.manifest.generation, shard as u16);
+    Failure::host(format!("{}: {error}", path.display()))
+}
+
+/// How a shard's log is kept.
+fn log_config(config: &Config, dir: &DataDir, generation: u64, shard: u16) -> LogConfig {
+    let mut log = LogConfig::new(dir.log_dir(generation, shard), shard);
+    log.segment_bytes = config.store.segment_bytes;
+    log.reserve_bytes = config.store.checkpoint_bytes;
+    log.sync = match config.durability {
+        Durability::Sync => Sync::EachBatch,
+        Durability::Os | Durability::Memory => Sync::Os,
+    };
+    if config.store.disk_bytes_max > 0 {
+        log.capacity_bytes = config.store.disk_bytes_max;
+    }
+    log
+}
+
+/// Calls `work` for every shard, each on a thread of its own.
+fn in_parallel<T: Send>(shards: u16, work: impl Fn(u16) -> T + std::marker::Sync) -> Vec<T> {
+    thread::scope(|scope| {
+        let work = &work;
+        let threads: Vec<_> = (0..shards).map(|shard| scope.spawn(move || work(shard))).collect();
+        threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+    })
+}
+
+/// Deals everything out to another number of shards: new logs beside the old ones, which count
+/// until the new ones are whole.
+fn redistribute(config: &Config, dir: &mut DataDir, shards: u16) -> Result<(), Failure> {
+    let old = dir.manifest.shards;
+    info!("store: {old} shards last time, {shards} now: everything is dealt out anew");
+    let failed = |error: io::Error| {
+        Failure::host(format!("data directory {}: {error}", config.data_dir.display()))
+    };
+    let mut states = Vec::new();
+    let mut last = Vec::new();
+    for shard in 0..old {
+        let path = dir.log_dir(dir.manifest.generation, shard);
+        let mut state = State::new(shard, topic_of);
+        if path.exists() {
+            let opened = inspect(&path, shard, &mut |lsn, kind, body| state.apply(lsn, kind, body));
+            let opened = opened.map_err(|error| unusable(dir, shard.into(), &error))?;
+            tell(shard.into(), &opened);
+            last.push(opened.last);
+        } else {
+            last.push(Lsn(0));
+        }
+        states.push(state);
+    }
+    settle(&mut states, &last);
+    let key = dir.partition_key();
+    let (before, after) = (PartitionMap::even(key, old), PartitionMap::even(key, shards));
+    let mut matcher = offline::Matcher::new(&states, &before);
+    let home = |tenant: u32, name: &str| after.home(TenantId(tenant), name);
+    let states = State::redistribute(states, shards, home, &mut |due| matcher.take_over(due));
+    let generation = dir.next_generation().map_err(failed)?;
+    for (shard, state) in states.iter().enumerate() {
+        let path = dir.log_dir(generation, shard as u16);
+        fs::create_dir_all(&path).map_err(failed)?;
+        write_log(log_config(config, dir, generation, shard as u16), state)
+            .map_err(|text| Failure::host(format!("{}: {text}", path.display())))?;
+    }
+    dir.switch_to(generation, shards).map_err(failed)
+}
+
+/// Writes a state into an empty log, to the disk.
+fn write_log(mut config: LogConfig, state: &State) -> Result<(), String> {
+    config.sync = Sync::EachBatch;
+    let (mut log, _) = Log::open(config, &mut |_, _, _| Ok(())).map_err(|error| error.to_string())?;
+    let mut wrong = None;
+    state.write_checkpoint(&mut |kind, parts| {
+        log.append(kind, parts);
+        log.end_turn();
+        wrong = wrong.take().or_else(|| drain(&mut log, MANY_BYTES).err());
+    });
+    match wrong {
+        Some(text) => Err(text),
+        None => drain(&mut log, 0),
+    }
+}
+
+/// Bytes that may wait while a checkpoint is written offline.
+const MANY_BYTES: u64 = 4 << 20;
+
+/// Writes on this thread until at most so many bytes wait.
+pub(crate) fn drain(log: &mut Log, bytes: u64) -> Result<(), String> {
+    while log.waiting_bytes() > bytes || (bytes == 0 && log.durable() < log.appended()) {
+        if let Some(failure) = log.failed().or_else(|| log.shortage()) {
+            return Err(failure.to_string());
+        }
+        log.end_turn();
+        if !log.write_now() {
+            // The next segment is being made.
+            thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+    Ok(())
+}
+
+fn topic_of(message: &[u8]) -> Option<(u32, &str, bool)> {
+    let view = View::read(message).ok()?;
+    Some((view.header.tenant.0, view.topic, view.payload.is_empty()))
+}
+
+fn origin_of(message: &[u8]) -> Option<(u16, u64)> {
+    let header = View::read(message).ok()?.header;
+    Some((header.origin_log, header.lsn))
+}
