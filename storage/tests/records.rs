@@ -171,9 +171,11 @@ fn golden_session_end_and_watermark() {
     let end = SessionEndRecord { session: SessionId(0x0a0b) };
     let bytes = encoded(|out| end.encode(out));
     check_golden(&end, &bytes, "01 0b0a000000000000", SessionEndRecord::decode);
-    let marks = WatermarkRecord { marks: vec![(1, 2), (0x0304, 0x0506)] };
+    let marks = vec![(1, 2), (0x0304, 0x0506)];
+    let marks = WatermarkRecord { marks, sent: vec![(0, 9)] };
     let bytes = encoded(|out| marks.encode(out));
-    let golden = "01 02000000 0100 0200000000000000 0403 0605000000000000";
+    let golden = "01 02000000 0100 0200000000000000 0403 0605000000000000
+        01000000 0000 0900000000000000";
     check_golden(&marks, &bytes, golden, WatermarkRecord::decode);
 }
 
@@ -292,6 +294,7 @@ proptest! {
         filter in ".{0,20}",
         options in proptest::option::of(any::<(u8, u32)>()),
         marks in vec(any::<(u16, u64)>(), 0..5),
+        sent in vec(any::<(u16, u64)>(), 0..5),
     ) {
         let bytes = encoded(|out| connection.encode(out));
         prop_assert_eq!(ConnectionRecord::decode(&bytes), Ok(connection));
@@ -300,7 +303,7 @@ proptest! {
         let record = SubscriptionRecord { session: SessionId(5), filter: &filter, options };
         let bytes = encoded(|out| record.encode(out));
         prop_assert_eq!(SubscriptionRecord::decode(&bytes), Ok(record));
-        let record = WatermarkRecord { marks };
+        let record = WatermarkRecord { marks, sent };
         let bytes = encoded(|out| record.encode(out));
         prop_assert_eq!(WatermarkRecord::decode(&bytes), Ok(record));
     }
