@@ -189,7 +189,7 @@ fn build(
         partitions: common.partitions,
         counters: common.counters,
         steering: common.steering,
-        auth_methods: crate::store::test_methods(),
+        auth_methods: store::test_methods(),
         listeners: count,
         seed: common.seed ^ (u64::from(shard) << 48),
         version: crate::banner::VERSION,

@@ -5,12 +5,14 @@ mod delayed;
 pub mod log;
 mod memory;
 pub mod record;
+pub mod state;
 
 use std::fmt;
 
 pub use delayed::DelayedStore;
 pub use log::{Log, LogConfig};
 pub use memory::MemoryStore;
+pub use state::State;
 
 /// A position in a shard's log: the ordinal of a record, from 1. Positions only grow; a record is
 /// durable when the store's durable position has reached it.

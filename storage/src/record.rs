@@ -9,7 +9,7 @@ mod reader;
 mod session;
 mod small;
 
-pub use message::EntryWriter;
+pub use message::{EntryWriter, encode_entry};
 
 use std::fmt;
 
@@ -118,8 +118,9 @@ pub struct Exchange {
     pub seq: Option<u64>,
 }
 
-/// A session as a whole, but for what waits: everything known of it before, waiting entries
-/// included, is void.
+/// A session as a whole, but for what waits: all else that was known of it before is void. What
+/// waits stays until it is done or written again: a checkpoint that a crash cuts short has not
+/// written it again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionRecord {
     /// Its name in this log.
@@ -239,10 +240,9 @@ pub struct SessionEndRecord {
 /// For each origin, up to which place in the order its messages have been taken over here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WatermarkRecord {
-    /// Origin shard, and the last place in the order from there.
+    /// Origin shard and the last place taken over from it.
     pub marks: Vec<(u16, u64)>,
-    /// Destination shard, and the last place in the order given to a message for it. Only a
-    /// checkpoint says it: the messages that were taken over are not in it.
+    /// Destination shard and the last place given to a message for it: in a checkpoint, which
+    /// holds no messages that were taken over.
     pub sent: Vec<(u16, u64)>,
 }
-

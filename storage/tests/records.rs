@@ -171,10 +171,11 @@ fn golden_session_end_and_watermark() {
     let end = SessionEndRecord { session: SessionId(0x0a0b) };
     let bytes = encoded(|out| end.encode(out));
     check_golden(&end, &bytes, "01 0b0a000000000000", SessionEndRecord::decode);
-    let marks = WatermarkRecord { marks: vec![(1, 2), (0x0304, 0x0506)], sent: vec![(7, 8)] };
+    let marks = vec![(1, 2), (0x0304, 0x0506)];
+    let marks = WatermarkRecord { marks, sent: vec![(0, 9)] };
     let bytes = encoded(|out| marks.encode(out));
-    let golden = "01 02000000 0100 0200000000000000 0403 0605000000000000 \
-                  01000000 0700 0800000000000000";
+    let golden = "01 02000000 0100 0200000000000000 0403 0605000000000000
+        01000000 0000 0900000000000000";
     check_golden(&marks, &bytes, golden, WatermarkRecord::decode);
 }
 

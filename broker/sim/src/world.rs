@@ -150,6 +150,7 @@ impl World {
                 listeners: 1,
                 seed: seed ^ (u64::from(me) << 32),
                 version: "simulated",
+                restored: None,
             });
             self.seats.push(Seat { shard, ear, done: false, asleep: false });
         }

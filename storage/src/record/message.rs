@@ -80,6 +80,19 @@ impl<'a> Entry<'a> {
     }
 }
 
+/// Appends an entry; the arguments are the fields of [`Entry`].
+pub fn encode_entry(
+    out: &mut Vec<u8>,
+    session: SessionId,
+    seq: u64,
+    qos: u8,
+    retain: bool,
+    membership: u16,
+    ids: &[u32],
+) {
+    Entry { session, seq, qos, retain, membership, ids: Cow::Borrowed(ids) }.encode(out);
+}
+
 /// Gathers entries in one buffer, without a vector for each message.
 #[derive(Clone, Debug, Default)]
 pub struct EntryWriter {

@@ -20,8 +20,8 @@ const USERNAME: u8 = 1;
 const WILL: u8 = 1 << 1;
 const WILL_EXPIRES: u8 = 1 << 2;
 
-/// The fewest bytes of a mark.
-const MARK_BYTES: usize = 10;
+/// Bytes of a shard and a place.
+const PLACE_BYTES: usize = 10;
 
 fn begin(session: SessionId, out: &mut Vec<u8>) {
     out.push(VERSION);
@@ -176,9 +176,9 @@ impl WatermarkRecord {
     /// Appends the record.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.push(VERSION);
-        for marks in [&self.marks, &self.sent] {
-            out.extend_from_slice(&(marks.len() as u32).to_le_bytes());
-            for (shard, seq) in marks {
+        for list in [&self.marks, &self.sent] {
+            out.extend_from_slice(&(list.len() as u32).to_le_bytes());
+            for (shard, seq) in list {
                 out.extend_from_slice(&shard.to_le_bytes());
                 out.extend_from_slice(&seq.to_le_bytes());
             }
@@ -191,20 +191,21 @@ impl WatermarkRecord {
     /// The body is not such a record.
     pub fn decode(body: &[u8]) -> Result<WatermarkRecord, RecordError> {
         let mut body = Reader::new(body, VERSION)?;
-        let (marks, sent) = (decode_marks(&mut body)?, decode_marks(&mut body)?);
+        let marks = decode_places(&mut body)?;
+        let sent = decode_places(&mut body)?;
         body.end()?;
         Ok(WatermarkRecord { marks, sent })
     }
 }
 
-fn decode_marks(body: &mut Reader<'_>) -> Result<Vec<(u16, u64)>, RecordError> {
+fn decode_places(body: &mut Reader<'_>) -> Result<Vec<(u16, u64)>, RecordError> {
     let count = body.u32()? as usize;
-    if count > body.rest().len() / MARK_BYTES {
+    if count > body.rest().len() / PLACE_BYTES {
         return Err(RecordError::Truncated);
     }
-    let mut marks = Vec::with_capacity(count);
+    let mut places = Vec::with_capacity(count);
     for _ in 0..count {
-        marks.push((body.u16()?, body.u64()?));
+        places.push((body.u16()?, body.u64()?));
     }
-    Ok(marks)
+    Ok(places)
 }

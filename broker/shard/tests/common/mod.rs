@@ -183,6 +183,7 @@ pub(crate) fn shard() -> (Shard<MemoryDriver, MemoryStore, SystemClock>, Rc<RefC
         listeners: 1,
         seed: 1,
         version: "test",
+        restored: None,
     });
     (shard, wire)
 }
