@@ -27,23 +27,23 @@ const MANIFEST_NEW: &str = "store.toml.new";
 /// What `store.toml` says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Manifest {
+pub(crate) struct Manifest {
     /// The format of the directory.
-    pub format: u32,
+    pub(crate) format: u32,
     /// Shards that the logs were written by.
-    pub shards: u16,
+    pub(crate) shards: u16,
     /// Which logs count.
-    pub generation: u64,
+    pub(crate) generation: u64,
     /// The key of the hash that deals clients out to partitions, in hexadecimal.
-    pub partition_key: String,
+    pub(crate) partition_key: String,
 }
 
 /// A data directory that this process owns.
 #[derive(Debug)]
-pub struct DataDir {
+pub(crate) struct DataDir {
     root: PathBuf,
     /// What it holds.
-    pub manifest: Manifest,
+    pub(crate) manifest: Manifest,
     _lock: DataDirLock,
 }
 
@@ -53,7 +53,7 @@ impl DataDir {
     ///
     /// # Errors
     /// When another broker runs on it, it cannot be used, or a newer release wrote it.
-    pub fn open(root: &Path, shards: u16) -> Result<DataDir, Failure> {
+    pub(crate) fn open(root: &Path, shards: u16) -> Result<DataDir, Failure> {
         let failed = |error: &dyn std::fmt::Display| {
             let root = root.display();
             Failure::host(format!(
@@ -90,12 +90,12 @@ impl DataDir {
     }
 
     /// The key of the partitions.
-    pub fn partition_key(&self) -> u64 {
+    pub(crate) fn partition_key(&self) -> u64 {
         u64::from_str_radix(&self.manifest.partition_key, 16).unwrap_or_default()
     }
 
     /// The directory of a shard's log in a generation.
-    pub fn log_dir(&self, generation: u64, shard: u16) -> PathBuf {
+    pub(crate) fn log_dir(&self, generation: u64, shard: u16) -> PathBuf {
         self.generation_dir(generation).join(shard.to_string())
     }
 
@@ -107,7 +107,7 @@ impl DataDir {
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn next_generation(&self) -> io::Result<u64> {
+    pub(crate) fn next_generation(&self) -> io::Result<u64> {
         let generation = self.manifest.generation + 1;
         let dir = self.generation_dir(generation);
         match fs::remove_dir_all(&dir) {
@@ -122,7 +122,7 @@ impl DataDir {
     ///
     /// # Errors
     /// Those of the file system: then the old one still counts.
-    pub fn switch_to(&mut self, generation: u64, shards: u16) -> io::Result<()> {
+    pub(crate) fn switch_to(&mut self, generation: u64, shards: u16) -> io::Result<()> {
         File::open(self.generation_dir(generation))?.sync_all()?;
         let manifest = Manifest { generation, shards, ..self.manifest.clone() };
         write_manifest(&self.root, &manifest)?;

@@ -198,7 +198,8 @@ fn redistribute(config: &Config, dir: &mut DataDir, shards: u16) -> Result<(), F
 /// Writes a state into an empty log, to the disk.
 fn write_log(mut config: LogConfig, state: &State) -> Result<(), String> {
     config.sync = Sync::EachBatch;
-    let (mut log, _) = Log::open(config, &mut |_, _, _| Ok(())).map_err(|error| error.to_string())?;
+    let (mut log, _) =
+        Log::open(config, &mut |_, _, _| Ok(())).map_err(|error| error.to_string())?;
     let mut wrong = None;
     state.write_checkpoint(&mut |kind, parts| {
         log.append(kind, parts);

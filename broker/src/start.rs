@@ -19,8 +19,8 @@ use crate::config::{Config, Descriptors, Host};
 use crate::control::Control;
 use crate::exit::Failure;
 use crate::listen::Opened;
-use crate::settings::ProgramSteering;
 use crate::recovery::{self, Recovered, Recovery};
+use crate::settings::ProgramSteering;
 use crate::store::{self, ProgramStore};
 
 /// Bytes of the lane from one shard to another.

@@ -121,7 +121,12 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         let groups = Groups::new(me, shards, limits.shared_strategy, strategies);
         let routes = routes(&limits, (me, shards), groups, interest, partitions);
         let core = Core {
-            clients: Clients::new(now_ms, Arc::clone(&own), limits.write_buffer_max_bytes, store.keeps()),
+            clients: Clients::new(
+                now_ms,
+                Arc::clone(&own),
+                limits.write_buffer_max_bytes,
+                store.keeps(),
+            ),
             limits,
             routes,
             mesh: MeshOut::new(me, ports.to, ports.shared, own, Arc::clone(&counters)),

@@ -325,13 +325,7 @@ impl<S: Store> Core<S> {
     //= [MQTT-4.6.0-3]
     //= 3.1.1 [MQTT-4.6.0-2]
     //= 3.1.1 [MQTT-4.6.0-3]
-    pub(crate) fn acknowledge(
-        &mut self,
-        index: u32,
-        ack: AckWanted,
-        code: ReasonCode,
-        needs: u64,
-    ) {
+    pub(crate) fn acknowledge(&mut self, index: u32, ack: AckWanted, code: ReasonCode, needs: u64) {
         let Some(id) = ack.id else { return };
         let kind = match ack.qos {
             QoS::AtMostOnce => return,
