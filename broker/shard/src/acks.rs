@@ -99,8 +99,9 @@ impl<S: Store> Core<S> {
     /// An exchange has ended: the next queued message may go.
     fn moved_on(&mut self, session: u32) {
         if deliver::pump(&mut self.clients, session) {
-            self.clients.pumping.push(session);
+            self.clients.want_pump(session);
         }
+        self.want_replay(session);
     }
 
     fn append_exchange(&mut self, session: u32) {

@@ -21,7 +21,9 @@ use crate::groups::Groups;
 use crate::large::LargeBuffers;
 use crate::mesh_out::MeshOut;
 use crate::note::Note;
+use crate::own::OwnMessages;
 use crate::partition::PartitionMap;
+use crate::replaying::Rounds;
 use crate::retained::RetainedStore;
 use crate::route::Routes;
 use crate::steering::Steering;
@@ -123,10 +125,12 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             auth_methods: parts.auth_methods,
             timers,
             commands: Vec::new(),
-            internal: VecDeque::new(),
+            internal: OwnMessages::default(),
             parked: VecDeque::new(),
             tickets: HashMap::new(),
             replaying: VecDeque::new(),
+            settling: VecDeque::new(),
+            rounds: Rounds::default(),
             owing: VecDeque::new(),
             opening: VecDeque::new(),
             removals: Vec::new(),
@@ -137,12 +141,16 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             forward_scratch: Vec::new(),
             next_tag: 0,
             draining: false,
+            drain_at: None,
+            revoke_at: None,
             random: parts.seed,
         };
         Shard {
             io: driver,
             clock,
             from: ports.from,
+            round_until: vec![0; usize::from(shards)],
+            next_lane: 0,
             core,
             received: VecDeque::new(),
             expected: HashMap::new(),

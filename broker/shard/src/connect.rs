@@ -565,14 +565,9 @@ impl<S: Store> Core<S> {
         self.arm_keep_alive(index, true);
         self.tell_online(session);
         if deliver::pump(&mut self.clients, session) {
-            self.clients.pumping.push(session);
+            self.clients.want_pump(session);
         }
-        let record = self.clients.sessions.at(session);
-        if let Some(generation) =
-            record.filter(|record| record.replay.is_some()).map(|record| record.generation)
-        {
-            self.replaying.push_back((session, generation));
-        }
+        self.want_replay(session);
         self.resume(index);
         self.want_receive(index);
     }

@@ -19,7 +19,9 @@ use crate::large::LargeBuffers;
 use crate::mesh_out::MeshOut;
 use crate::message::Message;
 use crate::note::HandOver;
+use crate::own::{Internal, OwnMessages};
 use crate::park::Progress;
+use crate::replaying::Rounds;
 use crate::route::Routes;
 use crate::timer::Wheel;
 
@@ -42,12 +44,6 @@ pub(crate) enum Flow {
     Continue,
     /// The connection waits or is closed: its other bytes stay.
     Stop,
-}
-
-/// A message that the broker itself publishes: a will, `$SYS`.
-pub(crate) struct Internal {
-    pub(crate) message: Message,
-    pub(crate) progress: Progress,
 }
 
 /// What the driver is to do for a connection, after its packets have been handled.
@@ -84,12 +80,15 @@ pub(crate) struct Core<S: Store> {
     pub(crate) auth_methods: crate::auth::Methods,
     pub(crate) timers: Wheel<Due>,
     pub(crate) commands: Vec<Command>,
-    pub(crate) internal: VecDeque<Internal>,
+    pub(crate) internal: OwnMessages,
     /// Connections (and their generation) whose parked packet is to be tried again.
     pub(crate) parked: VecDeque<(u32, u32)>,
     pub(crate) tickets: HashMap<Ticket, (u32, u32)>,
-    /// Sessions with retained messages on their way, each once.
+    /// Sessions (and their generation) whose retained messages may be moved on, each once.
     pub(crate) replaying: VecDeque<(u32, u32)>,
+    /// Those that wait for the other shards, in the order in which they began to.
+    pub(crate) settling: VecDeque<(u32, u32)>,
+    pub(crate) rounds: Rounds,
     /// Sessions that owe acknowledgements, in the order of the log.
     pub(crate) owing: VecDeque<WaitsFor>,
     /// Connections whose CONNACK waits for the log.
@@ -107,6 +106,10 @@ pub(crate) struct Core<S: Store> {
     pub(crate) random: u64,
     /// Stops new connections and new persistent work: the broker is going down.
     pub(crate) draining: bool,
+    /// The next connection to be closed because the broker goes down.
+    pub(crate) drain_at: Option<u32>,
+    /// The next session whose subscriptions are judged anew after a change of the rules.
+    pub(crate) revoke_at: Option<u32>,
 }
 
 impl<S: Store> Core<S> {
@@ -200,9 +203,10 @@ impl<S: Store> Core<S> {
         }
     }
 
-    /// Publishes a message of the broker itself; it is routed when there is room for it.
-    pub(crate) fn publish_internal(&mut self, message: Message) {
-        self.internal.push_back(Internal { message, progress: Progress::default() });
+    /// Publishes a message of the broker itself, or in the name of a session; it is routed when
+    /// there is room for it.
+    pub(crate) fn publish_internal(&mut self, message: Message, publisher: Option<(u32, u32)>) {
+        self.internal.push(Internal { message, publisher, progress: Progress::default() });
     }
 
     /// A position of the log up to which what was appended so far must be durable.

@@ -117,8 +117,9 @@ impl<S: Store> Core<S> {
         let Some(session) = self.clients.sessions.at_mut(index) else { return };
         match action {
             WillAction::Publish => {
+                let publisher = (index, session.generation);
                 if let Some(will) = session.will.take() {
-                    self.publish_will(&will);
+                    self.publish_will(&will, publisher);
                 }
             }
             WillAction::Discard => session.will = None,
@@ -130,7 +131,7 @@ impl<S: Store> Core<S> {
     //= [MQTT-3.1.2-15]
     //= 3.1.1 [MQTT-3.1.2-16]
     //= 3.1.1 [MQTT-3.1.2-17]
-    fn publish_will(&mut self, will: &Will) {
+    fn publish_will(&mut self, will: &Will, publisher: (u32, u32)) {
         let now_ms = self.clients.now_ms;
         let view = will.message.view();
         let mut header = view.header;
@@ -138,7 +139,7 @@ impl<S: Store> Core<S> {
         // The interval starts at the publication.
         header.expires_ms = will.expiry_s.map_or(0, |seconds| now_ms + u64::from(seconds) * 1000);
         self.clients.counters.add(Counter::WillsPublished, 1);
-        self.publish_internal(Message::new(&View { header, ..view }));
+        self.publish_internal(Message::new(&View { header, ..view }), Some(publisher));
     }
 
     /// Ends a session: its will if one still waits, its subscriptions, its queue.

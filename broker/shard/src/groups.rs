@@ -6,6 +6,7 @@
 //! SUBACK anywhere can choose it. Joins that come while a snapshot is under way share the next.
 
 use std::collections::{HashMap, VecDeque};
+use std::mem;
 use std::sync::Arc;
 
 use ringtide_topics::shared::{ChoiceState, Group, Member, Snapshot, Strategy};
@@ -18,6 +19,7 @@ use crate::mesh_out::MeshOut;
 use crate::message::Message;
 use crate::note::{Change, Chosen, GroupChange, GroupSnapshot, Note, RemoteSession};
 use crate::partition::PartitionMap;
+use crate::share::Share;
 
 /// A group as one shard knows it.
 struct Here {
@@ -37,6 +39,8 @@ struct Home {
     known: Vec<u64>,
     /// The epoch of the last snapshot sent.
     sent: u64,
+    /// In the list of groups to be looked at.
+    changed: bool,
     /// Members whose join waits for every shard to know of it.
     joining: Vec<(u64, RemoteSession)>,
 }
@@ -58,7 +62,7 @@ pub(crate) struct Groups {
     free: Vec<u32>,
     by_key: HashMap<u64, u32>,
     homes: HashMap<u64, Home>,
-    changed: Vec<u64>,
+    changed: VecDeque<u64>,
     again: VecDeque<Again>,
     strategy: Strategy,
     strategies: Vec<(String, Strategy)>,
@@ -80,7 +84,7 @@ impl Groups {
             free: Vec::new(),
             by_key: HashMap::new(),
             homes: HashMap::new(),
-            changed: Vec::new(),
+            changed: VecDeque::new(),
             again: VecDeque::new(),
             strategy,
             strategies,
@@ -144,6 +148,11 @@ impl Groups {
         self.by_key.is_empty()
     }
 
+    /// True if a group is to be looked at.
+    pub(crate) fn has_changed(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
     pub(crate) fn has_again(&self) -> bool {
         !self.again.is_empty()
     }
@@ -180,6 +189,7 @@ impl Groups {
             group: Group::new(strategy),
             known: vec![0; shards],
             sent: 0,
+            changed: false,
             joining: Vec::new(),
         });
         match change {
@@ -202,7 +212,9 @@ impl Groups {
                 home.group.set_backlog(member.shard, member.session, backlog);
             }
         }
-        self.changed.push(key);
+        if !mem::replace(&mut home.changed, true) {
+            self.changed.push_back(key);
+        }
     }
 
     fn strategy_of(&self, filter: &str) -> Strategy {
@@ -216,16 +228,26 @@ impl Groups {
         if let Some(home) = self.homes.get_mut(&group) {
             let known = &mut home.known[usize::from(shard)];
             *known = (*known).max(epoch);
-            self.changed.push(group);
+            if !mem::replace(&mut home.changed, true) {
+                self.changed.push_back(group);
+            }
         }
     }
 
     /// Sends the snapshots of changed groups and names the members whose join is complete.
     /// True if something was sent or learnt.
-    pub(crate) fn flush(&mut self, mesh: &mut MeshOut, joined: &mut Vec<RemoteSession>) -> bool {
+    pub(crate) fn flush(
+        &mut self,
+        mesh: &mut MeshOut,
+        joined: &mut Vec<RemoteSession>,
+        share: &mut Share<'_>,
+    ) -> bool {
         let changed = !self.changed.is_empty();
-        while let Some(key) = self.changed.pop() {
+        let mut go_on = true;
+        while go_on && let Some(key) = self.changed.pop_front() {
+            go_on = share.go_on();
             let Some(mut home) = self.homes.remove(&key) else { continue };
+            home.changed = false;
             let known = home.known.iter().copied().min().unwrap_or(0);
             if known == home.sent && home.group.epoch() > home.sent {
                 self.send(key, &mut home, mesh);

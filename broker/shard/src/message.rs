@@ -232,6 +232,11 @@ impl Message {
         self.0.slice(self.0.len() - self.view().payload.len()..)
     }
 
+    /// True if both are handles to one buffer.
+    pub(crate) fn is_same(&self, other: &Message) -> bool {
+        self.0.as_ptr() == other.0.as_ptr()
+    }
+
     /// The buffer of the encoded form.
     pub(crate) fn raw(&self) -> Bytes {
         self.0.clone()

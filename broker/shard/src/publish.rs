@@ -261,7 +261,7 @@ impl<S: Store> Core<S> {
         let publisher = Some(SessionRef(session));
         // Order: what this client's last connection left behind goes first.
         let sender = fan.view.header.publisher;
-        let behind = self.internal.iter().any(|own| own.message.view().header.publisher == sender);
+        let behind = self.internal.holds_of(sender);
         let Core { routes, clients, mesh, .. } = self;
         if !behind && route::publish(routes, clients, mesh, fan, publisher, &mut progress) {
             self.remember(session, fan, &progress);

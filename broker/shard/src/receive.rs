@@ -264,7 +264,7 @@ impl<S: Store> Core<S> {
             conn.dirty = true;
             self.clients.dirty.push(index);
         }
-        self.clients.pumping.push(session);
+        self.clients.want_pump(session);
         if choked {
             self.resume(index);
         }

@@ -335,17 +335,13 @@ impl<S: Store> Core<S> {
             return;
         }
         let Some(session) = self.clients.sessions.at_mut(job.session) else { return };
-        let generation = session.generation;
-        let fresh = session.replay.is_none();
         let replay = session.replay.get_or_insert_default();
         for mut item in job.replays {
             // Taken now that the other shards can see the subscription, not before.
             item.grace = (self.mesh.shards > 1).then(|| self.mesh.shared.grace());
             replay.push(item);
         }
-        if fresh {
-            self.replaying.push_back((job.session, generation));
-        }
+        self.want_replay(job.session);
     }
 
     /// Sends an answer that carries a code per filter when the log has reached its present end.
@@ -421,6 +417,8 @@ impl<S: Store> Core<S> {
             if let Some(replay) = session.replay.as_mut() {
                 replay.forget(filter);
             }
+            // The next filter's replay goes on at once.
+            self.want_replay(index);
             self.clients.counters.sub(Counter::Subscriptions, 1);
             self.withdraw(removed.interest);
         }

@@ -1,0 +1,80 @@
+//! Walks over all connections or sessions of a shard, a stretch in each turn: the drain at the end
+//! of the broker, and the judging of subscriptions by new rules.
+
+use ringtide_codec::ReasonCode;
+use ringtide_storage::Store;
+use ringtide_topics::Filter;
+
+use crate::access::{Action, Verdict, Who};
+use crate::conn::Cause;
+use crate::core::Core;
+use crate::share::Share;
+use crate::steering::Settings;
+
+/// Connections or sessions that a walk visits before it looks at the clock.
+const VISITS_LEAST: u32 = 16;
+
+impl<S: Store> Core<S> {
+    /// Goes on with the walks that are under way. True if one is not at its end.
+    pub(crate) fn walk(&mut self, over: &dyn Fn() -> bool) -> bool {
+        self.drain(over);
+        self.revoke(over);
+        self.drain_at.is_some() || self.revoke_at.is_some()
+    }
+
+    /// Closes every connection: the broker goes down.
+    fn drain(&mut self, over: &dyn Fn() -> bool) {
+        let Some(mut at) = self.drain_at else { return };
+        let mut share = Share::new(over, VISITS_LEAST);
+        let end = self.clients.conns.end();
+        while at < end {
+            self.close(at, Cause::Told(ReasonCode::ServerShuttingDown));
+            at += 1;
+            if !share.go_on() {
+                break;
+            }
+        }
+        self.drain_at = (at < end).then_some(at);
+    }
+
+    /// Takes in new settings.
+    pub(crate) fn reload(&mut self, settings: Settings) {
+        self.clients.write_buffer_max = settings.limits.write_buffer_max_bytes;
+        self.routes.queues = crate::build::queues(&settings.limits);
+        self.limits = std::sync::Arc::new(settings.limits);
+        self.access = settings.access;
+        self.revoke_at = (!self.access.is_open()).then_some(0);
+    }
+
+    /// Removes the subscriptions that the rules no longer allow: a right that was revoked must not
+    /// live on in a session.
+    fn revoke(&mut self, over: &dyn Fn() -> bool) {
+        let Some(mut at) = self.revoke_at else { return };
+        let mut share = Share::new(over, VISITS_LEAST);
+        let end = self.clients.sessions.end();
+        while at < end {
+            for filter in self.revoked_of(at) {
+                self.unsubscribe(at, &filter);
+            }
+            at += 1;
+            if !share.go_on() {
+                break;
+            }
+        }
+        self.revoke_at = (at < end).then_some(at);
+    }
+
+    fn revoked_of(&self, index: u32) -> Vec<String> {
+        let Some(session) = self.clients.sessions.at(index) else { return Vec::new() };
+        let who = Who { client_id: &session.client_id, username: session.username.as_deref() };
+        let own = session.filters.iter().map(|id| self.routes.table.filter_str(*id).1.to_string());
+        let shared = session.groups.iter().flat_map(|groups| groups.iter());
+        own.chain(shared.map(|membership| membership.filter.to_string()))
+            .filter(|filter| {
+                let parsed = Filter::parse(filter, u16::MAX);
+                let plain = parsed.map_or(filter.as_str(), |parsed| parsed.filter());
+                self.access.authorize_now(who, Action::Subscribe, plain) == Verdict::Deny
+            })
+            .collect()
+    }
+}
