@@ -23,6 +23,7 @@ use crate::mesh_out::MeshOut;
 use crate::note::Note;
 use crate::own::OwnMessages;
 use crate::partition::PartitionMap;
+use crate::promise::Promises;
 use crate::replaying::Rounds;
 use crate::retained::RetainedStore;
 use crate::route::Routes;
@@ -104,19 +105,18 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         let own = Arc::clone(&counters[usize::from(me)]);
         let mut timers = Wheel::new(now_ms);
         timers.set(now_ms + 1000, Due::Second);
-        let sys = (me == 0).then_some(Sys {
+        let sys = (me == 0).then(|| Sys {
             all: Arc::clone(&counters),
             version: parts.version,
             started_ms: now_ms,
+            timer: (limits.sys_interval_ms > 0).then(|| timers.set(now_ms, Due::Sys)),
         });
-        if me == 0 && limits.sys_interval_ms > 0 {
-            timers.set(now_ms, Due::Sys);
-        }
         let strategies = limits.shared_strategies.clone();
         let groups = Groups::new(me, shards, limits.shared_strategy, strategies);
         let routes = routes(&limits, groups, interest, partitions);
         let core = Core {
             clients: Clients::new(now_ms, Arc::clone(&own), limits.write_buffer_max_bytes),
+            promises: Promises::new(&limits.server),
             limits,
             routes,
             mesh: MeshOut::new(me, ports.to, ports.shared, own),

@@ -1,7 +1,6 @@
 //! What a shard is told: limits with their units and defaults. The program fills it in from the
 //! configuration file; tests and the simulator fill it in directly.
 
-use ringtide_codec::Version;
 use ringtide_session::{DropPolicy, ServerLimits};
 use ringtide_topics::TenantId;
 use ringtide_topics::shared::Strategy;
@@ -81,15 +80,6 @@ impl Default for ListenerLimits {
 }
 
 impl Limits {
-    /// The messages of QoS 1 and 2 that a client of this version may leave unacknowledged: before
-    /// MQTT 5 it cannot be told, so it is held to the protocol's own limit only.
-    pub fn receive_maximum(&self, version: Option<Version>) -> u16 {
-        match version {
-            Some(Version::V5) => self.server.receive_maximum,
-            _ => u16::MAX,
-        }
-    }
-
     /// The settings of one listener; the defaults for one that does not exist.
     pub fn listener(&self, listener: u16) -> ListenerLimits {
         self.listeners.get(usize::from(listener)).copied().unwrap_or_default()

@@ -9,6 +9,7 @@ use ringtide_driver::{Socket, Token};
 use ringtide_session::{AliasIn, AliasOut};
 
 use crate::park::Parked;
+use crate::promise::NOTHING;
 use crate::timer::TimerId;
 
 /// No session, no connection.
@@ -113,6 +114,8 @@ pub(crate) struct Conn {
     pub(crate) ended: bool,
     /// Reason strings and user properties are welcome (Request Problem Information).
     pub(crate) problem_information: bool,
+    /// What its client was told in CONNACK, by number.
+    pub(crate) promised: u16,
     /// Keep alive in force, in seconds, 0 = none.
     pub(crate) keep_alive_s: u16,
     /// The client's Maximum Packet Size.
@@ -151,6 +154,7 @@ impl Conn {
             choked: false,
             ended: false,
             problem_information: true,
+            promised: NOTHING,
             keep_alive_s: 0,
             packet_max: u32::MAX,
             heard_ms: now_ms,

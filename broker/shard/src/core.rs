@@ -21,6 +21,7 @@ use crate::message::Message;
 use crate::note::HandOver;
 use crate::own::{Internal, OwnMessages};
 use crate::park::Progress;
+use crate::promise::{NOTHING, Promise, Promises};
 use crate::replaying::Rounds;
 use crate::route::Routes;
 use crate::timer::Wheel;
@@ -72,6 +73,8 @@ pub(crate) struct WaitsFor {
 
 pub(crate) struct Core<S: Store> {
     pub(crate) limits: Arc<Limits>,
+    /// What clients were told of them.
+    pub(crate) promises: Promises,
     pub(crate) clients: Clients,
     pub(crate) routes: Routes,
     pub(crate) mesh: MeshOut,
@@ -207,6 +210,11 @@ impl<S: Store> Core<S> {
     /// there is room for it.
     pub(crate) fn publish_internal(&mut self, message: Message, publisher: Option<(u32, u32)>) {
         self.internal.push(Internal { message, publisher, progress: Progress::default() });
+    }
+
+    /// What a connection's client was told in CONNACK.
+    pub(crate) fn promised(&self, index: u32) -> &Promise {
+        self.promises.of(self.clients.conns.at(index).map_or(NOTHING, |conn| conn.promised))
     }
 
     /// A position of the log up to which what was appended so far must be durable.

@@ -87,7 +87,7 @@ impl<S: Store> Core<S> {
     }
 
     /// Takes a connection's parked packet, if it is still that connection.
-    fn unpark(&mut self, index: u32, generation: u32) -> Option<Parked> {
+    pub(crate) fn unpark(&mut self, index: u32, generation: u32) -> Option<Parked> {
         let conn = self.clients.conns.at_mut(index)?;
         if conn.generation != generation {
             return None;
@@ -95,7 +95,7 @@ impl<S: Store> Core<S> {
         conn.cold.as_mut()?.parked.take()
     }
 
-    fn send_parked(&mut self, index: u32, parked: LanesParked) -> Flow {
+    pub(crate) fn send_parked(&mut self, index: u32, parked: LanesParked) -> Flow {
         let Some(conn) = self.clients.conns.at(index) else { return Flow::Stop };
         let session = conn.session;
         let LanesParked { message, ack, progress } = parked;

@@ -91,6 +91,26 @@ impl Groups {
         }
     }
 
+    /// Takes in new strategies: every group whose own has changed is told to all shards.
+    pub(crate) fn set_strategies(
+        &mut self,
+        strategy: Strategy,
+        strategies: Vec<(String, Strategy)>,
+    ) {
+        self.strategy = strategy;
+        self.strategies = strategies;
+        let mut homes = mem::take(&mut self.homes);
+        for (key, home) in &mut homes {
+            home.group.set_strategy(self.strategy_of(&home.filter));
+            if home.group.epoch() > home.sent && !mem::replace(&mut home.changed, true) {
+                self.changed.push_back(*key);
+            }
+        }
+        // The order of a map is not the same in every run.
+        self.changed.make_contiguous().sort_unstable();
+        self.homes = homes;
+    }
+
     /// Chooses a member of every group that the message matches.
     pub(crate) fn choose(
         &mut self,
@@ -296,7 +316,11 @@ impl Groups {
                 self.free.push(index);
             }
             Some(index) => {
+                let state = self.choice_state(key, snapshot.strategy);
                 if let Some(here) = &mut self.here[index as usize] {
+                    if here.snapshot.strategy != snapshot.strategy {
+                        here.state = state;
+                    }
                     here.snapshot = snapshot;
                 }
             }
@@ -306,15 +330,19 @@ impl Groups {
                 if index as usize == self.here.len() {
                     self.here.push(None);
                 }
-                // Sticky must choose alike on every shard; the others must not start alike.
-                let spread = if snapshot.strategy == Strategy::Sticky { 0 } else { self.me };
-                let state = ChoiceState::new(key ^ (u64::from(spread) << 40));
+                let state = self.choice_state(key, snapshot.strategy);
                 let subscription = Subscription { session: SessionRef(index), options: 2, id: 0 };
                 self.table.subscribe(tenant, parsed, subscription);
                 self.by_key.insert(key, index);
                 self.here[index as usize] = Some(Here { key, tenant, filter, snapshot, state });
             }
         }
+    }
+
+    /// Sticky must choose alike on every shard; the others must not start alike.
+    fn choice_state(&self, key: u64, strategy: Strategy) -> ChoiceState {
+        let spread = if strategy == Strategy::Sticky { 0 } else { self.me };
+        ChoiceState::new(key ^ (u64::from(spread) << 40))
     }
 
     /// The queue lengths of this shard's members of groups that choose by them, where they have

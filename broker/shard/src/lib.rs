@@ -33,6 +33,7 @@ pub mod note;
 mod own;
 mod park;
 pub mod partition;
+mod promise;
 mod publish;
 mod receive;
 mod replay;

@@ -92,6 +92,8 @@ pub struct HandOver {
     pub(crate) auth: Option<Box<crate::auth::Exchange>>,
     /// The enhanced authentication's last data for CONNACK.
     pub auth_data: Option<Box<[u8]>>,
+    /// What was to be sent and has not been: the end of an authentication exchange.
+    pub(crate) unsent: Vec<u8>,
     /// The CONNECT packet and all that followed it unread.
     pub bytes: Vec<u8>,
 }

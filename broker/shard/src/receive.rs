@@ -50,7 +50,7 @@ impl<S: Store> Core<S> {
 
     /// Handles every whole packet in `bytes`; the rest is kept.
     pub(crate) fn consume(&mut self, index: u32, mut bytes: &[u8]) {
-        let max = self.limits.server.maximum_packet_bytes;
+        let max = self.promised(index).packet_bytes_max;
         let mut packets = 0;
         while !bytes.is_empty() {
             //= [MQTT-3.2.2-15]
@@ -144,7 +144,7 @@ impl<S: Store> Core<S> {
 
     /// Completes the packet that a buffer's end had cut, then goes on in place.
     fn complete(&mut self, index: u32, mut bytes: &[u8]) {
-        let max = self.limits.server.maximum_packet_bytes;
+        let max = self.promised(index).packet_bytes_max;
         let Some(conn) = self.clients.conns.at_mut(index) else { return };
         let mut held = mem::take(&mut conn.partial);
         loop {
@@ -309,6 +309,7 @@ impl<S: Store> Core<S> {
         if let Some(conn) = self.clients.conns.remove(index) {
             self.clients.counters.sub(Counter::ConnectionsOpen, 1);
             self.clients.count_listener(conn.listener, -1);
+            self.promises.take_back(conn.promised);
             for mut vector in [conn.out, conn.partial] {
                 vector.clear();
                 if vector.capacity() > 0 {

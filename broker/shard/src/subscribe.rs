@@ -57,6 +57,13 @@ impl SubscribeJob {
         }
     }
 
+    /// The rules have changed while it waited for their verdict.
+    pub(crate) fn judge_again(&mut self) {
+        if matches!(self.wait, Wait::Verdict(_)) {
+            self.wait = Wait::Start;
+        }
+    }
+
     /// Every shard knows the member that joined last.
     pub(crate) fn joined(&mut self, granted: u8) {
         if matches!(self.wait, Wait::Group) {

@@ -434,7 +434,13 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         let epoch = self.steering.epoch();
         if epoch != self.epoch {
             self.epoch = epoch;
+            let interval_ms = self.core.limits.sys_interval_ms;
             self.core.reload(self.steering.settings());
+            if let Some(sys) = &mut self.sys
+                && self.core.limits.sys_interval_ms != interval_ms
+            {
+                self.core.arm_sys(sys);
+            }
         }
         match (self.steering.stage(), self.drain_until_ms) {
             (Stage::Running, _) => TurnEnd::Again,

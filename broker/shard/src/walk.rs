@@ -1,13 +1,18 @@
 //! Walks over all connections or sessions of a shard, a stretch in each turn: the drain at the end
 //! of the broker, and the judging of subscriptions by new rules.
 
+use std::mem;
+use std::sync::Arc;
+
 use ringtide_codec::ReasonCode;
 use ringtide_storage::Store;
 use ringtide_topics::Filter;
 
 use crate::access::{Action, Verdict, Who};
-use crate::conn::Cause;
-use crate::core::Core;
+use crate::conn::{Cause, NONE};
+use crate::core::{Core, Flow};
+use crate::message::Message;
+use crate::park::{AckWanted, LanesParked, Parked, Progress};
 use crate::share::Share;
 use crate::steering::Settings;
 
@@ -41,9 +46,52 @@ impl<S: Store> Core<S> {
     pub(crate) fn reload(&mut self, settings: Settings) {
         self.clients.write_buffer_max = settings.limits.write_buffer_max_bytes;
         self.routes.queues = crate::build::queues(&settings.limits);
-        self.limits = std::sync::Arc::new(settings.limits);
+        let limits = Arc::new(settings.limits);
+        self.promises.change(&limits.server);
+        self.routes.retained.set_limits(limits.retained_count_max, limits.retained_bytes_max);
+        let strategies = limits.shared_strategies.clone();
+        self.routes.groups.set_strategies(limits.shared_strategy, strategies);
+        self.limits = limits;
         self.access = settings.access;
         self.revoke_at = (!self.access.is_open()).then_some(0);
+        self.judge_again();
+    }
+
+    /// Asks the new rules about every packet that waits for the verdict of the old ones: that
+    /// would never come.
+    fn judge_again(&mut self) {
+        let mut waiting: Vec<(u32, u32)> = mem::take(&mut self.tickets).into_values().collect();
+        // The order of a map is not the same in every run.
+        waiting.sort_unstable();
+        for (index, generation) in waiting {
+            let Some(parked) = self.unpark(index, generation) else { continue };
+            let flow = match parked {
+                Parked::Verdict { message, ack } => self.judge_publish(index, message, ack),
+                Parked::Subscribe(mut job) => {
+                    job.judge_again();
+                    self.advance(index, job)
+                }
+                Parked::Lanes(parked) => self.send_parked(index, *parked),
+            };
+            if flow == Flow::Continue {
+                self.resume(index);
+            }
+        }
+    }
+
+    fn judge_publish(&mut self, index: u32, message: Message, ack: AckWanted) -> Flow {
+        let session = self.clients.conns.at(index).map_or(NONE, |conn| conn.session);
+        match self.judge(session, message.view().topic) {
+            Verdict::Allow => {
+                let parked = LanesParked { message, ack, progress: Progress::default() };
+                self.send_parked(index, parked)
+            }
+            Verdict::Deny => self.unauthorized(index, ack),
+            Verdict::Park(ticket) => {
+                self.wait_for_verdict(index, ticket, Parked::Verdict { message, ack });
+                Flow::Stop
+            }
+        }
     }
 
     /// Removes the subscriptions that the rules no longer allow: a right that was revoked must not
