@@ -38,6 +38,9 @@ pub struct Limits {
     pub queue_policy: DropPolicy,
     /// Bytes that wait to be written to one client; above it QoS 0 is dropped and the rest queues.
     pub write_buffer_max_bytes: usize,
+    /// Milliseconds, on top of 1.5 times its keep alive, for which a client whose packets wait
+    /// may go without reading what it was sent.
+    pub choked_max_ms: u64,
     /// Retained messages on one shard.
     pub retained_count_max: usize,
     /// Bytes of retained messages on one shard.
@@ -104,6 +107,7 @@ impl Default for Limits {
             queue_bytes_max: 64 << 20,
             queue_policy: DropPolicy::Oldest,
             write_buffer_max_bytes: 1 << 20,
+            choked_max_ms: 60_000,
             retained_count_max: 10_000_000,
             retained_bytes_max: 4 << 30,
             turn_sends_max: 1300,

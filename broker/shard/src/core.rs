@@ -105,6 +105,12 @@ pub(crate) struct Core<S: Store> {
     pub(crate) topic_scratch: String,
     pub(crate) forward_scratch: Vec<u8>,
     pub(crate) next_tag: u64,
+    /// Numbers the joins of shared groups.
+    pub(crate) next_join: u64,
+    /// The next session whose queue is looked at for expired messages, and how many sessions are
+    /// still to be looked at in this second.
+    pub(crate) sweep_at: u32,
+    pub(crate) sweep_left: u32,
     /// State of [`Core::random`].
     pub(crate) random: u64,
     /// Stops new connections and new persistent work: the broker is going down.

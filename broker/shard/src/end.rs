@@ -18,7 +18,7 @@ use crate::session::{Session, Will};
 impl Cause {
     fn end_kind(self) -> EndKind {
         match self {
-            Cause::Lost => EndKind::NetworkLost,
+            Cause::Lost | Cause::Choked => EndKind::NetworkLost,
             Cause::Disconnected(code) => EndKind::of_disconnect(code),
             Cause::Told(code) => match code {
                 ReasonCode::KeepAliveTimeout => EndKind::KeepAlive,
@@ -235,6 +235,12 @@ impl<S: Store> Core<S> {
             Phase::Open => {
                 // A client whose packets wait here is not silent.
                 let waits = conn.is_parked() || conn.pausing || !conn.receiving;
+                let choked_ms = conn.choked_until_ms(limits.choked_max_ms);
+                if choked_ms.is_some_and(|until_ms| now_ms >= until_ms) {
+                    self.clients.counters.add(Counter::ChokedTimeouts, 1);
+                    self.close(index, Cause::Choked);
+                    return;
+                }
                 if keepalive::due(conn.heard_ms, conn.keep_alive_s, now_ms) && !waits {
                     self.clients.counters.add(Counter::KeepAliveTimeouts, 1);
                     self.close(index, Cause::Told(ReasonCode::KeepAliveTimeout));
@@ -256,7 +262,9 @@ impl<S: Store> Core<S> {
         if let Some(timer) = conn.timer.take() {
             self.timers.cancel(timer);
         }
-        if let Some(due_ms) = keepalive::deadline(conn.heard_ms, conn.keep_alive_s) {
+        let silent_ms = keepalive::deadline(conn.heard_ms, conn.keep_alive_s);
+        let choked_ms = conn.choked_until_ms(self.limits.choked_max_ms);
+        if let Some(due_ms) = [silent_ms, choked_ms].into_iter().flatten().min() {
             conn.timer = Some(self.timers.set(due_ms, Due::Conn(index)));
         }
         let session = conn.session;

@@ -9,7 +9,7 @@ use crate::access::Ticket;
 use crate::core::{Core, Flow};
 use crate::counters::Counter;
 use crate::deliver::{self, Fan};
-use crate::note::{Note, RemoteSession};
+use crate::note::{Joined, Note};
 use crate::own::Internal;
 use crate::park::{LanesParked, Parked, Progress};
 use crate::route;
@@ -51,6 +51,7 @@ impl<S: Store> Core<S> {
             || !self.clients.pumping.is_empty()
             || !self.replaying.is_empty()
             || self.routes.groups.has_changed()
+            || self.sweep_left > 0
     }
 
     fn take_verdicts(&mut self, over: &dyn Fn() -> bool) -> bool {
@@ -246,18 +247,18 @@ impl<S: Store> Core<S> {
         if self.routes.groups.flush(&mut self.mesh, &mut joined, &mut share) {
             self.routes.changes += 1;
         }
-        for who in joined {
-            if who.shard == self.mesh.me {
-                self.on_joined(who);
+        for one in joined {
+            if one.who.shard == self.mesh.me {
+                self.on_joined(one);
             } else {
-                self.mesh.tell(who.shard, Note::GroupJoined(who));
+                self.mesh.tell(one.who.shard, Note::GroupJoined(one));
             }
         }
         self.routes.groups.has_changed()
     }
 
     /// Every shard knows of a member that joined: its SUBSCRIBE goes on.
-    pub(crate) fn on_joined(&mut self, who: RemoteSession) {
+    pub(crate) fn on_joined(&mut self, Joined { who, join }: Joined) {
         let session = self.clients.sessions.at(who.session);
         let Some(session) = session.filter(|session| session.generation == who.generation) else {
             return;
@@ -267,12 +268,11 @@ impl<S: Store> Core<S> {
         let Some(cold) = conn.cold.as_mut() else { return };
         let Some(Parked::Subscribe(mut job)) = cold
             .parked
-            .take_if(|parked| matches!(parked, Parked::Subscribe(job) if job.waits_for_group()))
+            .take_if(|parked| matches!(parked, Parked::Subscribe(job) if job.waits_for(join)))
         else {
             return;
         };
-        let granted = job.granted(self.limits.server.maximum_qos);
-        job.joined(granted);
+        job.joined();
         if self.advance(index, job) == Flow::Continue {
             self.resume(index);
         }
@@ -284,6 +284,7 @@ impl<S: Store> Core<S> {
         self.timers.set(now_ms + 1000, crate::core::Due::Second);
         self.large.clear();
         self.routes.retained.sweep(&self.clients);
+        self.begin_sweep();
         let offline = self.clients.offline() as u64;
         self.clients.counters.set(Counter::SessionsOffline, offline);
         for change in self.routes.groups.backlogs(&self.clients) {

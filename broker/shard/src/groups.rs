@@ -17,7 +17,7 @@ use crate::counters::Counter;
 use crate::deliver::Fan;
 use crate::mesh_out::MeshOut;
 use crate::message::Message;
-use crate::note::{Change, Chosen, GroupChange, GroupSnapshot, Note, RemoteSession};
+use crate::note::{Change, Chosen, GroupChange, GroupSnapshot, Joined, Note, RemoteSession};
 use crate::partition::PartitionMap;
 use crate::share::Share;
 
@@ -42,7 +42,7 @@ struct Home {
     /// In the list of groups to be looked at.
     changed: bool,
     /// Members whose join waits for every shard to know of it.
-    joining: Vec<(u64, RemoteSession)>,
+    joining: Vec<(u64, Joined)>,
 }
 
 /// A message whose member had gone, to be given to another.
@@ -213,14 +213,14 @@ impl Groups {
             joining: Vec::new(),
         });
         match change {
-            Change::Join => {
+            Change::Join(join) => {
                 home.group.join(member);
                 let who = RemoteSession {
                     shard: member.shard,
                     session: member.session.0,
                     generation: member.generation,
                 };
-                home.joining.push((home.group.epoch(), who));
+                home.joining.push((home.group.epoch(), Joined { who, join }));
             }
             Change::Leave => {
                 home.group.leave(member.shard, member.session);
@@ -259,7 +259,7 @@ impl Groups {
     pub(crate) fn flush(
         &mut self,
         mesh: &mut MeshOut,
-        joined: &mut Vec<RemoteSession>,
+        joined: &mut Vec<Joined>,
         share: &mut Share<'_>,
     ) -> bool {
         let changed = !self.changed.is_empty();
@@ -273,9 +273,9 @@ impl Groups {
                 self.send(key, &mut home, mesh);
             }
             let known = home.known.iter().copied().min().unwrap_or(0);
-            home.joining.retain(|&(epoch, who)| {
+            home.joining.retain(|&(epoch, join)| {
                 if epoch <= known {
-                    joined.push(who);
+                    joined.push(join);
                 }
                 epoch > known
             });

@@ -26,6 +26,15 @@ pub struct RemoteSession {
     pub generation: u32,
 }
 
+/// A SUBSCRIBE whose new member every shard knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Joined {
+    /// The member.
+    pub who: RemoteSession,
+    /// The number that its shard gave to the join.
+    pub join: u64,
+}
+
 /// The member of a shared group that was chosen for a message.
 #[derive(Clone, Copy, Debug)]
 pub struct Chosen {
@@ -70,7 +79,7 @@ pub enum Note {
         epoch: u64,
     },
     /// Every shard knows of a member that joined.
-    GroupJoined(RemoteSession),
+    GroupJoined(Joined),
 }
 
 /// A connection on its way to its client's home.
@@ -129,8 +138,8 @@ pub struct RetainedPage {
 /// What happened to a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It subscribed, or changed its options.
-    Join,
+    /// It subscribed, or changed its options; its shard names the SUBSCRIBE by this number.
+    Join(u64),
     /// It unsubscribed or its session ended.
     Leave,
     /// It connected or disconnected.

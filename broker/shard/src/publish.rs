@@ -10,6 +10,7 @@ use ringtide_storage::{RecordKind, Store};
 use ringtide_topics::{SessionRef, topic_hash, valid_name};
 
 use crate::access::{Action, Verdict, Who};
+use crate::acks::OWED_MAX;
 use crate::conn::NONE;
 use crate::core::{Core, Flow, WaitsFor};
 use crate::counters::Counter;
@@ -342,6 +343,10 @@ impl<S: Store> Core<S> {
         let generation = session.generation;
         let owed = session.owed.get_or_insert_with(|| Box::new(Owed::new()));
         owed.push(kind, id, code, needs);
+        let many = owed.len() > OWED_MAX;
+        if let Some(conn) = self.clients.conns.at_mut(index).filter(|_| many) {
+            conn.owed_much = true;
+        }
         self.owing.push_back(WaitsFor { lsn: needs, index: session_index, generation });
     }
 

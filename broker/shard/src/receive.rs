@@ -242,8 +242,15 @@ impl<S: Store> Core<S> {
         let max = 2 * self.clients.write_buffer_max;
         let Some(conn) = self.clients.conns.at_mut(index) else { return };
         if conn.stalled && conn.phase == Phase::Open && conn.out_len() > max {
-            conn.choked = true;
+            if !mem::replace(&mut conn.choked, true) {
+                conn.choked_s = (self.clients.now_ms / 1000) as u32;
+            }
+            let idle = conn.timer.is_none();
             self.pause_receive(index);
+            if idle {
+                // A keep alive of 0 asks for no timer, but this must end some time.
+                self.arm_keep_alive(index, false);
+            }
         }
     }
 

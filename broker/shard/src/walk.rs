@@ -1,5 +1,6 @@
 //! Walks over all connections or sessions of a shard, a stretch in each turn: the drain at the end
-//! of the broker, and the judging of subscriptions by new rules.
+//! of the broker, the judging of subscriptions by new rules, and the search of queues for expired
+//! messages.
 
 use std::mem;
 use std::sync::Arc;
@@ -11,11 +12,16 @@ use ringtide_topics::Filter;
 use crate::access::{Action, Verdict, Who};
 use crate::conn::{Cause, NONE};
 use crate::core::{Core, Flow};
+use crate::ledger::DropReason;
 use crate::message::Message;
 use crate::park::{AckWanted, LanesParked, Parked, Progress};
 use crate::share::Share;
 use crate::steering::Settings;
 
+/// Seconds in which the queues of all sessions are looked at once, if they are many.
+const SWEEP_SECONDS: u32 = 60;
+/// Sessions whose queues are looked at in a second at least.
+const SWEEP_LEAST: u32 = 256;
 /// Connections or sessions that a walk visits before it looks at the clock.
 const VISITS_LEAST: u32 = 16;
 
@@ -24,7 +30,49 @@ impl<S: Store> Core<S> {
     pub(crate) fn walk(&mut self, over: &dyn Fn() -> bool) -> bool {
         self.drain(over);
         self.revoke(over);
-        self.drain_at.is_some() || self.revoke_at.is_some()
+        self.sweep_queues(over);
+        self.drain_at.is_some() || self.revoke_at.is_some() || self.sweep_left > 0
+    }
+
+    /// Begins the second's stretch of the walk over all queues.
+    pub(crate) fn begin_sweep(&mut self) {
+        let end = self.clients.sessions.end();
+        self.sweep_left = end.div_ceil(SWEEP_SECONDS).max(SWEEP_LEAST).min(end);
+    }
+
+    /// Frees expired messages of queues that nothing else looks at: those of sessions that are
+    /// away, or whose clients do not acknowledge.
+    fn sweep_queues(&mut self, over: &dyn Fn() -> bool) {
+        let mut share = Share::new(over, VISITS_LEAST);
+        while self.sweep_left > 0 {
+            self.sweep_left -= 1;
+            self.sweep_queue(self.sweep_at);
+            self.sweep_at += 1;
+            if self.sweep_at >= self.clients.sessions.end() {
+                self.sweep_at = 0;
+            }
+            if !share.go_on() {
+                return;
+            }
+        }
+    }
+
+    fn sweep_queue(&mut self, index: u32) {
+        let now_ms = self.clients.now_ms;
+        let Some(session) = self.clients.sessions.at_mut(index) else { return };
+        let Some(outbound) = session.outbound.as_mut() else { return };
+        let mut expired = Vec::new();
+        outbound.sweep_expired(now_ms, |delivery| {
+            expired.push(delivery.message.view().header.topic_hash);
+        });
+        if expired.is_empty() {
+            return;
+        }
+        session.trim();
+        for hash in expired {
+            self.clients.note_drop(index, hash, DropReason::Expired);
+        }
+        self.want_replay(index);
     }
 
     /// Closes every connection: the broker goes down.
