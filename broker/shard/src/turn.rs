@@ -39,6 +39,8 @@ const NOTES_LEAST: u32 = 16;
 const HAND_OVER_MS: u64 = 5000;
 /// Timers that are fired before the clock is looked at.
 const TIMERS_LEAST: u32 = 16;
+/// Ends of connections that are handled before that.
+const ENDS_LEAST: u32 = 16;
 /// Received buffers that are decoded before that.
 const BUFFERS_LEAST: u32 = 16;
 
@@ -52,8 +54,13 @@ pub struct Shard<D: Driver, S: Store, C: Clock> {
     /// The lane whose turn it is.
     pub(crate) next_lane: usize,
     pub(crate) core: Core<S>,
-    /// What came from connections and is not handled yet, in order.
-    pub(crate) received: VecDeque<Came>,
+    /// Buffers that were received and are not decoded yet.
+    pub(crate) received: VecDeque<(Token, BufferId)>,
+    /// Buffers that were received so far, and decoded so far.
+    pub(crate) received_count: u64,
+    pub(crate) decoded_count: u64,
+    /// Connections that ended.
+    pub(crate) ends: VecDeque<End>,
     /// Hand-overs whose socket has not arrived, and the reverse.
     pub(crate) expected: HashMap<u64, (u64, Box<HandOver>)>,
     pub(crate) arrived: HashMap<u64, (u64, Socket)>,
@@ -68,14 +75,14 @@ pub struct Shard<D: Driver, S: Store, C: Clock> {
     pub(crate) drain_until_ms: Option<u64>,
 }
 
-/// What came from one connection.
+/// The end of one connection.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Came {
-    Bytes(Token, BufferId),
-    /// The peer has finished sending.
-    End(Token),
-    /// The socket is of no use any more.
-    Loss(Token),
+pub(crate) struct End {
+    token: Token,
+    /// The socket is of no use any more; else the peer has only finished sending.
+    lost: bool,
+    /// It comes behind so many received buffers.
+    behind: u64,
 }
 
 impl<D: Driver, S: Store, C: Clock> Turn for Shard<D, S, C> {
@@ -98,6 +105,7 @@ impl<D: Driver, S: Store, C: Clock> Turn for Shard<D, S, C> {
         let until_us = started_us + 2 * budget_us;
         let clock = &self.clock;
         let mut again = self.core.go_on(&|| clock.now_us() >= until_us);
+        again |= self.handle_ends(until_us);
         again |= self.answer_retained(until_us);
         again |= self.fire_timers(until_us);
         self.core.end_of_log_turn();
@@ -120,7 +128,8 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         while let Some(completion) = self.io.next() {
             match completion {
                 Completion::Received { token, buffer } => {
-                    self.received.push_back(Came::Bytes(token, buffer));
+                    self.received.push_back((token, buffer));
+                    self.received_count += 1;
                 }
                 Completion::Accepted { listener, socket, peer } => {
                     self.core.on_accepted(listener.0, socket, peer);
@@ -130,9 +139,9 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
                 Completion::SendFailed { token, .. } => {
                     // Nothing more is written to it.
                     self.core.on_stalled(token);
-                    self.received.push_back(Came::Loss(token));
+                    self.note_end(token, true);
                 }
-                Completion::Ended { token, .. } => self.received.push_back(Came::End(token)),
+                Completion::Ended { token, .. } => self.note_end(token, false),
                 Completion::Stopped { token } => self.core.on_stopped(token),
                 Completion::Closed { token } => self.core.on_closed(token),
                 Completion::AcceptFailed { .. } => {
@@ -164,22 +173,40 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
 
     /// Decodes received buffers until the turn's budget is used up.
     fn decode(&mut self, until_us: u64) {
-        let Shard { io, core, received, clock, .. } = self;
+        let Shard { io, core, received, decoded_count, clock, .. } = self;
         let over = || clock.now_us() >= until_us;
         let mut share = Share::new(&over, BUFFERS_LEAST);
-        while let Some(came) = received.pop_front() {
-            match came {
-                Came::Bytes(token, buffer) => {
-                    core.on_received(token, io.bytes(buffer));
-                    io.release(buffer);
-                }
-                Came::End(token) => core.on_ended(token),
-                Came::Loss(token) => core.on_lost(token),
-            }
+        while let Some((token, buffer)) = received.pop_front() {
+            core.on_received(token, io.bytes(buffer));
+            io.release(buffer);
+            *decoded_count += 1;
             if core.routes.budget == 0 || !share.go_on() {
                 break;
             }
         }
+    }
+
+    fn note_end(&mut self, token: Token, lost: bool) {
+        let behind = self.received_count;
+        self.ends.push_back(End { token, lost, behind });
+    }
+
+    /// Handles the ends of connections whose bytes have been decoded. True if more could be.
+    fn handle_ends(&mut self, until_us: u64) -> bool {
+        let Shard { core, ends, decoded_count, clock, .. } = self;
+        let over = || clock.now_us() >= until_us;
+        let mut share = Share::new(&over, ENDS_LEAST);
+        while let Some(end) = ends.pop_front_if(|end| end.behind <= *decoded_count) {
+            if end.lost {
+                core.on_lost(end.token);
+            } else {
+                core.on_ended(end.token);
+            }
+            if !share.go_on() {
+                break;
+            }
+        }
+        !ends.is_empty()
     }
 
     /// Takes the notes of the other shards, in rounds: one is done when all that was in the lanes
