@@ -24,13 +24,14 @@ use crate::note::Note;
 use crate::own::OwnMessages;
 use crate::partition::PartitionMap;
 use crate::promise::Promises;
-use crate::replaying::Rounds;
+use crate::replaying::Replays;
 use crate::retained::RetainedStore;
 use crate::route::Routes;
 use crate::steering::Steering;
 use crate::sys::Sys;
 use crate::timer::Wheel;
 use crate::turn::Shard;
+use crate::walk::Walks;
 
 /// What a shard is made of.
 pub struct Parts<D, S, C> {
@@ -128,9 +129,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             internal: OwnMessages::default(),
             parked: VecDeque::new(),
             tickets: HashMap::new(),
-            replaying: VecDeque::new(),
-            settling: VecDeque::new(),
-            rounds: Rounds::default(),
+            replays: Replays::default(),
             owing: VecDeque::new(),
             opening: VecDeque::new(),
             removals: Vec::new(),
@@ -141,11 +140,8 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             forward_scratch: Vec::new(),
             next_tag: 0,
             next_join: 0,
-            sweep_at: 0,
-            sweep_left: 0,
             draining: false,
-            drain_at: None,
-            revoke_at: None,
+            walks: Walks::default(),
             random: parts.seed,
         };
         Shard {

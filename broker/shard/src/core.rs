@@ -22,9 +22,10 @@ use crate::note::HandOver;
 use crate::own::{Internal, OwnMessages};
 use crate::park::Progress;
 use crate::promise::{NOTHING, Promise, Promises};
-use crate::replaying::Rounds;
+use crate::replaying::Replays;
 use crate::route::Routes;
 use crate::timer::Wheel;
+use crate::walk::Walks;
 
 /// What a timer is for.
 #[derive(Clone, Copy, Debug)]
@@ -87,11 +88,7 @@ pub(crate) struct Core<S: Store> {
     /// Connections (and their generation) whose parked packet is to be tried again.
     pub(crate) parked: VecDeque<(u32, u32)>,
     pub(crate) tickets: HashMap<Ticket, (u32, u32)>,
-    /// Sessions (and their generation) whose retained messages may be moved on, each once.
-    pub(crate) replaying: VecDeque<(u32, u32)>,
-    /// Those that wait for the other shards, in the order in which they began to.
-    pub(crate) settling: VecDeque<(u32, u32)>,
-    pub(crate) rounds: Rounds,
+    pub(crate) replays: Replays,
     /// Sessions that owe acknowledgements, in the order of the log.
     pub(crate) owing: VecDeque<WaitsFor>,
     /// Connections whose CONNACK waits for the log.
@@ -107,18 +104,11 @@ pub(crate) struct Core<S: Store> {
     pub(crate) next_tag: u64,
     /// Numbers the joins of shared groups.
     pub(crate) next_join: u64,
-    /// The next session whose queue is looked at for expired messages, and how many sessions are
-    /// still to be looked at in this second.
-    pub(crate) sweep_at: u32,
-    pub(crate) sweep_left: u32,
     /// State of [`Core::random`].
     pub(crate) random: u64,
     /// Stops new connections and new persistent work: the broker is going down.
     pub(crate) draining: bool,
-    /// The next connection to be closed because the broker goes down.
-    pub(crate) drain_at: Option<u32>,
-    /// The next session whose subscriptions are judged anew after a change of the rules.
-    pub(crate) revoke_at: Option<u32>,
+    pub(crate) walks: Walks,
 }
 
 impl<S: Store> Core<S> {

@@ -301,21 +301,21 @@ fn deliver_queued(
             true
         }
         Offer::Dropped { dropped, reason } => {
-            // An older one may have given way to this one.
-            let queued = fan.message.as_ref().is_some_and(|own| !own.is_same(&dropped.message));
-            note_victims(clients, hit.session.0, dropped, reason);
-            queued
+            note_victims(clients, hit.session.0, fan.message(), dropped, reason)
         }
     }
 }
 
-/// Counts the message that gave way, and every further one that had to.
+/// Counts the message that gave way, and every further one that had to. True if they were older
+/// than the `new` one, which is in the queue then.
 fn note_victims(
     clients: &mut Clients,
     session: u32,
+    new: &Message,
     dropped: Delivery<Message>,
     reason: ringtide_session::DropReason,
-) {
+) -> bool {
+    let queued = !new.is_same(&dropped.message);
     let mut victim = Some((dropped, reason));
     while let Some((dropped, reason)) = victim {
         let hash = dropped.message.view().header.topic_hash;
@@ -324,6 +324,7 @@ fn note_victims(
         let outbound = session.and_then(|session| session.outbound.as_mut());
         victim = outbound.and_then(|outbound| outbound.evict_next());
     }
+    queued
 }
 
 fn drop_reason(reason: ringtide_session::DropReason) -> DropReason {

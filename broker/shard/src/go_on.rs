@@ -49,9 +49,9 @@ impl<S: Store> Core<S> {
     pub(crate) fn has_news(&self) -> bool {
         self.internal.could_go_on()
             || !self.clients.pumping.is_empty()
-            || !self.replaying.is_empty()
+            || !self.replays.ready.is_empty()
             || self.routes.groups.has_changed()
-            || self.sweep_left > 0
+            || self.walks.sweep_left > 0
     }
 
     fn take_verdicts(&mut self, over: &dyn Fn() -> bool) -> bool {
@@ -319,7 +319,7 @@ impl<S: Store> Core<S> {
             || !self.removals.is_empty()
             || !self.insertions.is_empty()
             || !self.tickets.is_empty()
-            || !self.settling.is_empty()
+            || !self.replays.settling.is_empty()
             || self.store.appended() > self.store.durable()
     }
 

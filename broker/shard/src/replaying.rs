@@ -11,6 +11,8 @@
 //!                               the oldest has passed
 //! ```
 
+use std::collections::VecDeque;
+
 use ringtide_storage::Store;
 
 use crate::conn::NONE;
@@ -31,6 +33,16 @@ pub(crate) struct Rounds {
     pub(crate) done: u64,
 }
 
+/// The replays that are moved on, sessions with their generation, each in one list at most.
+#[derive(Debug, Default)]
+pub(crate) struct Replays {
+    /// Something has happened that they may wait for.
+    pub(crate) ready: VecDeque<(u32, u32)>,
+    /// They wait for the other shards, in the order in which they began to.
+    pub(crate) settling: VecDeque<(u32, u32)>,
+    pub(crate) rounds: Rounds,
+}
+
 impl Rounds {
     /// The first round that takes in all that is in the lanes now.
     pub(crate) fn next(self) -> u64 {
@@ -48,7 +60,7 @@ impl<S: Store> Core<S> {
         let Some(session) = self.clients.sessions.at_mut(index) else { return };
         if session.replay.is_some() && !session.replaying && session.conn != NONE {
             session.replaying = true;
-            self.replaying.push_back((index, session.generation));
+            self.replays.ready.push_back((index, session.generation));
         }
     }
 
@@ -56,8 +68,8 @@ impl<S: Store> Core<S> {
     pub(crate) fn step_replays(&mut self, over: &dyn Fn() -> bool) -> bool {
         self.settle_replays();
         let mut share = Share::new(over, REPLAYS_LEAST);
-        for _ in 0..self.replaying.len() {
-            let Some((index, generation)) = self.replaying.pop_front() else { break };
+        for _ in 0..self.replays.ready.len() {
+            let Some((index, generation)) = self.replays.ready.pop_front() else { break };
             if self.is_replaying(index, generation) {
                 self.step_replay(index, generation);
                 if !share.go_on() {
@@ -65,30 +77,30 @@ impl<S: Store> Core<S> {
                 }
             }
         }
-        !self.replaying.is_empty()
+        !self.replays.ready.is_empty()
     }
 
     /// Lets those go on whose wait for the other shards is over. The oldest grace period passes
     /// first, so nobody else need be looked at.
     fn settle_replays(&mut self) {
-        while let Some(&(index, generation)) = self.settling.front() {
-            let Core { clients, mesh, rounds, .. } = self;
+        while let Some(&(index, generation)) = self.replays.settling.front() {
+            let Core { clients, mesh, replays, .. } = self;
             let session = clients.sessions.at_mut(index);
             let session = session.filter(|session| session.generation == generation);
             if let Some(session) = session
                 && let Some(replay) = session.replay.as_mut()
                 && session.conn != NONE
             {
-                if replay.waits_for_shards(&mesh.shared, *rounds) {
+                if replay.waits_for_shards(&mesh.shared, replays.rounds) {
                     return;
                 }
-                self.replaying.push_back((index, generation));
+                self.replays.ready.push_back((index, generation));
             } else if let Some(session) = clients.sessions.at_mut(index)
                 && session.generation == generation
             {
                 session.replaying = false;
             }
-            self.settling.pop_front();
+            self.replays.settling.pop_front();
         }
     }
 
@@ -106,8 +118,8 @@ impl<S: Store> Core<S> {
     /// Moves one replay on and puts it where it waits.
     fn step_replay(&mut self, index: u32, generation: u32) {
         let asker = RemoteSession { shard: self.mesh.me, session: index, generation };
-        let Core { routes, clients, mesh, rounds, .. } = self;
-        match replay::step(routes, clients, &mesh.shared, *rounds, asker) {
+        let Core { routes, clients, mesh, replays, .. } = self;
+        match replay::step(routes, clients, &mesh.shared, replays.rounds, asker) {
             Step::Done => {
                 if let Some(session) = clients.sessions.at_mut(index) {
                     session.replay = None;
@@ -119,7 +131,7 @@ impl<S: Store> Core<S> {
             Step::Wait(Wait::Shards) => {
                 if let Some(session) = clients.sessions.at_mut(index) {
                     session.replaying = true;
-                    self.settling.push_back((index, generation));
+                    self.replays.settling.push_back((index, generation));
                 }
             }
             Step::Ask(shard, query) => {

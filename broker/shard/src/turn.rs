@@ -213,8 +213,8 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
     /// at its beginning has been taken in. This never needs room in a lane.
     fn take_notes(&mut self, until_us: u64) {
         let Shard { clock, from, core, expected, arrived, .. } = self;
-        if core.rounds.begun == core.rounds.done {
-            core.rounds.begun += 1;
+        if core.replays.rounds.begun == core.replays.rounds.done {
+            core.replays.rounds.begun += 1;
             for (until, lane) in self.round_until.iter_mut().zip(from.iter()) {
                 *until = lane.as_ref().map_or(0, Receiver::published);
             }
@@ -263,7 +263,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             lane.as_ref().is_none_or(|lane| lane.position() >= until)
         };
         if from.iter().zip(round_until.iter()).all(|(lane, until)| passed(lane, *until)) {
-            core.rounds.done = core.rounds.begun;
+            core.replays.rounds.done = core.replays.rounds.begun;
         }
         // Those that have theirs stand before those that have none yet.
         for waiting in core.routes.retained.waiting.iter_mut().rev() {
@@ -478,7 +478,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
                 for listener in 0..self.listeners {
                     self.io.stop_accept(ListenerId(listener));
                 }
-                self.core.drain_at = Some(0);
+                self.core.walks.drain_at = Some(0);
                 TurnEnd::Again
             }
             (Stage::Draining, Some(until_ms)) => {

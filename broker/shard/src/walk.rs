@@ -25,31 +25,44 @@ const SWEEP_LEAST: u32 = 256;
 /// Connections or sessions that a walk visits before it looks at the clock.
 const VISITS_LEAST: u32 = 16;
 
+/// How far the walks have come.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Walks {
+    /// The next connection to be closed because the broker goes down.
+    pub(crate) drain_at: Option<u32>,
+    /// The next session whose subscriptions are judged anew after a change of the rules.
+    revoke_at: Option<u32>,
+    /// The next session whose queue is looked at for expired messages, and how many sessions are
+    /// still to be looked at in this second.
+    sweep_at: u32,
+    pub(crate) sweep_left: u32,
+}
+
 impl<S: Store> Core<S> {
     /// Goes on with the walks that are under way. True if one is not at its end.
     pub(crate) fn walk(&mut self, over: &dyn Fn() -> bool) -> bool {
         self.drain(over);
         self.revoke(over);
         self.sweep_queues(over);
-        self.drain_at.is_some() || self.revoke_at.is_some() || self.sweep_left > 0
+        self.walks.drain_at.is_some() || self.walks.revoke_at.is_some() || self.walks.sweep_left > 0
     }
 
     /// Begins the second's stretch of the walk over all queues.
     pub(crate) fn begin_sweep(&mut self) {
         let end = self.clients.sessions.end();
-        self.sweep_left = end.div_ceil(SWEEP_SECONDS).max(SWEEP_LEAST).min(end);
+        self.walks.sweep_left = end.div_ceil(SWEEP_SECONDS).max(SWEEP_LEAST).min(end);
     }
 
     /// Frees expired messages of queues that nothing else looks at: those of sessions that are
     /// away, or whose clients do not acknowledge.
     fn sweep_queues(&mut self, over: &dyn Fn() -> bool) {
         let mut share = Share::new(over, VISITS_LEAST);
-        while self.sweep_left > 0 {
-            self.sweep_left -= 1;
-            self.sweep_queue(self.sweep_at);
-            self.sweep_at += 1;
-            if self.sweep_at >= self.clients.sessions.end() {
-                self.sweep_at = 0;
+        while self.walks.sweep_left > 0 {
+            self.walks.sweep_left -= 1;
+            self.sweep_queue(self.walks.sweep_at);
+            self.walks.sweep_at += 1;
+            if self.walks.sweep_at >= self.clients.sessions.end() {
+                self.walks.sweep_at = 0;
             }
             if !share.go_on() {
                 return;
@@ -77,7 +90,7 @@ impl<S: Store> Core<S> {
 
     /// Closes every connection: the broker goes down.
     fn drain(&mut self, over: &dyn Fn() -> bool) {
-        let Some(mut at) = self.drain_at else { return };
+        let Some(mut at) = self.walks.drain_at else { return };
         let mut share = Share::new(over, VISITS_LEAST);
         let end = self.clients.conns.end();
         while at < end {
@@ -87,7 +100,7 @@ impl<S: Store> Core<S> {
                 break;
             }
         }
-        self.drain_at = (at < end).then_some(at);
+        self.walks.drain_at = (at < end).then_some(at);
     }
 
     /// Takes in new settings.
@@ -101,7 +114,7 @@ impl<S: Store> Core<S> {
         self.routes.groups.set_strategies(limits.shared_strategy, strategies);
         self.limits = limits;
         self.access = settings.access;
-        self.revoke_at = (!self.access.is_open()).then_some(0);
+        self.walks.revoke_at = (!self.access.is_open()).then_some(0);
         self.judge_again();
     }
 
@@ -145,7 +158,7 @@ impl<S: Store> Core<S> {
     /// Removes the subscriptions that the rules no longer allow: a right that was revoked must not
     /// live on in a session.
     fn revoke(&mut self, over: &dyn Fn() -> bool) {
-        let Some(mut at) = self.revoke_at else { return };
+        let Some(mut at) = self.walks.revoke_at else { return };
         let mut share = Share::new(over, VISITS_LEAST);
         let end = self.clients.sessions.end();
         while at < end {
@@ -157,7 +170,7 @@ impl<S: Store> Core<S> {
                 break;
             }
         }
-        self.revoke_at = (at < end).then_some(at);
+        self.walks.revoke_at = (at < end).then_some(at);
     }
 
     fn revoked_of(&self, index: u32) -> Vec<String> {

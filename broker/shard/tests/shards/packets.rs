@@ -166,9 +166,11 @@ pub(crate) fn read(mut bytes: &[u8]) -> Vec<Got> {
 
 /// The payloads of the publishes among them.
 pub(crate) fn payloads(got: &[Got]) -> Vec<&str> {
-    let of = |one| match one {
-        &Got::Publish { ref payload, .. } => Some(payload.as_str()),
-        _ => None,
-    };
-    got.iter().filter_map(of).collect()
+    let mut all = Vec::new();
+    for one in got {
+        if let Got::Publish { payload, .. } = one {
+            all.push(payload.as_str());
+        }
+    }
+    all
 }

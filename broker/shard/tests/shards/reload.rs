@@ -71,7 +71,7 @@ fn strategies_of_groups_that_are_there() {
     let name = world.name_at(0, "p");
     world.accept(0, 9, &connect(&name));
     world.turns(10);
-    let mut shares = |world: &mut World| {
+    let shares = |world: &mut World| {
         (0..10).for_each(|_| world.send(0, 9, &publish("x", QoS::AtMostOnce, 0, b"1")));
         world.turns(5);
         let of = |shard| payloads(&read(&world.sent(shard, shard as u32))).len();
