@@ -14,6 +14,10 @@ use crate::persist::count_kept;
 use crate::publish::acked;
 use crate::pump;
 
+/// Acknowledgements that a client may be owed while the log is behind: above it no more is read
+/// from the client until half of them have left.
+pub(crate) const OWED_MAX: usize = 4096;
+
 impl<S: Store> Core<S> {
     /// Handles an acknowledgement. Acknowledgements and answers never wait for the send quota.
     //= [MQTT-3.3.4-10]
@@ -115,8 +119,9 @@ impl<S: Store> Core<S> {
     /// An exchange has ended: the next queued message may go.
     fn moved_on(&mut self, session: u32) {
         if pump::pump(&mut self.clients, session) {
-            self.clients.pumping.push(session);
+            self.clients.want_pump(session);
         }
+        self.want_replay(session);
     }
 
     /// A session's name in the log, 0 if its state is not kept there.
@@ -192,7 +197,7 @@ impl<S: Store> Core<S> {
             }
             let Some(owed) = session.owed.as_mut() else { return };
             let Some(ack) = owed.pop_ready(durable) else { return };
-            let conn = session.conn;
+            let (conn, left) = (session.conn, owed.len());
             match ack {
                 OwedAck::Ack { kind, id, reason } => {
                     acked(session.inbound.as_deref_mut(), kind, id, reason);
@@ -204,6 +209,12 @@ impl<S: Store> Core<S> {
                 OwedAck::UnsubAck { id, codes } => self.clients.write(conn, |version, out| {
                     UnsubAck::new(id, &codes).encode(version, out);
                 }),
+            }
+            if left == OWED_MAX / 2
+                && let Some(record) = self.clients.conns.at_mut(conn)
+            {
+                record.owed_much = false;
+                self.resume(conn);
             }
         }
     }

@@ -23,13 +23,17 @@ use crate::groups::Groups;
 use crate::large::LargeBuffers;
 use crate::mesh_out::MeshOut;
 use crate::note::Note;
+use crate::own::OwnMessages;
 use crate::partition::PartitionMap;
+use crate::promise::Promises;
+use crate::replaying::Replays;
 use crate::retained::RetainedStore;
 use crate::route::Routes;
 use crate::steering::Steering;
 use crate::sys::Sys;
 use crate::timer::Wheel;
 use crate::turn::Shard;
+use crate::walk::Walks;
 
 /// What a shard is made of.
 pub struct Parts<D, S, C> {
@@ -109,14 +113,12 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         let own = Arc::clone(&counters[usize::from(me)]);
         let mut timers = Wheel::new(now_ms);
         timers.set(now_ms + 1000, Due::Second);
-        let sys = (me == 0).then_some(Sys {
+        let sys = (me == 0).then(|| Sys {
             all: Arc::clone(&counters),
             version: parts.version,
             started_ms: now_ms,
+            timer: (limits.sys_interval_ms > 0).then(|| timers.set(now_ms, Due::Sys)),
         });
-        if me == 0 && limits.sys_interval_ms > 0 {
-            timers.set(now_ms, Due::Sys);
-        }
         let strategies = limits.shared_strategies.clone();
         let groups = Groups::new(me, shards, limits.shared_strategy, strategies);
         let routes = routes(&limits, (me, shards), groups, interest, partitions);
@@ -127,6 +129,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
                 limits.write_buffer_max_bytes,
                 store.keeps(),
             ),
+            promises: Promises::new(&limits.server),
             limits,
             routes,
             mesh: MeshOut::new(me, ports.to, ports.shared, own, Arc::clone(&counters)),
@@ -135,10 +138,10 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             auth_methods: parts.auth_methods,
             timers,
             commands: Vec::new(),
-            internal: VecDeque::new(),
+            internal: OwnMessages::default(),
             parked: VecDeque::new(),
             tickets: HashMap::new(),
-            replaying: VecDeque::new(),
+            replays: Replays::default(),
             owing: VecDeque::new(),
             held: VecDeque::new(),
             opening: VecDeque::new(),
@@ -150,7 +153,9 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             topic_scratch: String::new(),
             forward_scratch: Vec::new(),
             next_tag: 0,
+            next_join: 0,
             draining: false,
+            walks: Walks::default(),
             random: parts.seed,
         };
         let mut core = core;
@@ -162,8 +167,13 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             io: driver,
             clock,
             from: ports.from,
+            round_until: vec![0; usize::from(shards)],
+            next_lane: 0,
             core,
             received: VecDeque::new(),
+            received_count: 0,
+            decoded_count: 0,
+            ends: VecDeque::new(),
             expected: HashMap::new(),
             arrived: HashMap::new(),
             sys,

@@ -1,6 +1,7 @@
 //! The connections and sessions of one shard, and the tools that act on one of them: writing to a
 //! connection, counting a drop, keeping the list of connections with output.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
@@ -29,8 +30,8 @@ pub(crate) struct Clients {
     pub(crate) dirty: Vec<u32>,
     /// Connections to close after their output has been tried.
     pub(crate) closing: Vec<u32>,
-    /// Sessions whose queue may move on.
-    pub(crate) pumping: Vec<u32>,
+    /// Sessions whose queue may move on, each once.
+    pub(crate) pumping: VecDeque<u32>,
     /// Empty vectors for output, so that an idle connection owns none.
     pub(crate) pool: Vec<Vec<u8>>,
     pub(crate) counters: Arc<Counters>,
@@ -57,7 +58,7 @@ impl Clients {
             by_client: HashTable::new(),
             dirty: Vec::new(),
             closing: Vec::new(),
-            pumping: Vec::new(),
+            pumping: VecDeque::new(),
             pool: Vec::new(),
             counters,
             journal: Journal::new(keeps),
@@ -156,6 +157,16 @@ impl Clients {
         if let Some(session) = self.sessions.at_mut(session) {
             let ledger = session.ledger.get_or_insert_default();
             ledger.note(Dropped { at_ms, topic_hash, reason });
+        }
+    }
+
+    /// Asks that a session's queue is moved on.
+    pub(crate) fn want_pump(&mut self, session: u32) {
+        if let Some(record) = self.sessions.at_mut(session)
+            && !record.pumping
+        {
+            record.pumping = true;
+            self.pumping.push_back(session);
         }
     }
 

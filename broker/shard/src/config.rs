@@ -1,7 +1,6 @@
 //! What a shard is told: limits with their units and defaults. The program fills it in from the
 //! configuration file; tests and the simulator fill it in directly.
 
-use ringtide_codec::Version;
 use ringtide_session::{DropPolicy, ServerLimits};
 use ringtide_topics::TenantId;
 use ringtide_topics::shared::Strategy;
@@ -39,6 +38,9 @@ pub struct Limits {
     pub queue_policy: DropPolicy,
     /// Bytes that wait to be written to one client; above it QoS 0 is dropped and the rest queues.
     pub write_buffer_max_bytes: usize,
+    /// Milliseconds, on top of 1.5 times its keep alive, for which a client whose packets wait
+    /// may go without reading what it was sent.
+    pub choked_max_ms: u64,
     /// Retained messages on one shard.
     pub retained_count_max: usize,
     /// Bytes of retained messages on one shard.
@@ -81,15 +83,6 @@ impl Default for ListenerLimits {
 }
 
 impl Limits {
-    /// The messages of QoS 1 and 2 that a client of this version may leave unacknowledged: before
-    /// MQTT 5 it cannot be told, so it is held to the protocol's own limit only.
-    pub fn receive_maximum(&self, version: Option<Version>) -> u16 {
-        match version {
-            Some(Version::V5) => self.server.receive_maximum,
-            _ => u16::MAX,
-        }
-    }
-
     /// The settings of one listener; the defaults for one that does not exist.
     pub fn listener(&self, listener: u16) -> ListenerLimits {
         self.listeners.get(usize::from(listener)).copied().unwrap_or_default()
@@ -114,6 +107,7 @@ impl Default for Limits {
             queue_bytes_max: 64 << 20,
             queue_policy: DropPolicy::Oldest,
             write_buffer_max_bytes: 1 << 20,
+            choked_max_ms: 60_000,
             retained_count_max: 10_000_000,
             retained_bytes_max: 4 << 30,
             turn_sends_max: 1300,

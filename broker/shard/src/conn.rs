@@ -6,9 +6,10 @@ use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use bytes::{Bytes, BytesMut};
 use ringtide_codec::{ReasonCode, Version};
 use ringtide_driver::{Socket, Token};
-use ringtide_session::{AliasIn, AliasOut};
+use ringtide_session::{AliasIn, AliasOut, keepalive};
 
 use crate::park::Parked;
+use crate::promise::NOTHING;
 use crate::timer::TimerId;
 
 /// No session, no connection.
@@ -109,14 +110,20 @@ pub(crate) struct Conn {
     pub(crate) pausing: bool,
     /// Its packets wait until it reads what it was sent.
     pub(crate) choked: bool,
+    /// Its packets wait until the log has caught up with what it is owed.
+    pub(crate) owed_much: bool,
     /// The peer has finished sending: close once what it sent is handled.
     pub(crate) ended: bool,
     /// Reason strings and user properties are welcome (Request Problem Information).
     pub(crate) problem_information: bool,
+    /// What its client was told in CONNACK, by number.
+    pub(crate) promised: u16,
     /// Keep alive in force, in seconds, 0 = none.
     pub(crate) keep_alive_s: u16,
     /// The client's Maximum Packet Size.
     pub(crate) packet_max: u32,
+    /// When it was choked last, in seconds since the epoch.
+    pub(crate) choked_s: u32,
     /// When the last packet came.
     pub(crate) heard_ms: u64,
     pub(crate) timer: Option<TimerId>,
@@ -149,10 +156,13 @@ impl Conn {
             receiving: false,
             pausing: false,
             choked: false,
+            owed_much: false,
             ended: false,
             problem_information: true,
+            promised: NOTHING,
             keep_alive_s: 0,
             packet_max: u32::MAX,
+            choked_s: 0,
             heard_ms: now_ms,
             timer: None,
             peer: Peer::new(peer),
@@ -177,7 +187,14 @@ impl Conn {
 
     /// True while received packets must wait.
     pub(crate) fn waits(&self) -> bool {
-        self.choked || self.is_parked()
+        self.choked || self.owed_much || self.is_parked()
+    }
+
+    /// When a client that does not read is given up: its keep alive is not held against it while
+    /// its packets wait, but only so much longer.
+    pub(crate) fn choked_until_ms(&self, choked_max_ms: u64) -> Option<u64> {
+        let keep_alive_ms = keepalive::timeout_ms(self.keep_alive_s).unwrap_or(0);
+        self.choked.then(|| u64::from(self.choked_s) * 1000 + keep_alive_ms + choked_max_ms)
     }
 
     pub(crate) fn alias_out(&mut self) -> Option<&mut AliasOut> {
@@ -223,4 +240,6 @@ pub(crate) enum Cause {
     Disconnected(ReasonCode),
     /// The broker ends it with this code, which MQTT 5 clients are told.
     Told(ReasonCode),
+    /// The client does not read what it was sent, so that it cannot be told anything.
+    Choked,
 }

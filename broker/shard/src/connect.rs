@@ -26,6 +26,7 @@ use crate::core::{Command, Core, Due, WaitsFor};
 use crate::counters::Counter;
 use crate::message::{Header, Message, View};
 use crate::note::HandOver;
+use crate::promise::NOTHING;
 use crate::publish::is_reserved;
 use crate::pump;
 use crate::route;
@@ -337,6 +338,7 @@ impl<S: Store> Core<S> {
             tenant: identity.tenant,
             auth: identity.auth,
             auth_data: identity.auth_data,
+            unsent: conn.out,
             bytes,
         });
         self.commands.push(Command::HandOver(home, conn.socket, hand_over));
@@ -350,8 +352,12 @@ impl<S: Store> Core<S> {
 
     /// Takes a connection that another shard has accepted.
     pub(crate) fn adopt(&mut self, socket: Socket, hand_over: HandOver) {
-        let HandOver { listener, peer, client_id, tenant, auth, auth_data, bytes, .. } = hand_over;
+        let HandOver { listener, peer, client_id, tenant, auth, auth_data, .. } = hand_over;
+        let (unsent, bytes) = (hand_over.unsent, hand_over.bytes);
         let index = self.add_conn(listener, socket, peer);
+        if !unsent.is_empty() {
+            self.clients.write(index, |_, out| out.extend_from_slice(&unsent));
+        }
         if self.draining {
             self.clients.counters.add(Counter::ConnectionsRefused, 1);
             return self.close(index, Cause::Lost);
@@ -401,6 +407,7 @@ impl<S: Store> Core<S> {
         // What was recorded of this client: its new session, the end of its old one.
         let needs = if after > before { after } else { 0 };
         let Some(conn) = self.clients.conns.at_mut(index) else { return };
+        conn.promised = self.promises.give();
         conn.partial = rest;
         conn.phase = Phase::Opening;
         let generation = conn.generation;
@@ -502,7 +509,8 @@ impl<S: Store> Core<S> {
             outbound.on_resume(negotiated.receive_maximum, self.routes.queues.limits);
         }
         if let Some(inbound) = record.inbound.as_mut() {
-            inbound.on_resume(self.limits.receive_maximum(Some(negotiated.version)));
+            let promise = self.promises.of(NOTHING);
+            inbound.on_resume(promise.receive_maximum(Some(negotiated.version)));
         }
         self.keep_session(session, was_persistent);
         let Some(conn) = self.clients.conns.at_mut(index) else { return };
@@ -567,14 +575,9 @@ impl<S: Store> Core<S> {
         self.arm_keep_alive(index, true);
         self.tell_online(session);
         if pump::pump(&mut self.clients, session) {
-            self.clients.pumping.push(session);
+            self.clients.want_pump(session);
         }
-        let record = self.clients.sessions.at(session);
-        if let Some(generation) =
-            record.filter(|record| record.replay.is_some()).map(|record| record.generation)
-        {
-            self.replaying.push_back((session, generation));
-        }
+        self.want_replay(session);
         self.resume(index);
         self.want_receive(index);
     }

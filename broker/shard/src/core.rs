@@ -20,9 +20,13 @@ use crate::large::LargeBuffers;
 use crate::mesh_out::MeshOut;
 use crate::message::Message;
 use crate::note::HandOver;
+use crate::own::{Internal, OwnMessages};
 use crate::park::Progress;
+use crate::promise::{NOTHING, Promise, Promises};
+use crate::replaying::Replays;
 use crate::route::Routes;
 use crate::timer::Wheel;
+use crate::walk::Walks;
 
 /// What a timer is for.
 #[derive(Clone, Copy, Debug)]
@@ -43,12 +47,6 @@ pub(crate) enum Flow {
     Continue,
     /// The connection waits or is closed: its other bytes stay.
     Stop,
-}
-
-/// A message that the broker itself publishes: a will, `$SYS`.
-pub(crate) struct Internal {
-    pub(crate) message: Message,
-    pub(crate) progress: Progress,
 }
 
 /// What the driver is to do for a connection, after its packets have been handled.
@@ -77,6 +75,8 @@ pub(crate) struct WaitsFor {
 
 pub(crate) struct Core<S: Store> {
     pub(crate) limits: Arc<Limits>,
+    /// What clients were told of them.
+    pub(crate) promises: Promises,
     pub(crate) clients: Clients,
     pub(crate) routes: Routes,
     pub(crate) mesh: MeshOut,
@@ -85,12 +85,11 @@ pub(crate) struct Core<S: Store> {
     pub(crate) auth_methods: crate::auth::Methods,
     pub(crate) timers: Wheel<Due>,
     pub(crate) commands: Vec<Command>,
-    pub(crate) internal: VecDeque<Internal>,
+    pub(crate) internal: OwnMessages,
     /// Connections (and their generation) whose parked packet is to be tried again.
     pub(crate) parked: VecDeque<(u32, u32)>,
     pub(crate) tickets: HashMap<Ticket, (u32, u32)>,
-    /// Sessions with retained messages on their way, each once.
-    pub(crate) replaying: VecDeque<(u32, u32)>,
+    pub(crate) replays: Replays,
     /// Sessions that owe acknowledgements, in the order of the log.
     pub(crate) owing: VecDeque<WaitsFor>,
     /// Sessions with sends that wait for the log, in its order.
@@ -108,10 +107,13 @@ pub(crate) struct Core<S: Store> {
     pub(crate) topic_scratch: String,
     pub(crate) forward_scratch: Vec<u8>,
     pub(crate) next_tag: u64,
+    /// Numbers the joins of shared groups.
+    pub(crate) next_join: u64,
     /// State of [`Core::random`].
     pub(crate) random: u64,
     /// Stops new connections and new persistent work: the broker is going down.
     pub(crate) draining: bool,
+    pub(crate) walks: Walks,
 }
 
 impl<S: Store> Core<S> {
@@ -205,9 +207,15 @@ impl<S: Store> Core<S> {
         }
     }
 
-    /// Publishes a message of the broker itself; it is routed when there is room for it.
-    pub(crate) fn publish_internal(&mut self, message: Message) {
-        self.internal.push_back(Internal { message, progress: Progress::default() });
+    /// Publishes a message of the broker itself, or in the name of a session; it is routed when
+    /// there is room for it.
+    pub(crate) fn publish_internal(&mut self, message: Message, publisher: Option<(u32, u32)>) {
+        self.internal.push(Internal { message, publisher, progress: Progress::default() });
+    }
+
+    /// What a connection's client was told in CONNACK.
+    pub(crate) fn promised(&self, index: u32) -> &Promise {
+        self.promises.of(self.clients.conns.at(index).map_or(NOTHING, |conn| conn.promised))
     }
 
     /// A position of the log up to which what was appended so far must be durable.

@@ -37,6 +37,8 @@ counters! {
     HandOvers => "connections/handed_over",
     /// Connections closed because no packet came within 1.5 times the keep alive.
     KeepAliveTimeouts => "connections/keepalive_timeouts",
+    /// Connections closed because the client did not read what it was sent for too long.
+    ChokedTimeouts => "connections/choked_timeouts",
     /// Connections closed for a malformed packet or a protocol error.
     ProtocolErrors => "connections/protocol_errors",
     /// Sessions taken over by a new connection.

@@ -122,18 +122,19 @@ pub(crate) fn deliver(
     //= [MQTT-3.3.1-13]
     //= 3.1.1 [MQTT-3.3.1-9]
     let retain = fan.view.header.retain && (fan.replay || hit.options & OPTION_RAP != 0);
-    if fan.view.header.retain && !fan.replay {
-        note_live(clients, hit.session.0, fan.view.header.topic_hash);
-    }
     //= [MQTT-3.8.4-8]
     //= 3.1.1 [MQTT-3.8.4-6]
     //= [MQTT-4.8.2-3]
     //= 3.1.1 [MQTT-3.3.5-1]
-    if fan.view.header.qos == QoS::AtMostOnce || granted == 0 {
-        deliver_qos0(clients, frames, fan, hit, retain);
+    let session = hit.session.0;
+    let reached = if fan.view.header.qos == QoS::AtMostOnce || granted == 0 {
+        deliver_qos0(clients, frames, fan, hit, retain)
     } else {
         let qos = fan.view.header.qos.min(QoS::from_bits(granted).unwrap_or(QoS::AtMostOnce));
-        deliver_queued(clients, queues, fan, hit, qos, retain);
+        deliver_queued(clients, queues, fan, hit, qos, retain)
+    };
+    if reached && fan.view.header.retain && !fan.replay {
+        note_live(clients, session, fan.view.header.topic_hash);
     }
 }
 
@@ -146,18 +147,19 @@ fn note_live(clients: &mut Clients, session: u32, topic_hash: u64) {
     }
 }
 
+/// False if it was dropped.
 fn deliver_qos0(
     clients: &mut Clients,
     frames: &mut Vec<u8>,
     fan: &mut Fan<'_>,
     hit: Hit<'_>,
     retain: bool,
-) {
+) -> bool {
     let index = clients.sessions.at(hit.session.0).map_or(NONE, |session| session.conn);
     let Some(conn) = clients.conns.at_mut(index).filter(|conn| conn.phase == Phase::Open) else {
         // Not a fault of anyone's: QoS 0 is not kept for a client that is away.
         clients.counters.add(Counter::DroppedOffline, 1);
-        return;
+        return false;
     };
     if conn.out.len() > clients.write_buffer_max
         || (conn.stalled
@@ -165,12 +167,12 @@ fn deliver_qos0(
             && conn.out_len() + fan.view.payload.len() > clients.write_buffer_max)
     {
         clients.note_drop(hit.session.0, fan.view.header.topic_hash, DropReason::SlowConsumer);
-        return;
+        return false;
     }
     let expires_ms = fan.view.header.expires_ms;
     if expires_ms != 0 && expires_ms <= clients.now_ms {
         clients.note_drop(hit.session.0, fan.view.header.topic_hash, DropReason::Expired);
-        return;
+        return false;
     }
     prepare(conn, index, &mut clients.dirty, &mut clients.pool);
     let v5 = conn.version == Version::V5;
@@ -181,7 +183,7 @@ fn deliver_qos0(
         if frame.len() <= conn.packet_max as usize {
             conn.out.extend_from_slice(frame);
             clients.counters.add(Counter::PublishSentQos0, 1);
-            return;
+            return true;
         }
     } else {
         let out = Out {
@@ -197,10 +199,11 @@ fn deliver_qos0(
         }
         if write_publish(conn, &fan.view, fan.message.as_ref(), &out, clients.now_ms) {
             clients.counters.add(Counter::PublishSentQos0, 1);
-            return;
+            return true;
         }
     }
     clients.note_drop(hit.session.0, fan.view.header.topic_hash, DropReason::TooLarge);
+    false
 }
 
 /// The QoS 0 frame for a version and RETAIN flag: the original, or an encoding kept in `frames`.
@@ -258,6 +261,7 @@ fn remaining_s(expires_ms: u64, ingress_ms: u64, now_ms: u64) -> Option<u32> {
     Some(left_ms.div_ceil(1000).min(u64::from(u32::MAX)) as u32)
 }
 
+/// False if it was dropped.
 fn deliver_queued(
     clients: &mut Clients,
     queues: &Queues,
@@ -265,11 +269,11 @@ fn deliver_queued(
     hit: Hit<'_>,
     qos: QoS,
     retain: bool,
-) {
+) -> bool {
     let header = fan.view.header;
     let message = fan.message().clone();
     let journal = &mut clients.journal;
-    let Some(session) = clients.sessions.at_mut(hit.session.0) else { return };
+    let Some(session) = clients.sessions.at_mut(hit.session.0) else { return false };
     let conn_index = session.conn;
     let open =
         clients.conns.at_mut(conn_index).filter(|conn| conn.phase == Phase::Open && !conn.stalled);
@@ -296,14 +300,14 @@ fn deliver_queued(
     //= 3.1.1 [MQTT-4.5.0-1]
     match outbound.offer(delivery, clients.now_ms, conn.is_some()) {
         Offer::Send(id) => {
-            let Some(conn) = conn else { return };
+            let Some(conn) = conn else { return false };
             if seq != 0 {
                 journal.entry(kept, seq, qos as u8, retain, fan.membership, hit.ids);
             }
             if must_hold(journal, hit.session.0, kept, qos) {
                 let origin = fan.origin(queues.me);
                 hold(journal, (hit.session.0, generation), kept, Sending { id, seq, qos, origin });
-                return;
+                return true;
             }
             prepare(conn, conn_index, &mut clients.dirty, &mut clients.pool);
             let out = Out {
@@ -322,10 +326,12 @@ fn deliver_queued(
             let message = fan.message.as_ref();
             if write_publish(conn, &fan.view, message, &out, clients.now_ms) {
                 clients.counters.add(sent_counter(qos), 1);
+                true
             } else {
                 outbound.too_large(id);
                 journal.done(kept, seq);
                 clients.note_drop(hit.session.0, header.topic_hash, DropReason::TooLarge);
+                false
             }
         }
         Offer::Queued => {
@@ -334,25 +340,29 @@ fn deliver_queued(
             }
             if full {
                 // Nothing else would move it on: the output is written in this turn.
-                clients.pumping.push(hit.session.0);
+                clients.want_pump(hit.session.0);
             }
+            true
         }
         Offer::Dropped { dropped, reason } => {
             if seq != 0 && dropped.message.seq != seq {
                 journal.entry(kept, seq, qos as u8, retain, fan.membership, hit.ids);
             }
-            note_victims(clients, hit.session.0, dropped, reason);
+            note_victims(clients, hit.session.0, fan.message(), dropped, reason)
         }
     }
 }
 
-/// Counts the message that gave way, and every further one that had to.
+/// Counts the message that gave way, and every further one that had to. True if they were older
+/// than the `new` one, which is in the queue then.
 fn note_victims(
     clients: &mut Clients,
     session: u32,
+    new: &Message,
     dropped: Delivery<Stored>,
     reason: ringtide_session::DropReason,
-) {
+) -> bool {
+    let queued = !new.is_same(&dropped.message.message);
     let mut victim = Some((dropped, reason));
     while let Some((dropped, reason)) = victim {
         let hash = dropped.message.message.view().header.topic_hash;
@@ -365,6 +375,7 @@ fn note_victims(
         let outbound = session.and_then(|session| session.outbound.as_mut());
         victim = outbound.and_then(|outbound| outbound.evict_next());
     }
+    queued
 }
 
 fn drop_reason(reason: ringtide_session::DropReason) -> DropReason {
@@ -412,7 +423,7 @@ pub(crate) fn write_publish(
         AliasUse::First(alias) => (view.topic, Some(alias)),
         AliasUse::Known(alias) => ("", Some(alias)),
     };
-    let publish = PublishOut {
+    let mut publish = PublishOut {
         version: conn.version,
         dup: out.dup,
         qos: out.qos,
@@ -425,10 +436,15 @@ pub(crate) fn write_publish(
         forward: view.properties,
         payload_len: view.payload.len(),
     };
-    let fits = publish.packet_len() <= conn.packet_max as usize;
+    let mut fits = publish.packet_len() <= conn.packet_max as usize;
     if let (AliasUse::First(alias), Some(aliases)) = (alias, conn.alias_out()) {
         // A packet that is not sent teaches the client nothing.
         if fits { aliases.commit(alias) } else { aliases.abort(alias) }
+    }
+    if !fits && matches!(alias, AliasUse::First(_)) {
+        // What names an alias is larger than what has none.
+        publish.topic_alias = None;
+        fits = publish.packet_len() <= conn.packet_max as usize;
     }
     if !fits {
         return false;

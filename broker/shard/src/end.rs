@@ -20,7 +20,7 @@ use crate::session::{Session, Will};
 impl Cause {
     fn end_kind(self) -> EndKind {
         match self {
-            Cause::Lost => EndKind::NetworkLost,
+            Cause::Lost | Cause::Choked => EndKind::NetworkLost,
             Cause::Disconnected(code) => EndKind::of_disconnect(code),
             Cause::Told(code) => match code {
                 ReasonCode::KeepAliveTimeout => EndKind::KeepAlive,
@@ -124,8 +124,9 @@ impl<S: Store> Core<S> {
         let Some(session) = self.clients.sessions.at_mut(index) else { return };
         match action {
             WillAction::Publish => {
+                let publisher = (index, session.generation);
                 if let Some(will) = session.will.take() {
-                    self.publish_will(&will);
+                    self.publish_will(&will, publisher);
                 }
             }
             WillAction::Discard => session.will = None,
@@ -137,7 +138,7 @@ impl<S: Store> Core<S> {
     //= [MQTT-3.1.2-15]
     //= 3.1.1 [MQTT-3.1.2-16]
     //= 3.1.1 [MQTT-3.1.2-17]
-    fn publish_will(&mut self, will: &Will) {
+    fn publish_will(&mut self, will: &Will, publisher: (u32, u32)) {
         let now_ms = self.clients.now_ms;
         let view = will.message.view();
         let mut header = view.header;
@@ -145,7 +146,7 @@ impl<S: Store> Core<S> {
         // The interval starts at the publication.
         header.expires_ms = will.expiry_s.map_or(0, |seconds| now_ms + u64::from(seconds) * 1000);
         self.clients.counters.add(Counter::WillsPublished, 1);
-        self.publish_internal(Message::new(&View { header, ..view }));
+        self.publish_internal(Message::new(&View { header, ..view }), Some(publisher));
     }
 
     /// Ends a session: its will if one still waits, its subscriptions, its queue.
@@ -265,6 +266,12 @@ impl<S: Store> Core<S> {
             Phase::Open => {
                 // A client whose packets wait here is not silent.
                 let waits = conn.is_parked() || conn.pausing || !conn.receiving;
+                let choked_ms = conn.choked_until_ms(limits.choked_max_ms);
+                if choked_ms.is_some_and(|until_ms| now_ms >= until_ms) {
+                    self.clients.counters.add(Counter::ChokedTimeouts, 1);
+                    self.close(index, Cause::Choked);
+                    return;
+                }
                 if keepalive::due(conn.heard_ms, conn.keep_alive_s, now_ms) && !waits {
                     self.clients.counters.add(Counter::KeepAliveTimeouts, 1);
                     self.close(index, Cause::Told(ReasonCode::KeepAliveTimeout));
@@ -286,7 +293,9 @@ impl<S: Store> Core<S> {
         if let Some(timer) = conn.timer.take() {
             self.timers.cancel(timer);
         }
-        if let Some(due_ms) = keepalive::deadline(conn.heard_ms, conn.keep_alive_s) {
+        let silent_ms = keepalive::deadline(conn.heard_ms, conn.keep_alive_s);
+        let choked_ms = conn.choked_until_ms(self.limits.choked_max_ms);
+        if let Some(due_ms) = [silent_ms, choked_ms].into_iter().flatten().min() {
             conn.timer = Some(self.timers.set(due_ms, Due::Conn(index)));
         }
         let session = conn.session;

@@ -1,45 +1,72 @@
 //! What a turn goes on with besides new packets: verdicts, parked packets, fan-outs with a
 //! cursor, retained replays, the broker's own messages, queues, the log's progress.
 
-use std::mem;
-
 use ringtide_storage::Store;
+use ringtide_topics::SessionRef;
 
 use crate::access::Ticket;
-use crate::core::{Core, Flow, Internal};
+use crate::core::{Core, Flow};
 use crate::counters::Counter;
 use crate::deliver::Fan;
-use crate::note::{Note, RemoteSession, RetainedPage, RetainedQuery};
+use crate::note::{Joined, Note};
+use crate::own::Internal;
 use crate::park::{LanesParked, Parked, Progress};
 use crate::pump;
-use crate::replay::{self, Step};
 use crate::route::{self, Routes};
-use crate::steering::Settings;
+use crate::share::Share;
+
+/// Messages, packets or memberships that a step handles before it looks at the clock.
+const PIECES_LEAST: u32 = 16;
+/// Queues that are moved on before that.
+const PUMPS_LEAST: u32 = 2;
+/// The part of a turn's sends that each step may bring about, whatever the others have used.
+const SENDS_PART: u32 = 8;
 
 impl<S: Store> Core<S> {
-    /// Goes on with everything that waits. True if more could be done at once.
-    pub(crate) fn go_on(&mut self) -> bool {
-        self.take_verdicts();
+    /// Goes on with everything that waits, each step within its share of the turn. True if more
+    /// could be done at once.
+    pub(crate) fn go_on(&mut self, over: &dyn Fn() -> bool) -> bool {
+        let sends = self.limits.turn_sends_max / SENDS_PART;
         self.resend();
+        let mut more = self.take_verdicts(over);
         // What a connection left behind goes before what its client sends on the next.
-        self.publish_own();
+        self.routes.at_least(sends);
+        more |= self.publish_own(over);
         self.retry_interest();
-        self.retry_parked();
-        let mut more = route::go_on(&mut self.routes, &mut self.clients);
-        self.give_again();
-        more |= self.pump_all();
-        more |= self.step_replays();
-        self.flush_groups();
+        more |= self.retry_parked(over);
+        self.routes.at_least(sends);
+        more |= route::go_on(&mut self.routes, &mut self.clients, over);
+        more |= self.give_again(over);
+        self.routes.at_least(sends);
+        more |= self.pump_all(over);
+        self.routes.at_least(sends);
+        more |= self.step_replays(over);
+        more |= self.flush_groups(over);
+        more |= self.walk(over);
         more
     }
 
-    fn take_verdicts(&mut self) {
+    /// True if there is work that came up since [`Core::go_on`]: the next turn must not wait.
+    pub(crate) fn has_news(&self) -> bool {
+        self.internal.could_go_on()
+            || !self.clients.pumping.is_empty()
+            || !self.replays.ready.is_empty()
+            || self.routes.groups.has_changed()
+            || self.walks.sweep_left > 0
+    }
+
+    fn take_verdicts(&mut self, over: &dyn Fn() -> bool) -> bool {
+        let mut share = Share::new(over, PIECES_LEAST);
         while let Some((ticket, allowed)) = self.access.answer() {
             if let Some((index, generation)) = self.tickets.remove(&ticket) {
                 self.judged(index, generation, ticket, allowed);
             }
+            if !share.go_on() {
+                return true;
+            }
         }
         self.access.end_turn();
+        false
     }
 
     fn judged(&mut self, index: u32, generation: u32, ticket: Ticket, allowed: bool) {
@@ -62,7 +89,7 @@ impl<S: Store> Core<S> {
     }
 
     /// Takes a connection's parked packet, if it is still that connection.
-    fn unpark(&mut self, index: u32, generation: u32) -> Option<Parked> {
+    pub(crate) fn unpark(&mut self, index: u32, generation: u32) -> Option<Parked> {
         let conn = self.clients.conns.at_mut(index)?;
         if conn.generation != generation {
             return None;
@@ -70,7 +97,7 @@ impl<S: Store> Core<S> {
         conn.cold.as_mut()?.parked.take()
     }
 
-    fn send_parked(&mut self, index: u32, parked: LanesParked) -> Flow {
+    pub(crate) fn send_parked(&mut self, index: u32, parked: LanesParked) -> Flow {
         let Some(conn) = self.clients.conns.at(index) else { return Flow::Stop };
         let session = conn.session;
         let LanesParked { message, ack, progress } = parked;
@@ -79,9 +106,10 @@ impl<S: Store> Core<S> {
         self.send_out(index, session, ack, &mut fan, progress)
     }
 
-    fn retry_parked(&mut self) {
-        for _ in 0..self.parked.len() {
-            let Some((index, generation)) = self.parked.pop_front() else { return };
+    fn retry_parked(&mut self, over: &dyn Fn() -> bool) -> bool {
+        let mut share = Share::new(over, PIECES_LEAST);
+        for left in (0..self.parked.len()).rev() {
+            let Some((index, generation)) = self.parked.pop_front() else { break };
             let flow = match self.unpark(index, generation) {
                 None => continue,
                 Some(Parked::Lanes(parked)) => self.send_parked(index, *parked),
@@ -98,7 +126,11 @@ impl<S: Store> Core<S> {
             } else {
                 self.pause_receive(index);
             }
+            if !share.go_on() {
+                return left > 0;
+            }
         }
+        false
     }
 
     /// A connection ends while one of its packets waits. A publish that was routed in part is
@@ -110,7 +142,8 @@ impl<S: Store> Core<S> {
         let ack = match conn.cold.as_mut().and_then(|cold| cold.parked.take()) {
             Some(Parked::Lanes(parked)) if parked.progress.local_done => {
                 let LanesParked { message, progress, .. } = *parked;
-                self.internal.push_back(Internal { message, progress });
+                // The local sessions, for which No Local matters, have it.
+                self.internal.push(Internal { message, publisher: None, progress });
                 return;
             }
             Some(Parked::Lanes(parked)) => parked.ack,
@@ -133,31 +166,48 @@ impl<S: Store> Core<S> {
         }
     }
 
-    /// Routes the broker's own messages, in order, while the lanes have room.
-    fn publish_own(&mut self) {
-        while let Some(mut internal) = self.internal.pop_front() {
+    /// Routes the broker's own messages, in order, while the lanes have room. True if only the
+    /// turn's budget ended it.
+    fn publish_own(&mut self, over: &dyn Fn() -> bool) -> bool {
+        let mut share = Share::new(over, PIECES_LEAST);
+        while self.routes.budget > 0
+            && let Some(mut internal) = self.internal.pop()
+        {
             let mut fan = Fan::new(internal.message.view());
             fan.message = Some(internal.message.clone());
+            let publisher = self.speaks_for(&internal);
             let Core { routes, clients, mesh, .. } = self;
             let sent =
-                route::publish(routes, clients, mesh, &mut fan, None, &mut internal.progress);
+                route::publish(routes, clients, mesh, &mut fan, publisher, &mut internal.progress);
             if !sent {
-                self.internal.push_front(internal);
-                return;
+                self.internal.put_back(internal);
+                return false;
             }
             if self.clients.journal.on {
                 self.commit(&mut fan, None);
             }
+            if !share.go_on() {
+                break;
+            }
         }
+        self.internal.could_go_on()
+    }
+
+    /// The session in whose name a message is published, if it is still that session.
+    fn speaks_for(&self, internal: &Internal) -> Option<SessionRef> {
+        let (index, generation) = internal.publisher?;
+        let session = self.clients.sessions.at(index)?;
+        (session.generation == generation).then_some(SessionRef(index))
     }
 
     /// Gives messages of members that have gone to other members, each once in a turn: while a
     /// group's news is on its way, the next member may have gone too.
-    fn give_again(&mut self) {
+    fn give_again(&mut self, over: &dyn Fn() -> bool) -> bool {
         let me = self.mesh.me;
-        for _ in 0..self.routes.groups.again_len() {
+        let mut share = Share::new(over, PIECES_LEAST);
+        for left in (0..self.routes.groups.again_len()).rev() {
             let Routes { groups, custody, .. } = &mut self.routes;
-            let Some(given) = groups.take_again(&self.clients, custody) else { return };
+            let Some(given) = groups.take_again(&self.clients, custody) else { return false };
             let message = given.message.clone();
             let mut fan = Fan::new(message.view());
             fan.message = Some(message.clone());
@@ -169,7 +219,7 @@ impl<S: Store> Core<S> {
                 let (shard, chosen) = (given.shard, given.chosen);
                 if !route::to_remote_member(routes, clients, mesh, &mut fan, shard, chosen) {
                     self.routes.groups.put_again(given);
-                    return;
+                    return false;
                 }
             }
             self.commit(&mut fan, None);
@@ -177,109 +227,50 @@ impl<S: Store> Core<S> {
             if let Some((origin, seq)) = given.custody.filter(|_| !fan.again) {
                 self.routes.custody.finish(origin, seq);
             }
+            if !share.go_on() {
+                return left > 0;
+            }
         }
+        false
     }
 
-    fn pump_all(&mut self) -> bool {
-        let mut pumping = mem::take(&mut self.clients.pumping);
-        pumping.sort_unstable();
-        pumping.dedup();
-        pumping.retain(|&session| pump::pump(&mut self.clients, session));
-        pumping.append(&mut self.clients.pumping);
-        self.clients.pumping = pumping;
+    fn pump_all(&mut self, over: &dyn Fn() -> bool) -> bool {
+        let mut share = Share::new(over, PUMPS_LEAST);
+        for _ in 0..self.clients.pumping.len() {
+            let Some(index) = self.clients.pumping.pop_front() else { break };
+            if let Some(session) = self.clients.sessions.at_mut(index) {
+                session.pumping = false;
+            }
+            if pump::pump(&mut self.clients, index) {
+                self.clients.want_pump(index);
+            }
+            self.want_replay(index);
+            self.routes.budget = self.routes.budget.saturating_sub(1);
+            if self.routes.budget == 0 || !share.go_on() {
+                break;
+            }
+        }
         !self.clients.pumping.is_empty()
     }
 
-    /// Moves the replays on. True if one of them could go on at once.
-    fn step_replays(&mut self) -> bool {
-        let mut more = false;
-        for _ in 0..self.replaying.len() {
-            let Some((session, generation)) = self.replaying.pop_front() else { return more };
-            let Some(record) = self.clients.sessions.at_mut(session) else { continue };
-            if record.generation != generation || record.conn == crate::conn::NONE {
-                // An offline session goes on when it is resumed.
-                continue;
-            }
-            if self.step_replay(session, generation) {
-                more |= self.replay_could_go_on(session);
-                self.replaying.push_back((session, generation));
-            }
-        }
-        more
-    }
-
-    /// True if a replay has messages at hand and only the turn's budget or output held them up.
-    fn replay_could_go_on(&self, session: u32) -> bool {
-        let Some(session) = self.clients.sessions.at(session) else { return false };
-        let stalled = self.clients.conns.at(session.conn).is_none_or(|conn| conn.stalled);
-        let has_page = session.replay.as_ref().is_some_and(|replay| replay.has_page());
-        has_page && !stalled && replay::has_room(session, self.routes.queues.limits)
-    }
-
-    /// Moves one replay on; false when it is done.
-    fn step_replay(&mut self, session: u32, generation: u32) -> bool {
-        let asker = RemoteSession { shard: self.mesh.me, session, generation };
-        let Core { routes, clients, mesh, .. } = self;
-        match replay::step(routes, clients, &mesh.shared, asker) {
-            Step::Wait => true,
-            Step::Done => {
-                if let Some(session) = clients.sessions.at_mut(session) {
-                    session.replay = None;
-                }
-                false
-            }
-            Step::Ask(shard, query) => {
-                if shard == mesh.me {
-                    let waiting = crate::retained::Waiting { positions: Vec::new(), query };
-                    routes.retained.waiting.push_back(waiting);
-                } else {
-                    mesh.tell(shard, Note::RetainedQuery(query));
-                }
-                true
-            }
-        }
-    }
-
-    /// Answers a question for retained messages.
-    pub(crate) fn answer_query(&mut self, query: &RetainedQuery) {
-        let page = self.routes.retained.page(query, self.clients.now_ms);
-        if query.asker.shard == self.mesh.me {
-            self.on_page(page);
-        } else {
-            self.mesh.tell(query.asker.shard, Note::RetainedPage(Box::new(page)));
-        }
-    }
-
-    /// A page of retained messages has come.
-    pub(crate) fn on_page(&mut self, page: RetainedPage) {
-        let asker = page.asker;
-        let session = self.clients.sessions.at_mut(asker.session);
-        let session = session.filter(|session| session.generation == asker.generation);
-        if let Some(replay) = session.and_then(|session| session.replay.as_mut()) {
-            replay.answer(page, &self.mesh.shared);
-            if self.step_replay(asker.session, asker.generation) {
-                return;
-            }
-            self.replaying.retain(|own| *own != (asker.session, asker.generation));
-        }
-    }
-
-    fn flush_groups(&mut self) {
+    fn flush_groups(&mut self, over: &dyn Fn() -> bool) -> bool {
         let mut joined = Vec::new();
-        if self.routes.groups.flush(&mut self.mesh, &mut joined) {
+        let mut share = Share::new(over, PIECES_LEAST);
+        if self.routes.groups.flush(&mut self.mesh, &mut joined, &mut share) {
             self.routes.changes += 1;
         }
-        for who in joined {
-            if who.shard == self.mesh.me {
-                self.on_joined(who);
+        for one in joined {
+            if one.who.shard == self.mesh.me {
+                self.on_joined(one);
             } else {
-                self.mesh.tell(who.shard, Note::GroupJoined(who));
+                self.mesh.tell(one.who.shard, Note::GroupJoined(one));
             }
         }
+        self.routes.groups.has_changed()
     }
 
     /// Every shard knows of a member that joined: its SUBSCRIBE goes on.
-    pub(crate) fn on_joined(&mut self, who: RemoteSession) {
+    pub(crate) fn on_joined(&mut self, Joined { who, join }: Joined) {
         let session = self.clients.sessions.at(who.session);
         let Some(session) = session.filter(|session| session.generation == who.generation) else {
             return;
@@ -289,12 +280,11 @@ impl<S: Store> Core<S> {
         let Some(cold) = conn.cold.as_mut() else { return };
         let Some(Parked::Subscribe(mut job)) = cold
             .parked
-            .take_if(|parked| matches!(parked, Parked::Subscribe(job) if job.waits_for_group()))
+            .take_if(|parked| matches!(parked, Parked::Subscribe(job) if job.waits_for(join)))
         else {
             return;
         };
-        let granted = job.granted(self.limits.server.maximum_qos);
-        job.joined(granted);
+        job.joined();
         if self.advance(index, job) == Flow::Continue {
             self.resume(index);
         }
@@ -306,6 +296,7 @@ impl<S: Store> Core<S> {
         self.timers.set(now_ms + 1000, crate::core::Due::Second);
         self.large.clear();
         self.routes.retained.sweep(&self.clients);
+        self.begin_sweep();
         let offline = self.clients.offline() as u64;
         self.clients.counters.set(Counter::SessionsOffline, offline);
         for change in self.routes.groups.backlogs(&self.clients) {
@@ -323,54 +314,8 @@ impl<S: Store> Core<S> {
             || !self.removals.is_empty()
             || !self.insertions.is_empty()
             || !self.tickets.is_empty()
-            || self.replaying.iter().any(|&(session, _)| self.replay_waits(session))
+            || !self.replays.settling.is_empty()
             || self.store.is_waiting()
-    }
-
-    /// True if a replay waits for a grace period, not for its client.
-    fn replay_waits(&self, session: u32) -> bool {
-        self.clients
-            .sessions
-            .at(session)
-            .and_then(|session| session.replay.as_ref())
-            .is_some_and(|replay| replay.waits_for_grace())
-    }
-
-    /// Takes in new settings.
-    pub(crate) fn reload(&mut self, settings: Settings) {
-        self.clients.write_buffer_max = settings.limits.write_buffer_max_bytes;
-        self.routes.queues = crate::build::queues(&settings.limits, self.mesh.me);
-        self.limits = std::sync::Arc::new(settings.limits);
-        self.access = settings.access;
-        self.revoke();
-    }
-
-    /// Removes the subscriptions that the rules no longer allow: a right that was revoked must not
-    /// live on in a session.
-    fn revoke(&mut self) {
-        if self.access.is_open() {
-            return;
-        }
-        for index in 0..self.clients.sessions.end() {
-            for filter in self.revoked_of(index) {
-                self.unsubscribe(index, &filter);
-            }
-        }
-    }
-
-    fn revoked_of(&self, index: u32) -> Vec<String> {
-        use crate::access::{Action, Verdict, Who};
-        let Some(session) = self.clients.sessions.at(index) else { return Vec::new() };
-        let who = Who { client_id: &session.client_id, username: session.username.as_deref() };
-        let own = session.filters.iter().map(|id| self.routes.table.filter_str(*id).1.to_string());
-        let shared = session.groups.iter().flat_map(|groups| groups.iter());
-        own.chain(shared.map(|membership| membership.filter.to_string()))
-            .filter(|filter| {
-                let parsed = ringtide_topics::Filter::parse(filter, u16::MAX);
-                let plain = parsed.map_or(filter.as_str(), |parsed| parsed.filter());
-                self.access.authorize_now(who, Action::Subscribe, plain) == Verdict::Deny
-            })
-            .collect()
     }
 
     /// A number that follows from the shard's seed.

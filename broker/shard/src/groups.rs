@@ -6,6 +6,7 @@
 //! SUBACK anywhere can choose it. Joins that come while a snapshot is under way share the next.
 
 use std::collections::{HashMap, VecDeque};
+use std::mem;
 use std::sync::Arc;
 
 use ringtide_topics::shared::{ChoiceState, Group, Member, Snapshot, Strategy};
@@ -17,8 +18,9 @@ use crate::custody::Custody;
 use crate::deliver::Fan;
 use crate::mesh_out::MeshOut;
 use crate::message::Message;
-use crate::note::{Change, Chosen, GroupChange, GroupSnapshot, Note, RemoteSession};
+use crate::note::{Change, Chosen, GroupChange, GroupSnapshot, Joined, Note, RemoteSession};
 use crate::partition::PartitionMap;
+use crate::share::Share;
 
 /// A group as one shard knows it.
 struct Here {
@@ -38,8 +40,10 @@ struct Home {
     known: Vec<u64>,
     /// The epoch of the last snapshot sent.
     sent: u64,
+    /// In the list of groups to be looked at.
+    changed: bool,
     /// Members whose join waits for every shard to know of it.
-    joining: Vec<(u64, RemoteSession)>,
+    joining: Vec<(u64, Joined)>,
 }
 
 /// A message whose member had gone, to be given to another.
@@ -71,7 +75,7 @@ pub(crate) struct Groups {
     free: Vec<u32>,
     by_key: HashMap<u64, u32>,
     homes: HashMap<u64, Home>,
-    changed: Vec<u64>,
+    changed: VecDeque<u64>,
     again: VecDeque<Again>,
     strategy: Strategy,
     strategies: Vec<(String, Strategy)>,
@@ -93,11 +97,31 @@ impl Groups {
             free: Vec::new(),
             by_key: HashMap::new(),
             homes: HashMap::new(),
-            changed: Vec::new(),
+            changed: VecDeque::new(),
             again: VecDeque::new(),
             strategy,
             strategies,
         }
+    }
+
+    /// Takes in new strategies: every group whose own has changed is told to all shards.
+    pub(crate) fn set_strategies(
+        &mut self,
+        strategy: Strategy,
+        strategies: Vec<(String, Strategy)>,
+    ) {
+        self.strategy = strategy;
+        self.strategies = strategies;
+        let mut homes = mem::take(&mut self.homes);
+        for (key, home) in &mut homes {
+            home.group.set_strategy(self.strategy_of(&home.filter));
+            if home.group.epoch() > home.sent && !mem::replace(&mut home.changed, true) {
+                self.changed.push_back(*key);
+            }
+        }
+        // The order of a map is not the same in every run.
+        self.changed.make_contiguous().sort_unstable();
+        self.homes = homes;
     }
 
     /// Chooses a member of every group that the message matches.
@@ -193,6 +217,11 @@ impl Groups {
         self.by_key.is_empty()
     }
 
+    /// True if a group is to be looked at.
+    pub(crate) fn has_changed(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
     pub(crate) fn has_again(&self) -> bool {
         !self.again.is_empty()
     }
@@ -229,17 +258,18 @@ impl Groups {
             group: Group::new(strategy),
             known: vec![0; shards],
             sent: 0,
+            changed: false,
             joining: Vec::new(),
         });
         match change {
-            Change::Join => {
+            Change::Join(join) => {
                 home.group.join(member);
                 let who = RemoteSession {
                     shard: member.shard,
                     session: member.session.0,
                     generation: member.generation,
                 };
-                home.joining.push((home.group.epoch(), who));
+                home.joining.push((home.group.epoch(), Joined { who, join }));
             }
             Change::Leave => {
                 home.group.leave(member.shard, member.session);
@@ -251,7 +281,9 @@ impl Groups {
                 home.group.set_backlog(member.shard, member.session, backlog);
             }
         }
-        self.changed.push(key);
+        if !mem::replace(&mut home.changed, true) {
+            self.changed.push_back(key);
+        }
     }
 
     fn strategy_of(&self, filter: &str) -> Strategy {
@@ -265,24 +297,34 @@ impl Groups {
         if let Some(home) = self.homes.get_mut(&group) {
             let known = &mut home.known[usize::from(shard)];
             *known = (*known).max(epoch);
-            self.changed.push(group);
+            if !mem::replace(&mut home.changed, true) {
+                self.changed.push_back(group);
+            }
         }
     }
 
     /// Sends the snapshots of changed groups and names the members whose join is complete.
     /// True if something was sent or learnt.
-    pub(crate) fn flush(&mut self, mesh: &mut MeshOut, joined: &mut Vec<RemoteSession>) -> bool {
+    pub(crate) fn flush(
+        &mut self,
+        mesh: &mut MeshOut,
+        joined: &mut Vec<Joined>,
+        share: &mut Share<'_>,
+    ) -> bool {
         let changed = !self.changed.is_empty();
-        while let Some(key) = self.changed.pop() {
+        let mut go_on = true;
+        while go_on && let Some(key) = self.changed.pop_front() {
+            go_on = share.go_on();
             let Some(mut home) = self.homes.remove(&key) else { continue };
+            home.changed = false;
             let known = home.known.iter().copied().min().unwrap_or(0);
             if known == home.sent && home.group.epoch() > home.sent {
                 self.send(key, &mut home, mesh);
             }
             let known = home.known.iter().copied().min().unwrap_or(0);
-            home.joining.retain(|&(epoch, who)| {
+            home.joining.retain(|&(epoch, join)| {
                 if epoch <= known {
-                    joined.push(who);
+                    joined.push(join);
                 }
                 epoch > known
             });
@@ -323,7 +365,11 @@ impl Groups {
                 self.free.push(index);
             }
             Some(index) => {
+                let state = self.choice_state(key, snapshot.strategy);
                 if let Some(here) = &mut self.here[index as usize] {
+                    if here.snapshot.strategy != snapshot.strategy {
+                        here.state = state;
+                    }
                     here.snapshot = snapshot;
                 }
             }
@@ -333,15 +379,19 @@ impl Groups {
                 if index as usize == self.here.len() {
                     self.here.push(None);
                 }
-                // Sticky must choose alike on every shard; the others must not start alike.
-                let spread = if snapshot.strategy == Strategy::Sticky { 0 } else { self.me };
-                let state = ChoiceState::new(key ^ (u64::from(spread) << 40));
+                let state = self.choice_state(key, snapshot.strategy);
                 let subscription = Subscription { session: SessionRef(index), options: 2, id: 0 };
                 self.table.subscribe(tenant, parsed, subscription);
                 self.by_key.insert(key, index);
                 self.here[index as usize] = Some(Here { key, tenant, filter, snapshot, state });
             }
         }
+    }
+
+    /// Sticky must choose alike on every shard; the others must not start alike.
+    fn choice_state(&self, key: u64, strategy: Strategy) -> ChoiceState {
+        let spread = if strategy == Strategy::Sticky { 0 } else { self.me };
+        ChoiceState::new(key ^ (u64::from(spread) << 40))
     }
 
     /// The queue lengths of this shard's members of groups that choose by them, where they have

@@ -240,6 +240,11 @@ impl Message {
         parts.concat()
     }
 
+    /// True if both are handles to one buffer.
+    pub(crate) fn is_same(&self, other: &Message) -> bool {
+        self.0.as_ptr() == other.0.as_ptr()
+    }
+
     /// The buffer of the encoded form.
     pub(crate) fn raw(&self) -> Bytes {
         self.0.clone()

@@ -26,6 +26,15 @@ pub struct RemoteSession {
     pub generation: u32,
 }
 
+/// A SUBSCRIBE whose new member every shard knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Joined {
+    /// The member.
+    pub who: RemoteSession,
+    /// The number that its shard gave to the join.
+    pub join: u64,
+}
+
 /// The member of a shared group that was chosen for a message.
 #[derive(Clone, Copy, Debug)]
 pub struct Chosen {
@@ -77,7 +86,7 @@ pub enum Note {
         epoch: u64,
     },
     /// Every shard knows of a member that joined.
-    GroupJoined(RemoteSession),
+    GroupJoined(Joined),
 }
 
 /// A connection on its way to its client's home.
@@ -99,6 +108,8 @@ pub struct HandOver {
     pub(crate) auth: Option<Box<crate::auth::Exchange>>,
     /// The enhanced authentication's last data for CONNACK.
     pub auth_data: Option<Box<[u8]>>,
+    /// What was to be sent and has not been: the end of an authentication exchange.
+    pub(crate) unsent: Vec<u8>,
     /// The CONNECT packet and all that followed it unread.
     pub bytes: Vec<u8>,
 }
@@ -134,8 +145,8 @@ pub struct RetainedPage {
 /// What happened to a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It subscribed, or changed its options.
-    Join,
+    /// It subscribed, or changed its options; its shard names the SUBSCRIBE by this number.
+    Join(u64),
     /// It unsubscribed or its session ended.
     Leave,
     /// It connected or disconnected.

@@ -241,7 +241,7 @@ impl<S: Store> Core<S> {
         }
         // What had to queue behind them may go.
         if pump::pump(&mut self.clients, index) {
-            self.clients.pumping.push(index);
+            self.clients.want_pump(index);
         }
     }
 

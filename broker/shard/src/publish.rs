@@ -11,12 +11,14 @@ use ringtide_storage::record::SessionId;
 use ringtide_topics::{SessionRef, topic_hash, valid_name};
 
 use crate::access::{Action, Verdict, Who};
+use crate::acks::OWED_MAX;
 use crate::conn::NONE;
 use crate::core::{Core, Flow, WaitsFor};
 use crate::counters::Counter;
 use crate::deliver::Fan;
 use crate::message::{HEADER_BYTES, Header, Message, View};
 use crate::park::{AckWanted, LanesParked, Parked, Progress};
+use crate::promise::NOTHING;
 use crate::route;
 
 /// A frame that clients of its version can be sent as it is.
@@ -88,7 +90,7 @@ impl<S: Store> Core<S> {
     /// Resolves a topic alias, then goes on as for a topic that was spelled out.
     //= [MQTT-3.3.2-12]
     fn publish_with_alias(&mut self, index: u32, publish: &Publish<'_>) -> Flow {
-        let maximum = self.limits.server.topic_alias_maximum;
+        let maximum = self.promised(index).topic_alias_maximum;
         let Some(conn) = self.clients.conns.at_mut(index) else { return Flow::Stop };
         let Some(alias) = publish.properties.topic_alias else {
             return self.protocol_error(index, ReasonCode::ProtocolError);
@@ -173,13 +175,13 @@ impl<S: Store> Core<S> {
         if valid_name(view.topic, self.limits.topic_levels_max).is_err() {
             return self.refuse(index, ack, ReasonCode::TopicNameInvalid);
         }
-        let server = &self.limits.server;
+        let promise = self.promises.of(conn.promised);
         //= [MQTT-3.2.2-11]
-        if ack.qos > server.maximum_qos {
+        if ack.qos > promise.maximum_qos {
             return self.protocol_error(index, ReasonCode::QoSNotSupported);
         }
         //= [MQTT-3.2.2-14]
-        if view.header.retain && !server.retain_available {
+        if view.header.retain && !promise.retain_available {
             return self.protocol_error(index, ReasonCode::RetainNotSupported);
         }
         if ack.qos != QoS::AtMostOnce {
@@ -226,7 +228,7 @@ impl<S: Store> Core<S> {
         self.clients.counters.add(counter, 1);
     }
 
-    fn judge(&mut self, session: u32, topic: &str) -> Verdict {
+    pub(crate) fn judge(&mut self, session: u32, topic: &str) -> Verdict {
         let Some(session) = self.clients.sessions.at(session) else { return Verdict::Deny };
         let who = Who { client_id: &session.client_id, username: session.username.as_deref() };
         self.access.authorize(who, Action::Publish, topic)
@@ -243,8 +245,10 @@ impl<S: Store> Core<S> {
         }
         let conn = session.conn;
         let inbound = session.inbound.get_or_insert_with(|| {
-            let version = self.clients.conns.at(conn).map(|conn| conn.version);
-            Box::new(Inbound::new(self.limits.receive_maximum(version)))
+            let conn = self.clients.conns.at(conn);
+            let promise = self.promises.of(conn.map_or(NOTHING, |conn| conn.promised));
+            let version = conn.map(|conn| conn.version);
+            Box::new(Inbound::new(promise.receive_maximum(version)))
         });
         match inbound.on_publish(ack.qos, id) {
             Ok(accept) => Ok(accept == Accept::Route),
@@ -264,7 +268,7 @@ impl<S: Store> Core<S> {
         let publisher = Some(SessionRef(session));
         // Order: what this client's last connection left behind goes first.
         let sender = fan.view.header.publisher;
-        let behind = self.internal.iter().any(|own| own.message.view().header.publisher == sender);
+        let behind = self.internal.holds_of(sender);
         let Core { routes, clients, mesh, .. } = self;
         if !behind && route::publish(routes, clients, mesh, fan, publisher, &mut progress) {
             self.remember(session, fan, &progress);
@@ -356,6 +360,10 @@ impl<S: Store> Core<S> {
         let generation = session.generation;
         let owed = session.owed.get_or_insert_with(|| Box::new(Owed::new()));
         owed.push(kind, id, code, needs);
+        let many = owed.len() > OWED_MAX;
+        if let Some(conn) = self.clients.conns.at_mut(index).filter(|_| many) {
+            conn.owed_much = true;
+        }
         self.owing.push_back(WaitsFor { lsn: needs, index: session_index, generation });
     }
 

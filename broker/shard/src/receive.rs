@@ -50,7 +50,7 @@ impl<S: Store> Core<S> {
 
     /// Handles every whole packet in `bytes`; the rest is kept.
     pub(crate) fn consume(&mut self, index: u32, mut bytes: &[u8]) {
-        let max = self.limits.server.maximum_packet_bytes;
+        let max = self.promised(index).packet_bytes_max;
         let mut packets = 0;
         while !bytes.is_empty() {
             //= [MQTT-3.2.2-15]
@@ -144,7 +144,7 @@ impl<S: Store> Core<S> {
 
     /// Completes the packet that a buffer's end had cut, then goes on in place.
     fn complete(&mut self, index: u32, mut bytes: &[u8]) {
-        let max = self.limits.server.maximum_packet_bytes;
+        let max = self.promised(index).packet_bytes_max;
         let Some(conn) = self.clients.conns.at_mut(index) else { return };
         let mut held = mem::take(&mut conn.partial);
         loop {
@@ -242,8 +242,15 @@ impl<S: Store> Core<S> {
         let max = 2 * self.clients.write_buffer_max;
         let Some(conn) = self.clients.conns.at_mut(index) else { return };
         if conn.stalled && conn.phase == Phase::Open && conn.out_len() > max {
-            conn.choked = true;
+            if !mem::replace(&mut conn.choked, true) {
+                conn.choked_s = (self.clients.now_ms / 1000) as u32;
+            }
+            let idle = conn.timer.is_none();
             self.pause_receive(index);
+            if idle {
+                // A keep alive of 0 asks for no timer, but this must end some time.
+                self.arm_keep_alive(index, false);
+            }
         }
     }
 
@@ -264,7 +271,7 @@ impl<S: Store> Core<S> {
             conn.dirty = true;
             self.clients.dirty.push(index);
         }
-        self.clients.pumping.push(session);
+        self.clients.want_pump(session);
         if choked {
             self.resume(index);
         }
@@ -309,6 +316,7 @@ impl<S: Store> Core<S> {
         if let Some(conn) = self.clients.conns.remove(index) {
             self.clients.counters.sub(Counter::ConnectionsOpen, 1);
             self.clients.count_listener(conn.listener, -1);
+            self.promises.take_back(conn.promised);
             for mut vector in [conn.out, conn.partial] {
                 vector.clear();
                 if vector.capacity() > 0 {

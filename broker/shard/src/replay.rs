@@ -1,7 +1,7 @@
 //! Retained messages on their way to a new subscription: page by page, as fast as the client
 //! takes them. A replay belongs to the session and goes on after a resume.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use ringtide_ring::{Grace, Shared};
@@ -10,16 +10,20 @@ use ringtide_topics::retained::Cursor;
 use ringtide_topics::{Hit, SessionRef, TenantId};
 
 use crate::clients::Clients;
+use crate::conn::Phase;
 use crate::deliver::{Fan, deliver};
 use crate::message::Message;
 use crate::note::{RemoteSession, RetainedPage, RetainedQuery};
+use crate::replaying::Rounds;
 use crate::route::{self, Routes};
 use crate::session::Session;
 
 /// Retained messages wait for a client only until this many of its queue's places are taken.
 const QUEUED_MAX: usize = 64;
-/// Topics seen live during a replay that are remembered; older ones may then come twice.
+/// Topics seen live during a replay that are remembered; others may then come twice.
 const LIVE_MAX: usize = 4096;
+/// Messages that one step delivers.
+const STEP_MAX: u32 = 64;
 
 /// No Local, in the options of a subscription.
 const OPTION_NO_LOCAL: u8 = 0b0100;
@@ -37,6 +41,8 @@ pub(crate) struct Item {
     pub(crate) grace: Option<Grace>,
     cursor: Cursor,
     asked: bool,
+    /// Which of the session's replays it is, from 1.
+    number: u32,
 }
 
 impl Item {
@@ -56,6 +62,7 @@ impl Item {
             grace: None,
             cursor: Cursor::default(),
             asked: false,
+            number: 0,
         }
     }
 }
@@ -71,8 +78,8 @@ enum Settling {
     Settled,
     /// Every shard that was inside a turn when the page came must end that turn.
     Turns(Grace),
-    /// The lanes must be taken in once more.
-    Lanes,
+    /// The lanes must be taken in once more, by this round.
+    Lanes(u64),
 }
 
 /// A session's replays.
@@ -81,8 +88,11 @@ pub(crate) struct Replay {
     items: VecDeque<Item>,
     page: VecDeque<Message>,
     settling: Settling,
-    /// Topics of retained messages that came live since: newer than what a page may hold.
-    live: Vec<u64>,
+    /// Topics of retained messages that came live, with the number of the last item there was:
+    /// to it and to those before it, what a page holds of them is not new.
+    live: HashMap<u64, u32>,
+    /// Items that there have been.
+    pushed: u32,
     number: u32,
 }
 
@@ -90,21 +100,48 @@ pub(crate) struct Replay {
 pub(crate) enum Step {
     /// Nothing more to do.
     Done,
-    /// Room at the client, an answer, or the end of a grace period.
-    Wait,
+    Wait(Wait),
     /// Ask this shard.
     Ask(u16, Box<RetainedQuery>),
 }
 
+/// What a replay waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// A page.
+    Answer,
+    /// The client must read, acknowledge or come back.
+    Client,
+    /// The next turn.
+    Turn,
+    /// The other shards: a grace period, or what is in the lanes.
+    Shards,
+}
+
 impl Replay {
-    pub(crate) fn push(&mut self, item: Item) {
+    pub(crate) fn push(&mut self, mut item: Item) {
+        self.pushed += 1;
+        item.number = self.pushed;
         self.items.push_back(item);
     }
 
-    /// Notes a retained message that was delivered live.
+    /// Notes a retained message that was delivered live: it is newer than what a page may hold.
     pub(crate) fn saw(&mut self, topic_hash: u64) {
-        if self.live.len() < LIVE_MAX {
-            self.live.push(topic_hash);
+        if self.live.len() < LIVE_MAX || self.live.contains_key(&topic_hash) {
+            self.live.insert(topic_hash, self.pushed);
+        }
+    }
+
+    /// True if a topic came live since this replay began.
+    fn has_seen(&self, item: &Item, topic_hash: u64) -> bool {
+        self.live.get(&topic_hash).is_some_and(|last| *last >= item.number)
+    }
+
+    /// Forgets what came live before the replay that is the first now.
+    fn forget_live(&mut self) {
+        match self.items.front().map(|item| item.number) {
+            Some(first) => self.live.retain(|_, last| *last >= first),
+            None => self.live = HashMap::new(),
         }
     }
 
@@ -116,6 +153,7 @@ impl Replay {
             self.page.clear();
             self.settling = Settling::Settled;
             self.number += 1;
+            self.forget_live();
         }
     }
 
@@ -139,51 +177,46 @@ impl Replay {
         }
     }
 
-    /// True if messages are at hand.
-    pub(crate) fn has_page(&self) -> bool {
-        !self.page.is_empty() && matches!(self.settling, Settling::Settled)
-    }
-
     /// Moves on what the page waits for. True if it may be delivered.
-    fn is_settled(&mut self, shared: &Shared) -> bool {
-        match &mut self.settling {
-            Settling::Settled => return true,
-            Settling::Turns(grace) => {
-                if grace.passed(shared) {
-                    self.settling = Settling::Lanes;
-                }
-            }
-            // A turn later: its notes have been taken.
-            Settling::Lanes => {
-                self.settling = Settling::Settled;
-                return true;
-            }
+    fn is_settled(&mut self, shared: &Shared, rounds: Rounds) -> bool {
+        if let Settling::Turns(grace) = &mut self.settling
+            && grace.passed(shared)
+        {
+            self.settling = Settling::Lanes(rounds.next());
         }
-        false
+        if let Settling::Lanes(round) = self.settling
+            && rounds.is_done(round)
+        {
+            self.settling = Settling::Settled;
+        }
+        matches!(self.settling, Settling::Settled)
     }
 
-    /// True if a grace period holds it up.
-    pub(crate) fn waits_for_grace(&self) -> bool {
-        if !matches!(self.settling, Settling::Settled) {
+    /// True if the other shards hold it up.
+    pub(crate) fn waits_for_shards(&mut self, shared: &Shared, rounds: Rounds) -> bool {
+        if !self.is_settled(shared, rounds) {
             return true;
         }
-        self.page.is_empty() && self.items.front().is_some_and(|item| item.grace.is_some())
+        let first = self.items.front_mut().filter(|_| self.page.is_empty());
+        let grace = first.and_then(|item| item.grace.as_mut());
+        grace.is_some_and(|grace| !grace.passed(shared))
     }
 
     fn next(&mut self, asker: RemoteSession, shared: &Shared) -> Step {
         loop {
             let Some(item) = self.items.front_mut() else { return Step::Done };
             if item.grace.as_mut().is_some_and(|grace| !grace.passed(shared)) {
-                return Step::Wait;
+                return Step::Wait(Wait::Shards);
             }
             item.grace = None;
             let Some(&shard) = item.shards.last() else {
                 self.items.pop_front();
                 self.number += 1;
+                self.forget_live();
                 continue;
             };
             if item.asked {
-                return Step::Wait;
+                return Step::Wait(Wait::Answer);
             }
             item.asked = true;
             let query = RetainedQuery {
@@ -212,10 +245,11 @@ pub(crate) fn step(
     routes: &mut Routes,
     clients: &mut Clients,
     shared: &Shared,
+    rounds: Rounds,
     asker: RemoteSession,
 ) -> Step {
     let index = asker.session;
-    loop {
+    for _ in 0..STEP_MAX {
         let Some(session) = clients.sessions.at_mut(index) else { return Step::Done };
         let conn = session.conn;
         let room = has_room(session, routes.queues.limits);
@@ -223,14 +257,21 @@ pub(crate) fn step(
         if replay.page.is_empty() {
             return replay.next(asker, shared);
         }
-        if !replay.is_settled(shared) {
-            return Step::Wait;
+        if !replay.is_settled(shared, rounds) {
+            return Step::Wait(Wait::Shards);
         }
-        if !room || routes.budget == 0 || !clients.is_writable(conn) {
-            return Step::Wait;
+        if !room || !clients.is_writable(conn) {
+            let full = clients.conns.at(conn).filter(|conn| conn.phase == Phase::Open);
+            // An output that is only full is written in this turn.
+            let soon = room && full.is_some_and(|conn| !conn.stalled);
+            return Step::Wait(if soon { Wait::Turn } else { Wait::Client });
+        }
+        if routes.budget == 0 {
+            break;
         }
         deliver_one(routes, clients, index);
     }
+    Step::Wait(Wait::Turn)
 }
 
 /// Delivers the first message of the page.
@@ -242,8 +283,10 @@ fn deliver_one(routes: &mut Routes, clients: &mut Clients, index: u32) {
     let Some(message) = replay.page.pop_front() else { return };
     let view = message.view();
     let expired = view.header.expires_ms != 0 && view.header.expires_ms <= now_ms;
-    let live = replay.live.contains(&view.header.topic_hash);
-    let Some(item) = replay.items.front().filter(|_| !expired && !live) else { return };
+    let Some(item) = replay.items.front().filter(|_| !expired) else { return };
+    if replay.has_seen(item, view.header.topic_hash) {
+        return;
+    }
     //= [MQTT-3.8.3-3]
     if item.options & OPTION_NO_LOCAL != 0 && view.header.publisher == own_hash {
         return;

@@ -187,7 +187,7 @@ impl<S: Store> Core<S> {
             if let Some(session) = self.clients.sessions.at_mut(index) {
                 session.groups.get_or_insert_default().push(membership.clone());
             }
-            self.tell_group(index, tenant, &membership, Change::Join);
+            self.tell_group(index, tenant, &membership, Change::Join(0));
             return;
         }
         let subscription = Subscription { session: SessionRef(index), options: *options, id: *id };

@@ -46,6 +46,12 @@ impl RetainedStore {
         }
     }
 
+    /// Takes in new limits. What is held above them stays until it expires or is cleared.
+    pub(crate) fn set_limits(&mut self, count_max: usize, bytes_max: usize) {
+        self.count_max = count_max;
+        self.bytes_max = bytes_max;
+    }
+
     /// Sets or clears the retained message of a topic.
     pub(crate) fn set(&mut self, fan: &mut Fan<'_>, clients: &Clients) {
         let (tenant, topic) = (fan.view.header.tenant, fan.view.topic);

@@ -2,6 +2,7 @@
 //! is for. Hot: read it from top to bottom. Knows no connection's protocol state.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::sync::Arc;
 
 use ringtide_codec::QoS;
@@ -20,9 +21,13 @@ use crate::park::Progress;
 use crate::partition::PartitionMap;
 use crate::retained::RetainedStore;
 use crate::session::Membership;
+use crate::share::Share;
 
 /// Sessions that one step of a fan-out serves before it looks at the budget.
 const FAN_CHUNK: usize = 256;
+/// Steps of a fan-out before it gives way to other work, whatever is left of the budget: writing
+/// to outputs that are written anyway costs few sends, but time.
+const FAN_STEPS_MAX: u32 = 8;
 /// Fan-outs under way on a shard above which publishers wait.
 pub(crate) const FANS_MAX: usize = 64;
 /// Deliveries that cost as much as one send.
@@ -47,6 +52,13 @@ pub(crate) struct Routes {
     /// Counts the changes of subscriptions and groups: what was remembered of a route is void
     /// after one.
     pub(crate) changes: u64,
+}
+
+impl Routes {
+    /// Gives a step what it may always bring about, however much others have used.
+    pub(crate) fn at_least(&mut self, sends: u32) {
+        self.budget = self.budget.max(sends.max(1));
+    }
 }
 
 /// A local fan-out with a cursor.
@@ -241,6 +253,7 @@ fn fan_out(
     frames.clear();
     let view = fan.view;
     let mut after = after;
+    let mut steps = 0;
     loop {
         let (hits, sends) = (fan.hits, clients.dirty.len());
         let rest = table.matches_from(
@@ -256,16 +269,19 @@ fn fan_out(
         // A delivery into an output that is written anyway costs little, a new send much.
         let sends = (clients.dirty.len() - sends) as u32;
         *budget = budget.saturating_sub(sends + (fan.hits - hits) / DELIVERIES_PER_SEND);
+        steps += 1;
         match rest {
-            Some(last) if *budget > 0 => after = Some(last),
+            Some(last) if *budget > 0 && steps < FAN_STEPS_MAX => after = Some(last),
             rest => return rest,
         }
     }
 }
 
 /// Goes on with fan-outs that did not end in one turn. True if some are left.
-pub(crate) fn go_on(routes: &mut Routes, clients: &mut Clients) -> bool {
-    while routes.budget > 0 {
+pub(crate) fn go_on(routes: &mut Routes, clients: &mut Clients, over: &dyn Fn() -> bool) -> bool {
+    let mut share = Share::new(over, 1);
+    let mut first = true;
+    while routes.budget > 0 && (mem::take(&mut first) || share.go_on()) {
         let Some(job) = routes.fans.pop_front() else { return false };
         let view = job.message.view();
         let mut fan = Fan::new(view);

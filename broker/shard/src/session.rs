@@ -76,6 +76,10 @@ pub(crate) struct Session {
     pub(crate) hash: u64,
     pub(crate) connected_ms: u64,
     pub(crate) receive_maximum: u16,
+    /// In the list of sessions whose queue may move on.
+    pub(crate) pumping: bool,
+    /// In one of the lists of sessions whose replay moves on.
+    pub(crate) replaying: bool,
     pub(crate) timer: Option<TimerId>,
     pub(crate) filters: SmallVec<[FilterId; 4]>,
     #[expect(clippy::box_collection, reason = "most sessions are in no group: 8 bytes, not 24")]
@@ -103,6 +107,8 @@ impl Session {
             hash,
             connected_ms: 0,
             receive_maximum: u16::MAX,
+            pumping: false,
+            replaying: false,
             timer: None,
             filters: SmallVec::new(),
             groups: None,

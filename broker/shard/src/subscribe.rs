@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use ringtide_codec::{
-    FixedHeader, PacketId, QoS, ReasonCode, RetainHandling, SubAck, Subscribe, SubscriptionOptions,
+    FixedHeader, PacketId, ReasonCode, RetainHandling, SubAck, Subscribe, SubscriptionOptions,
     UnsubAck, Unsubscribe, Version,
 };
 use ringtide_session::Owed;
@@ -16,12 +16,13 @@ use ringtide_topics::shared::Member;
 use ringtide_topics::{Filter, InterestKey, SessionRef, Subscription, TenantId, interest_key};
 
 use crate::access::{Action, Ticket, Verdict, Who};
+use crate::acks::OWED_MAX;
 use crate::core::{Core, Flow, WaitsFor};
 use crate::counters::Counter;
 use crate::note::{Change, GroupChange};
 use crate::park::Parked;
 use crate::replay::Item;
-use crate::session::Membership;
+use crate::session::{Membership, Session};
 
 /// What the current filter of a SUBSCRIBE waits for.
 #[derive(Clone, Copy, Debug)]
@@ -34,8 +35,8 @@ enum Wait {
     Judged(bool),
     /// A segment of the interest table is busy.
     Interest(InterestKey, u8),
-    /// Shards that do not know of a joined member yet.
-    Group,
+    /// Shards that do not know yet of the member of this join, with what it is granted.
+    Group(u64, u8),
 }
 
 /// A SUBSCRIBE under way.
@@ -60,23 +61,25 @@ impl SubscribeJob {
         }
     }
 
+    /// The rules have changed while it waited for their verdict.
+    pub(crate) fn judge_again(&mut self) {
+        if matches!(self.wait, Wait::Verdict(_)) {
+            self.wait = Wait::Start;
+        }
+    }
+
     /// Every shard knows the member that joined last.
-    pub(crate) fn joined(&mut self, granted: u8) {
-        if matches!(self.wait, Wait::Group) {
+    pub(crate) fn joined(&mut self) {
+        if let Wait::Group(_, granted) = self.wait {
             self.codes.push(granted);
             self.wait = Wait::Start;
         }
     }
 
-    /// True while it waits for the shards to know of a member.
-    pub(crate) fn waits_for_group(&self) -> bool {
-        matches!(self.wait, Wait::Group)
-    }
-
-    /// The granted QoS of the filter that is being worked on.
-    pub(crate) fn granted(&self, maximum: QoS) -> u8 {
-        let filter = self.filters.get(self.codes.len());
-        filter.map_or(0, |(_, options)| options.qos.min(maximum) as u8)
+    /// True while it waits for the shards to know the member of this join. The same session may
+    /// have asked for another before, on a connection that is gone.
+    pub(crate) fn waits_for(&self, join: u64) -> bool {
+        matches!(self.wait, Wait::Group(own, _) if own == join)
     }
 }
 
@@ -128,7 +131,7 @@ impl<S: Store> Core<S> {
                         self.tickets.insert(ticket, key);
                     }
                     Wait::Interest(..) => self.parked.push_back(key),
-                    Wait::Start | Wait::Judged(_) | Wait::Group => {}
+                    Wait::Start | Wait::Judged(_) | Wait::Group(..) => {}
                 }
                 conn.cold().parked = Some(Parked::Subscribe(job));
                 return Flow::Stop;
@@ -169,21 +172,30 @@ impl<S: Store> Core<S> {
                 job.codes.push(granted);
                 Progress::Done
             }
-            Wait::Verdict(_) | Wait::Group => Progress::Waits,
+            Wait::Verdict(_) | Wait::Group(..) => Progress::Waits,
         }
     }
 
-    fn judge_filter(&mut self, session: u32, filter: &str) -> Result<Verdict, ReasonCode> {
+    fn judge_filter(&mut self, index: u32, filter: &str) -> Result<Verdict, ReasonCode> {
         let parsed = Filter::parse(filter, self.limits.topic_levels_max)
             .map_err(|_| ReasonCode::TopicFilterInvalid)?;
-        let Some(session) = self.clients.sessions.at(session) else {
+        let Some(session) = self.clients.sessions.at(index) else {
             return Err(ReasonCode::UnspecifiedError);
         };
-        if session.subscription_count() >= self.limits.subscriptions_max as usize {
+        let full = session.subscription_count() >= self.limits.subscriptions_max as usize;
+        // What replaces a subscription takes no more room.
+        if full && !self.is_subscribed(index, session, filter) {
             return Err(ReasonCode::QuotaExceeded);
         }
         let who = Who { client_id: &session.client_id, username: session.username.as_deref() };
         Ok(self.access.authorize(who, Action::Subscribe, parsed.filter()))
+    }
+
+    fn is_subscribed(&self, index: u32, session: &Session, filter: &str) -> bool {
+        let table = &self.routes.table;
+        let plain = table.filter_id(session.tenant, filter);
+        plain.is_some_and(|id| table.subscription(id, SessionRef(index)).is_some())
+            || session.groups.iter().flat_map(|all| all.iter()).any(|own| *own.filter == *filter)
     }
 
     /// Puts a filter in place.
@@ -276,7 +288,8 @@ impl<S: Store> Core<S> {
 
     /// Joins a shared group.
     fn join(&mut self, job: &mut SubscribeJob, filter: &Arc<str>, bits: u8, tenant: TenantId) {
-        job.wait = Wait::Group;
+        self.next_join += 1;
+        job.wait = Wait::Group(self.next_join, bits & 3);
         let Some(session) = self.clients.sessions.at_mut(job.session) else { return };
         let groups = session.groups.get_or_insert_default();
         let membership = Membership {
@@ -293,7 +306,8 @@ impl<S: Store> Core<S> {
                 self.clients.counters.add(Counter::SharedSubscriptions, 1);
             }
         }
-        self.tell_group(job.session, tenant, &membership, Change::Join);
+        let join = Change::Join(self.next_join);
+        self.tell_group(job.session, tenant, &membership, join);
     }
 
     /// Tells a group's home what happened to a member.
@@ -339,17 +353,13 @@ impl<S: Store> Core<S> {
             return;
         }
         let Some(session) = self.clients.sessions.at_mut(job.session) else { return };
-        let generation = session.generation;
-        let fresh = session.replay.is_none();
         let replay = session.replay.get_or_insert_default();
         for mut item in job.replays {
             // Taken now that the other shards can see the subscription, not before.
             item.grace = (self.mesh.shards > 1).then(|| self.mesh.shared.grace());
             replay.push(item);
         }
-        if fresh {
-            self.replaying.push_back((job.session, generation));
-        }
+        self.want_replay(job.session);
     }
 
     /// Records that a subscription was made, changed or removed. Its position, 0 for a session
@@ -391,6 +401,10 @@ impl<S: Store> Core<S> {
         match answer {
             Answer::Subscribe(id) => owed.push_suback(id, codes, needs),
             Answer::Unsubscribe(id) => owed.push_unsuback(id, codes, needs),
+        }
+        let many = owed.len() > OWED_MAX;
+        if let Some(conn) = self.clients.conns.at_mut(index).filter(|_| many) {
+            conn.owed_much = true;
         }
         self.owing.push_back(WaitsFor { lsn: needs, index: session, generation });
     }
@@ -451,6 +465,8 @@ impl<S: Store> Core<S> {
             if let Some(replay) = session.replay.as_mut() {
                 replay.forget(filter);
             }
+            // The next filter's replay goes on at once.
+            self.want_replay(index);
             self.clients.counters.sub(Counter::Subscriptions, 1);
             self.withdraw(removed.interest);
         }
@@ -484,7 +500,7 @@ fn refuse(job: &mut SubscribeJob, code: ReasonCode) -> Progress {
     Progress::Done
 }
 
-fn leave(session: &mut crate::session::Session, filter: &str) -> Option<Membership> {
+fn leave(session: &mut Session, filter: &str) -> Option<Membership> {
     let groups = session.groups.as_mut()?;
     let at = groups.iter().position(|own| *own.filter == *filter)?;
     let membership = groups.swap_remove(at);

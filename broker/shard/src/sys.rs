@@ -9,12 +9,15 @@ use ringtide_topics::{TenantId, topic_hash};
 use crate::core::{Core, Due};
 use crate::counters::{Counter, Counters};
 use crate::message::{FLAG_INTERNAL, Header, Message, View};
+use crate::timer::TimerId;
 
 /// What the `$SYS` topics are made from.
 pub(crate) struct Sys {
     pub(crate) all: Arc<[Arc<Counters>]>,
     pub(crate) version: &'static str,
     pub(crate) started_ms: u64,
+    /// The next publication, unless there is none.
+    pub(crate) timer: Option<TimerId>,
 }
 
 impl Sys {
@@ -25,13 +28,10 @@ impl Sys {
 
 impl<S: Store> Core<S> {
     /// Publishes the `$SYS` topics and sets the timer for the next time.
-    pub(crate) fn publish_sys(&mut self, sys: &Sys) {
+    pub(crate) fn publish_sys(&mut self, sys: &mut Sys) {
         let now_ms = self.clients.now_ms;
-        let interval_ms = self.limits.sys_interval_ms;
-        if interval_ms == 0 {
-            return;
-        }
-        self.timers.set(now_ms + interval_ms, Due::Sys);
+        sys.timer = None;
+        self.arm_sys(sys);
         for counter in Counter::ALL {
             self.publish_value(counter.path(), &sys.sum(*counter).to_string());
         }
@@ -43,6 +43,17 @@ impl<S: Store> Core<S> {
         self.publish_value("clients/total", &sessions.to_string());
         self.publish_value("clients/connected", &sessions.saturating_sub(offline).to_string());
         self.publish_value("clients/disconnected", &offline.to_string());
+    }
+
+    /// Sets the timer for the next publication by the interval in force.
+    pub(crate) fn arm_sys(&mut self, sys: &mut Sys) {
+        if let Some(timer) = sys.timer.take() {
+            self.timers.cancel(timer);
+        }
+        let interval_ms = self.limits.sys_interval_ms;
+        if interval_ms > 0 {
+            sys.timer = Some(self.timers.set(self.clients.now_ms + interval_ms, Due::Sys));
+        }
     }
 
     fn publish_value(&mut self, path: &str, value: &str) {
@@ -64,6 +75,6 @@ impl<S: Store> Core<S> {
             topic_hash: topic_hash(tenant, &topic),
         };
         let view = View { header, topic: &topic, properties: &[], payload: value.as_bytes() };
-        self.publish_internal(Message::new(&view));
+        self.publish_internal(Message::new(&view), None);
     }
 }

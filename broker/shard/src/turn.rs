@@ -11,7 +11,6 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringtide_codec::ReasonCode;
 use ringtide_driver::{
     BufferId, Completion, Driver, ListenerId, LogOp, Outgoing, Socket, Token, Turn, TurnEnd, Wait,
 };
@@ -19,13 +18,14 @@ use ringtide_ring::Receiver;
 use ringtide_storage::{LogWrite, Store};
 
 use crate::clock::Clock;
-use crate::conn::{Cause, Phase};
+use crate::conn::Phase;
 use crate::core::{Command, Core, Due};
 use crate::counters::{Counter, Counters};
 use crate::message::{Message, View};
 use crate::note::{HandOver, Note};
 use crate::retained::Waiting;
 use crate::route;
+use crate::share::Share;
 use crate::steering::{Stage, Steering};
 use crate::sys::Sys;
 
@@ -33,21 +33,34 @@ use crate::sys::Sys;
 const SLEEP_MAX_MS: u64 = 1000;
 /// Sleep while something waits for another shard, in microseconds.
 const SLEEP_WAITING_US: u64 = 100;
-/// Notes taken from one lane in one turn.
-const NOTES_MAX: u32 = 4096;
+/// Notes that are taken before the clock is looked at.
+const NOTES_LEAST: u32 = 16;
 /// Milliseconds within which both halves of a hand-over, the note and the socket, must have come.
 const HAND_OVER_MS: u64 = 5000;
-/// Timers fired in one turn.
-const TIMERS_MAX: u32 = 512;
+/// Timers that are fired before the clock is looked at.
+const TIMERS_LEAST: u32 = 16;
+/// Ends of connections that are handled before that.
+const ENDS_LEAST: u32 = 16;
+/// Received buffers that are decoded before that.
+const BUFFERS_LEAST: u32 = 16;
 
 /// One core of the broker.
 pub struct Shard<D: Driver, S: Store, C: Clock> {
     pub(crate) io: D,
     pub(crate) clock: C,
     pub(crate) from: Vec<Option<Receiver<Note>>>,
+    /// Where the lanes stood when the round of notes that is under way was begun.
+    pub(crate) round_until: Vec<u64>,
+    /// The lane whose turn it is.
+    pub(crate) next_lane: usize,
     pub(crate) core: Core<S>,
     /// Buffers that were received and are not decoded yet.
     pub(crate) received: VecDeque<(Token, BufferId)>,
+    /// Buffers that were received so far, and decoded so far.
+    pub(crate) received_count: u64,
+    pub(crate) decoded_count: u64,
+    /// Connections that ended.
+    pub(crate) ends: VecDeque<End>,
     /// Hand-overs whose socket has not arrived, and the reverse.
     pub(crate) expected: HashMap<u64, (u64, Box<HandOver>)>,
     pub(crate) arrived: HashMap<u64, (u64, Socket)>,
@@ -60,6 +73,16 @@ pub struct Shard<D: Driver, S: Store, C: Clock> {
     pub(crate) waits_for: Option<Arc<[Arc<Counters>]>>,
     /// When a shutdown stops waiting for connections.
     pub(crate) drain_until_ms: Option<u64>,
+}
+
+/// The end of one connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct End {
+    token: Token,
+    /// The socket is of no use any more; else the peer has only finished sending.
+    lost: bool,
+    /// It comes behind so many received buffers.
+    behind: u64,
 }
 
 impl<D: Driver, S: Store, C: Clock> Turn for Shard<D, S, C> {
@@ -75,13 +98,19 @@ impl<D: Driver, S: Store, C: Clock> Turn for Shard<D, S, C> {
         }
         self.accept_when_all_run();
         self.reap();
-        self.take_notes();
-        self.decode(started_us);
-        let mut again = self.core.go_on();
-        again |= self.answer_retained();
-        self.fire_timers();
+        // Notes have half of the turn, packets the rest of it, and all the others as much again.
+        let budget_us = self.core.limits.turn_budget_us;
+        self.take_notes(started_us + budget_us / 2);
+        self.decode(started_us + budget_us);
+        let until_us = started_us + 2 * budget_us;
+        let clock = &self.clock;
+        let mut again = self.core.go_on(&|| clock.now_us() >= until_us);
+        again |= self.handle_ends(until_us);
+        again |= self.answer_retained(until_us);
+        again |= self.fire_timers(until_us);
         again |= self.core.checkpoint();
         again |= self.core.end_of_log_turn();
+        again |= self.core.has_news();
         self.flush();
         self.core.mesh.shared.end_turn(me);
         if self.core.routes.custody.resend.is_empty() {
@@ -96,21 +125,26 @@ impl<D: Driver, S: Store, C: Clock> Turn for Shard<D, S, C> {
 
 impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
     /// Takes what the driver has to tell. Received bytes are only noted here, so that the news of
-    /// stalled sends and closed sockets never waits behind them.
+    /// stalled sends and closed sockets never waits behind them; so are the ends of connections,
+    /// which come behind their bytes and may be many at once.
     fn reap(&mut self) {
         while let Some(completion) = self.io.next() {
             match completion {
-                Completion::Received { token, buffer } => self.received.push_back((token, buffer)),
+                Completion::Received { token, buffer } => {
+                    self.received.push_back((token, buffer));
+                    self.received_count += 1;
+                }
                 Completion::Accepted { listener, socket, peer } => {
                     self.core.on_accepted(listener.0, socket, peer);
                 }
                 Completion::SendStalled { token } => self.core.on_stalled(token),
                 Completion::Sent { token } => self.core.on_sent(token),
-                Completion::SendFailed { token, .. } => self.core.on_lost(token),
-                Completion::Ended { token, .. } => {
-                    self.decode_of(token);
-                    self.core.on_ended(token);
+                Completion::SendFailed { token, .. } => {
+                    // Nothing more is written to it.
+                    self.core.on_stalled(token);
+                    self.note_end(token, true);
                 }
+                Completion::Ended { token, .. } => self.note_end(token, false),
                 Completion::Stopped { token } => self.core.on_stopped(token),
                 Completion::Closed { token } => self.core.on_closed(token),
                 Completion::AcceptFailed { .. } => {
@@ -143,116 +177,164 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         }
     }
 
-    /// Decodes what one connection sent before it ended.
-    fn decode_of(&mut self, token: Token) {
-        for _ in 0..self.received.len() {
-            let Some((own, buffer)) = self.received.pop_front() else { return };
-            if own == token {
-                self.decode_one(own, buffer);
-            } else {
-                self.received.push_back((own, buffer));
-            }
-        }
-    }
-
-    fn decode_one(&mut self, token: Token, buffer: BufferId) {
-        let bytes = self.io.bytes(buffer);
-        self.core.on_received(token, bytes);
-        self.io.release(buffer);
-    }
-
     /// Decodes received buffers until the turn's budget is used up.
-    fn decode(&mut self, started_us: u64) {
-        let mut count = 0_u32;
-        while let Some((token, buffer)) = self.received.pop_front() {
-            self.decode_one(token, buffer);
-            count += 1;
-            // The clock costs as much as a message: it is read now and then only.
-            let over = count.is_multiple_of(16)
-                && self.clock.now_us() - started_us > self.core.limits.turn_budget_us;
-            if over || self.core.routes.budget == 0 {
+    fn decode(&mut self, until_us: u64) {
+        let Shard { io, core, received, decoded_count, clock, .. } = self;
+        let over = || clock.now_us() >= until_us;
+        let mut share = Share::new(&over, BUFFERS_LEAST);
+        while let Some((token, buffer)) = received.pop_front() {
+            core.on_received(token, io.bytes(buffer));
+            io.release(buffer);
+            *decoded_count += 1;
+            if core.routes.budget == 0 || !share.go_on() {
                 break;
             }
         }
     }
 
-    /// Takes the notes of the other shards. This never needs room in a lane.
-    fn take_notes(&mut self) {
-        for (from, lane) in self.from.iter_mut().enumerate() {
-            let Some(lane) = lane else { continue };
+    fn note_end(&mut self, token: Token, lost: bool) {
+        let behind = self.received_count;
+        self.ends.push_back(End { token, lost, behind });
+    }
+
+    /// Handles the ends of connections whose bytes have been decoded. True if more could be.
+    fn handle_ends(&mut self, until_us: u64) -> bool {
+        let Shard { core, ends, decoded_count, clock, .. } = self;
+        let over = || clock.now_us() >= until_us;
+        let mut share = Share::new(&over, ENDS_LEAST);
+        while let Some(end) = ends.pop_front_if(|end| end.behind <= *decoded_count) {
+            if end.lost {
+                core.on_lost(end.token);
+            } else {
+                core.on_ended(end.token);
+            }
+            if !share.go_on() {
+                break;
+            }
+        }
+        !ends.is_empty()
+    }
+
+    /// Takes the notes of the other shards, in rounds: one is done when all that was in the lanes
+    /// at its beginning has been taken in. This never needs room in a lane.
+    fn take_notes(&mut self, until_us: u64) {
+        let Shard { clock, from, core, expected, arrived, .. } = self;
+        if core.replays.rounds.begun == core.replays.rounds.done {
+            core.replays.rounds.begun += 1;
+            for (until, lane) in self.round_until.iter_mut().zip(from.iter()) {
+                *until = lane.as_ref().map_or(0, Receiver::published);
+            }
+        }
+        let over = || clock.now_us() >= until_us;
+        let mut share = Share::new(&over, NOTES_LEAST);
+        let budget_least = core.limits.turn_sends_max / 2;
+        let (lanes, first) = (from.len(), self.next_lane);
+        let mut go_on = true;
+        for at in (first..lanes).chain(0..first) {
+            let Some(lane) = from.get_mut(at).and_then(Option::as_mut) else { continue };
             let mut taken = 0;
-            while taken < NOTES_MAX
-                && self.core.routes.fans.len() < route::FANS_MAX
+            while go_on
+                && core.routes.fans.len() < route::FANS_MAX
                 && let Some(record) = lane.pop()
             {
                 taken += 1;
-                let core = &mut self.core;
                 match record.item {
-                    Note::HandOver(hand_over) => {
-                        take_over(core, &mut self.expected, &mut self.arrived, hand_over);
-                    }
+                    Note::HandOver(hand_over) => take_over(core, expected, arrived, hand_over),
                     Note::RetainedQuery(query) => {
                         // The positions are filled in once all lanes can be looked at.
                         let waiting = Waiting { positions: Vec::new(), query };
                         core.routes.retained.waiting.push_back(waiting);
                     }
-                    item => core.on_note(from as u16, item, record.bytes),
+                    item => core.on_note(at as u16, item, record.bytes),
                 }
+                go_on = share.go_on() && core.routes.budget > budget_least;
             }
             if taken > 0 {
-                self.core.clients.counters.add(Counter::RecordsIn, u64::from(taken));
+                core.clients.counters.add(Counter::RecordsIn, taken);
+                lane.commit();
+                // The next turn begins behind the lane that had most of this one.
+                self.next_lane = if go_on { self.next_lane } else { (at + 1) % lanes };
             }
-            lane.commit();
+            if !go_on {
+                break;
+            }
         }
-        let from = &self.from;
-        for waiting in &mut self.core.routes.retained.waiting {
-            if waiting.positions.is_empty() {
-                waiting.positions =
-                    from.iter().map(|lane| lane.as_ref().map_or(0, Receiver::published)).collect();
+        self.note_positions();
+    }
+
+    /// Notes what questions for retained messages wait for, and whether the round is done.
+    fn note_positions(&mut self) {
+        let Shard { from, core, round_until, .. } = self;
+        let passed = |lane: &Option<Receiver<Note>>, until: u64| {
+            lane.as_ref().is_none_or(|lane| lane.position() >= until)
+        };
+        if from.iter().zip(round_until.iter()).all(|(lane, until)| passed(lane, *until)) {
+            core.replays.rounds.done = core.replays.rounds.begun;
+        }
+        // Those that have theirs stand before those that have none yet.
+        for waiting in core.routes.retained.waiting.iter_mut().rev() {
+            if !waiting.positions.is_empty() {
+                break;
             }
+            waiting.positions =
+                from.iter().map(|lane| lane.as_ref().map_or(0, Receiver::published)).collect();
         }
     }
 
-    /// Answers the questions for retained messages whose lanes have been taken in. True if one of
-    /// them was this shard's own: its replay goes on with the next turn.
-    fn answer_retained(&mut self) -> bool {
-        let me = self.core.mesh.me;
-        let mut own = false;
-        let mut waiting = mem::take(&mut self.core.routes.retained.waiting);
-        waiting.retain(|one| {
-            let passed = one.positions.iter().zip(&self.from).all(|(position, lane)| {
+    /// Answers the questions for retained messages whose lanes have been taken in: they are in
+    /// order, so the first that waits is the last to be looked at. True if more could be answered,
+    /// or one of them was this shard's own: its replay goes on with the next turn.
+    fn answer_retained(&mut self, until_us: u64) -> bool {
+        let Shard { clock, from, core, .. } = self;
+        let over = || clock.now_us() >= until_us;
+        let mut share = Share::new(&over, 1);
+        while let Some(first) = core.routes.retained.waiting.front() {
+            let passed = first.positions.iter().zip(from.iter()).all(|(position, lane)| {
                 lane.as_ref().is_none_or(|lane| lane.position() >= *position)
             });
-            if passed {
-                own |= one.query.asker.shard == me;
-                self.core.answer_query(&one.query);
+            if !passed {
+                return false;
             }
-            !passed
-        });
-        // Questions that came meanwhile stand behind.
-        waiting.append(&mut self.core.routes.retained.waiting);
-        self.core.routes.retained.waiting = waiting;
-        own
+            let Some(waiting) = core.routes.retained.waiting.pop_front() else { break };
+            core.answer_query(&waiting.query);
+            if !share.go_on() {
+                return true;
+            }
+        }
+        false
     }
 
-    fn fire_timers(&mut self) {
-        let now_ms = self.core.clients.now_ms;
-        for _ in 0..TIMERS_MAX {
-            let Some((due, _)) = self.core.timers.expire(now_ms) else { break };
+    /// Fires timers that are due. True if some are left.
+    fn fire_timers(&mut self, until_us: u64) -> bool {
+        let Shard { clock, core, sys, .. } = self;
+        let over = || clock.now_us() >= until_us;
+        let mut share = Share::new(&over, TIMERS_LEAST);
+        let now_ms = core.clients.now_ms;
+        let mut second = false;
+        let mut left = false;
+        while let Some((due, _)) = core.timers.expire(now_ms) {
             match due {
-                Due::Conn(index) => self.core.conn_due(index),
-                Due::Session(index) => self.core.session_due(index),
+                Due::Conn(index) => core.conn_due(index),
+                Due::Session(index) => core.session_due(index),
                 Due::Second => {
-                    self.give_up_hand_overs();
-                    self.core.every_second();
+                    second = true;
+                    core.every_second();
                 }
                 Due::Sys => {
-                    if let Some(sys) = &self.sys {
-                        self.core.publish_sys(sys);
+                    if let Some(sys) = sys {
+                        core.publish_sys(sys);
                     }
                 }
             }
+            if !share.go_on() {
+                left = core.timers.next_ms(now_ms) == Some(0);
+                break;
+            }
         }
+        if second {
+            self.give_up_hand_overs();
+        }
+        left
     }
 
     /// Closes what is left of hand-overs whose other half has not come in time.
@@ -397,7 +479,13 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         let epoch = self.steering.epoch();
         if epoch != self.epoch {
             self.epoch = epoch;
+            let interval_ms = self.core.limits.sys_interval_ms;
             self.core.reload(self.steering.settings());
+            if let Some(sys) = &mut self.sys
+                && self.core.limits.sys_interval_ms != interval_ms
+            {
+                self.core.arm_sys(sys);
+            }
         }
         match (self.steering.stage(), self.drain_until_ms) {
             (Stage::Running, _) => TurnEnd::Again,
@@ -408,9 +496,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
                 for listener in 0..self.listeners {
                     self.io.stop_accept(ListenerId(listener));
                 }
-                for index in 0..self.core.clients.conns.end() {
-                    self.core.close(index, Cause::Told(ReasonCode::ServerShuttingDown));
-                }
+                self.core.walks.drain_at = Some(0);
                 TurnEnd::Again
             }
             (Stage::Draining, Some(until_ms)) => {

@@ -62,6 +62,8 @@ pub(crate) struct Surroundings<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum OutPhase {
+    /// To be sent again when the Receive Maximum allows it.
+    Held,
     Published,
     Released,
 }

@@ -46,6 +46,8 @@ pub(crate) struct Scenario {
     pub(crate) limits: Limits,
     pub(crate) profiles: Vec<Profile>,
     pub(crate) hostile: usize,
+    /// The settings change during the work.
+    pub(crate) reloads: bool,
     /// Shards turn only when something wakes them.
     pub(crate) sleeps: bool,
     /// Most microseconds that one look at the clock within a turn takes.
@@ -81,6 +83,24 @@ impl Scenario {
             hostile: *random.pick(&[0, 0, 1, 2]),
             sleeps: random.chance(700),
             slow_looks_us: *random.pick(&[0, 0, 10, 300]),
+            reloads: random.chance(400),
+        }
+    }
+
+    /// Other limits for the same run: what clients were told in CONNACK must hold all the same.
+    pub(crate) fn limits_at_reload(&self, random: &mut Random) -> Limits {
+        let server = ServerLimits {
+            receive_maximum: *random.pick(&[1, 3, 20, u16::MAX]),
+            topic_alias_maximum: *random.pick(&[0, 2, 10]),
+            inflight_max: *random.pick(&[1, 2, 16, 1024]),
+            ..self.limits.server.clone()
+        };
+        Limits {
+            server,
+            shared_strategy: *random.pick(&Strategy::ALL),
+            sys_interval_ms: *random.pick(&[0, 0, 3_000]),
+            turn_sends_max: *random.pick(&[1, 3, 50, 1300]),
+            ..self.limits.clone()
         }
     }
 

@@ -3,8 +3,8 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ringtide_driver::{Turn, TurnEnd, Wait};
@@ -39,8 +39,21 @@ const REST_US: u64 = 3_000;
 #[derive(Debug)]
 struct Control {
     stage: AtomicU8,
-    limits: Limits,
+    epoch: AtomicU64,
+    limits: Mutex<Limits>,
     rules: Rules,
+}
+
+impl Control {
+    fn limits(&self) -> Limits {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// New limits, and new rules: the same again, which know nothing of what the last were asked.
+    fn reload(&self, limits: Limits) {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
+        self.epoch.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl Steering for Control {
@@ -53,11 +66,11 @@ impl Steering for Control {
     }
 
     fn epoch(&self) -> u64 {
-        1
+        self.epoch.load(Ordering::Relaxed)
     }
 
     fn settings(&self) -> Settings {
-        Settings { limits: self.limits.clone(), access: self.rules.access() }
+        Settings { limits: self.limits(), access: self.rules.access() }
     }
 }
 
@@ -100,7 +113,8 @@ impl World {
         let clock = SimClock::default();
         let control = Arc::new(Control {
             stage: AtomicU8::new(0),
-            limits: scenario.limits.clone(),
+            epoch: AtomicU64::new(1),
+            limits: Mutex::new(scenario.limits.clone()),
             rules: scenario.rules,
         });
         let counters: Arc<[Arc<Counters>]> =
@@ -225,6 +239,11 @@ impl World {
         let mut ready = self.ready(now_us);
         let working = self.scene == Scene::Work && now_us >= self.idle_until_us;
         if working {
+            if self.scenario.reloads && self.schedule.chance(2) {
+                let limits = self.scenario.limits_at_reload(&mut self.schedule);
+                self.trace.event([31, 0, 0, 0], format_args!("new limits: {limits:?}"));
+                self.control.reload(limits);
+            }
             if self.schedule.chance(2) {
                 self.idle_until_us = now_us + self.schedule.below(20_000_000);
             }

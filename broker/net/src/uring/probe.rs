@@ -66,20 +66,18 @@ pub enum ProbeError {
 impl fmt::Display for ProbeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ProbeError::KernelTooOld { release } => write!(
-                f,
-                "io_uring: Linux {release} is too old, 6.1 is the oldest that works; use \
-                 --driver epoll or a newer kernel"
-            ),
+            ProbeError::KernelTooOld { release } => {
+                write!(f, "io_uring: Linux {release} is too old, 6.1 is the oldest that works")
+            }
             ProbeError::Disabled { level } => write!(
                 f,
                 "io_uring: kernel.io_uring_disabled is {level}; set it to 0 with \
-                 `sysctl kernel.io_uring_disabled=0`, or use --driver epoll"
+                 `sysctl kernel.io_uring_disabled=0`"
             ),
             ProbeError::Forbidden => write!(
                 f,
                 "io_uring: a seccomp filter forbids it, as container runtimes do by default; \
-                 allow io_uring_setup, io_uring_enter and io_uring_register, or use --driver epoll"
+                 allow io_uring_setup, io_uring_enter and io_uring_register"
             ),
             ProbeError::Memlock { limit, needed } => write!(
                 f,
@@ -88,10 +86,9 @@ impl fmt::Display for ProbeError {
                 limit >> 10,
                 needed >> 10
             ),
-            ProbeError::Missing { feature } => write!(
-                f,
-                "io_uring: this kernel lacks {feature}; use --driver epoll or a newer kernel"
-            ),
+            ProbeError::Missing { feature } => {
+                write!(f, "io_uring: this kernel lacks {feature}; a newer one is needed")
+            }
             ProbeError::Failed { trial, error } => {
                 write!(f, "io_uring: the trial of {trial} failed: {error}")
             }

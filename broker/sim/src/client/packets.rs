@@ -5,7 +5,7 @@ use ringtide_codec::{
     decode, fixed_header, write_ack,
 };
 
-use super::{Asked, Client, Detached, InPhase, Incoming, OutPhase, Scene, Surroundings};
+use super::{Asked, Client, Detached, InPhase, Incoming, OutPhase, Outgoing, Scene, Surroundings};
 use crate::check::Delivery;
 use crate::model::MessageNo;
 
@@ -140,17 +140,23 @@ impl Client {
         }
     }
 
-    /// Sends again what was under way, in order.
+    /// Sends again what was under way, in order and within the broker's new Receive Maximum.
     fn send_again(&mut self, around: &mut Surroundings<'_>) {
+        let published = |own: &&mut Outgoing| own.phase == OutPhase::Published;
+        self.held.outgoing.iter_mut().filter(published).for_each(|own| own.phase = OutPhase::Held);
         let mut bytes = Vec::new();
         let version = self.profile.version;
-        for own in &self.held.outgoing {
+        let mut room = self.wire.as_ref().map_or(0, |wire| wire.server_receive_maximum);
+        for own in &mut self.held.outgoing {
             match own.phase {
-                OutPhase::Published => {
+                OutPhase::Held if room > 0 => {
+                    room -= 1;
+                    own.phase = OutPhase::Published;
                     around.model.sent_again(own.message);
                     let message = around.model.message(own.message);
                     super::actions::write_publish(message, version, own.id, true, None, &mut bytes);
                 }
+                OutPhase::Held | OutPhase::Published => {}
                 OutPhase::Released => {
                     if let Some(id) = ringtide_codec::PacketId::new(own.id) {
                         write_ack(AckKind::PubRel, version, id, ReasonCode::Success, &mut bytes);
@@ -159,6 +165,23 @@ impl Client {
             }
         }
         if !bytes.is_empty() {
+            self.send(around, &bytes);
+        }
+    }
+
+    /// An exchange is over: one that the Receive Maximum held back may be sent again.
+    fn send_held(&mut self, around: &mut Surroundings<'_>) {
+        let version = self.profile.version;
+        let most = self.wire.as_ref().map_or(0, |wire| wire.server_receive_maximum);
+        let under_way = self.held.outgoing.iter().filter(|own| own.phase != OutPhase::Held).count();
+        let may = self.is_usable() && under_way < usize::from(most);
+        let held = self.held.outgoing.iter_mut().find(|own| own.phase == OutPhase::Held);
+        if let Some(own) = held.filter(|_| may) {
+            own.phase = OutPhase::Published;
+            around.model.sent_again(own.message);
+            let mut bytes = Vec::new();
+            let message = around.model.message(own.message);
+            super::actions::write_publish(message, version, own.id, true, None, &mut bytes);
             self.send(around, &bytes);
         }
     }
@@ -294,6 +317,7 @@ impl Client {
         };
         let own = self.held.outgoing.remove(own);
         self.settle(around, own.message, ack.reason);
+        self.send_held(around);
     }
 
     fn settle(&mut self, around: &mut Surroundings<'_>, message: MessageNo, reason: ReasonCode) {
@@ -318,7 +342,7 @@ impl Client {
         self.settle(around, message, ack.reason);
         if ack.reason.is_error() {
             self.held.outgoing.remove(own);
-            return;
+            return self.send_held(around);
         }
         self.held.outgoing[own].phase = OutPhase::Released;
         if self.wire.as_ref().is_some_and(|wire| !wire.silent && !wire.finished) {
@@ -356,6 +380,7 @@ impl Client {
         match own {
             Some(own) => {
                 self.held.outgoing.remove(own);
+                self.send_held(around);
             }
             None => self.fail(around, &format!("PUBCOMP {id} came for nothing")),
         }

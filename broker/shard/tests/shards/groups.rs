@@ -1,0 +1,79 @@
+//! Shared groups over several shards: who joins and leaves, and when its client is told.
+
+use ringtide_codec::QoS;
+use ringtide_shard::counters::Counter;
+
+use crate::harness::{World, quiet};
+use crate::packets::*;
+
+/// A group's filter whose home is this shard.
+fn group_at(world: &mut World, shard: u16) -> String {
+    world.name_at(shard, "$share/g/t")
+}
+
+#[test]
+fn a_member_gets_nothing_after_its_unsuback() {
+    let mut world = World::new(3, quiet());
+    let filter = "$share/g/work";
+    let mut sockets = Vec::new();
+    for shard in [1_u16, 2, 0] {
+        let name = world.name_at(shard, "c");
+        let socket = u32::from(shard) + 10;
+        world.accept(usize::from(shard), socket, &connect(&name));
+        if shard > 0 {
+            world.send(
+                usize::from(shard),
+                socket,
+                &subscribe(1, filter, options(QoS::AtLeastOnce)),
+            );
+        }
+        sockets.push(socket);
+    }
+    world.turns(10);
+    world.sent(1, 11);
+    world.sent(2, 12);
+    world.send(1, 11, &unsubscribe(2, filter));
+    // Only its own shard turns: the publisher's does not know, nor does the group's home.
+    world.turn(1);
+    assert_eq!(read(&world.sent(1, 11)), [Got::UnsubAck(2, vec![0])]);
+    for number in 1..=8 {
+        world.send(
+            0,
+            10,
+            &publish("work", QoS::AtLeastOnce, number, number.to_string().as_bytes()),
+        );
+    }
+    world.turn(0);
+    world.turns(20);
+    assert_eq!(read(&world.sent(1, 11)), []);
+    let got = read(&world.sent(2, 12));
+    let mut came: Vec<u32> = payloads(&got).iter().filter_map(|own| own.parse().ok()).collect();
+    came.sort_unstable();
+    assert_eq!(came, (1..=8).collect::<Vec<u32>>(), "the other member has all of them");
+    assert_eq!(world.count(Counter::DroppedNoMember), 0);
+}
+
+#[test]
+fn a_join_of_an_earlier_connection_answers_no_later_subscribe() {
+    let mut world = World::new(3, quiet());
+    let (first, second) = (group_at(&mut world, 1), group_at(&mut world, 2));
+    let name = world.name_at(0, "c");
+    world.accept(0, 1, &connect_lasting(&name, None));
+    world.turns(5);
+    world.send(0, 1, &subscribe(1, &first, options(QoS::AtLeastOnce)));
+    world.turn(0);
+    world.end(0, 1);
+    world.accept(0, 2, &connect_lasting(&name, None));
+    (0..3).for_each(|_| world.turn(0));
+    world.send(0, 2, &subscribe(2, &second, options(QoS::AtLeastOnce)));
+    world.turn(0);
+    world.sent(0, 2);
+    // The first group's home hears of the join, then everybody of its snapshot, then the home
+    // that everybody knows; the second group's home has only begun.
+    for shard in [1, 2, 0, 1, 0] {
+        world.turn(shard);
+    }
+    assert_eq!(read(&world.sent(0, 2)), [], "the second group's members are not known yet");
+    world.turns(10);
+    assert_eq!(read(&world.sent(0, 2)), [Got::SubAck(2, vec![1])]);
+}

@@ -1,0 +1,9 @@
+//! What shards do, stepped turn by turn: fairness, limits, groups, reloads.
+
+mod fairness;
+mod groups;
+mod harness;
+mod limits;
+mod packets;
+mod reload;
+mod sessions;
