@@ -59,7 +59,8 @@ fn brokers() -> Vec<Broker> {
         [fewest, .., most] => vec![*fewest, *most],
         one => one.to_vec(),
     };
-    chosen.into_iter().map(|n| Broker::start(&Settings::new(n))).collect()
+    // Real clients meet the real store.
+    chosen.into_iter().map(|n| Broker::start(&Settings::new(n).on_disk())).collect()
 }
 
 /// Runs a script against every broker; `fill` adds host and port.

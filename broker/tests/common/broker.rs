@@ -39,13 +39,23 @@ pub struct Settings {
 impl Settings {
     pub fn new(shards: u32) -> Settings {
         let seed = std::env::var("RINGTIDE_TEST_STORE_SEED").unwrap_or_else(|_| "1".to_owned());
-        Settings {
+        let settings = Settings {
             shards,
             config: String::new(),
             env: vec![("RINGTIDE_TEST_STORE_SEED", seed)],
             files: Vec::new(),
             nofile: None,
+        };
+        match std::env::var("RINGTIDE_TEST_STORE").as_deref() {
+            Ok("disk") => settings.on_disk(),
+            _ => settings,
         }
+    }
+
+    /// With the store that the product has, on the disk, in place of the tests' own.
+    pub fn on_disk(mut self) -> Settings {
+        self.env = vec![("RINGTIDE_STORE_SEGMENT_BYTES", (1 << 20).to_string())];
+        self
     }
 
     pub fn config(mut self, toml: &str) -> Settings {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::BytesMut;
 use ringtide_driver::{
-    BufferId, Completion, Driver, ListenerId, Outgoing, Socket, Token, Turn, TurnEnd, Wait,
+    BufferId, Completion, Driver, ListenerId, LogOp, Outgoing, Socket, Token, Turn, TurnEnd, Wait,
 };
 use ringtide_ring::mesh;
 use ringtide_shard::access::Access;
@@ -145,6 +145,10 @@ impl Driver for MemoryDriver {
 
     fn wake(&mut self, _to: u16) {}
 
+    fn write_log(&mut self, _write: LogOp) {
+        unreachable!("the store of these tests keeps nothing");
+    }
+
     fn submit_and_wait(&mut self, wait: Wait) -> io::Result<()> {
         self.wire.borrow_mut().wait = Some(wait);
         Ok(())
@@ -199,6 +203,10 @@ impl Store for HeldStore {
 
     fn is_immediate(&self) -> bool {
         false
+    }
+
+    fn keeps(&self) -> bool {
+        true
     }
 }
 
@@ -263,6 +271,7 @@ impl World {
             let wire = Rc::new(RefCell::new(Wire::default()));
             wires.push(Rc::clone(&wire));
             all.push(Shard::new(Parts {
+                restored: None,
                 driver: MemoryDriver { wire, buffers: Vec::new() },
                 store: HeldStore { appended: 0, durable: 0, held: Rc::clone(&held) },
                 clock: clock.clone(),
