@@ -1,9 +1,10 @@
 # The one front door: everything is done from here. `make help` lists it.
-# Variables: ARGS (of run), PREFIX and DESTDIR (of install), BENCH, FUZZ_SECONDS, SHARDS (of tests).
+# Variables: ARGS and DATA (of run), PREFIX and DESTDIR (of install), BENCH, FUZZ_SECONDS, SHARDS (of tests).
 
 PREFIX ?= /usr/local
 DESTDIR ?=
 ARGS ?=
+DATA ?= data
 BENCH ?=
 SHARDS ?= 1,2,3,8
 FUZZ_SECONDS ?= 60
@@ -11,7 +12,7 @@ TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 PROFILE := ci
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-clients lint fmt bench bench-peer fuzz miri loom \
+.PHONY: help build run test test-disk test-clients lint fmt bench bench-peer fuzz miri loom \
 	install uninstall clean
 
 help: ## list the targets
@@ -21,8 +22,8 @@ build: ## build the broker for use (target/release/ringtide)
 	@scripts/ensure.sh run
 	cargo build --release --locked -p ringtide
 
-run: build ## build and start the broker on port 1883 (ARGS="--shards 2 --listen 1884")
-	$(TARGET)/release/ringtide run $(ARGS)
+run: build ## build and start the broker on port 1883, data in ./data (ARGS="--shards 2")
+	$(TARGET)/release/ringtide run --data-dir $(DATA) $(ARGS)
 
 test: ## format, lints, all tests, real clients against the broker
 	@scripts/ensure.sh test
@@ -30,6 +31,11 @@ test: ## format, lints, all tests, real clients against the broker
 	cargo clippy --workspace --all-targets --locked --profile $(PROFILE) -- -D warnings
 	RINGTIDE_REQUIRE_CLIENTS=1 RINGTIDE_TEST_SHARDS=$(SHARDS) \
 		cargo test --workspace --locked --profile $(PROFILE)
+
+test-disk: ## the tests of the broker with the store on the disk in place of the tests' own
+	@scripts/ensure.sh test
+	RINGTIDE_TEST_STORE=disk RINGTIDE_REQUIRE_CLIENTS=1 RINGTIDE_TEST_SHARDS=$(SHARDS) \
+		cargo test --locked --profile $(PROFILE) -p ringtide
 
 test-clients: ## only mosquitto, paho-mqtt, gmqtt and mqtt.js against the broker
 	@scripts/ensure.sh test
