@@ -1,6 +1,7 @@
 //! The log of a shard.
 
 mod error;
+pub mod faults;
 mod files;
 mod format;
 mod gather;
@@ -16,7 +17,7 @@ use std::path::PathBuf;
 pub use error::OpenError;
 use format::{BLOCK_BYTES, padded};
 pub use lock::{DataDirLock, LockError, lock};
-pub use open::inspect;
+pub use open::{inspect, inspect_on};
 pub use store::Log;
 
 use crate::record::RecordError;

@@ -248,8 +248,7 @@ pub(super) fn failure(what: &str, error: &io::Error) -> StoreFailure {
 pub(super) enum Desk {
     /// On a thread of its own.
     Thread { jobs: Option<Sender<Job>>, answers: Receiver<Answer>, thread: Option<JoinHandle<()>> },
-    /// On the caller's thread, when it asks for answers: for tests, which choose when that is.
-    #[expect(dead_code, reason = "tests of power cuts come with the next change")]
+    /// On the caller's thread, one job at each call of [`Desk::work`].
     Inline { preparer: Box<Preparer>, jobs: VecDeque<Job>, answers: VecDeque<Answer> },
 }
 
@@ -264,6 +263,24 @@ impl Desk {
         let builder = std::thread::Builder::new().name("ringtide-store".to_owned());
         let thread = builder.spawn(move || serve(&mut preparer, &received, &send))?;
         Ok(Desk::Thread { jobs: Some(jobs), answers, thread: Some(thread) })
+    }
+
+    /// Does jobs on the caller's thread.
+    pub(super) fn inline(preparer: Preparer) -> Desk {
+        let (jobs, answers) = (VecDeque::new(), VecDeque::new());
+        Desk::Inline { preparer: Box::new(preparer), jobs, answers }
+    }
+
+    /// Does one job if jobs are done on the caller's thread; false if there was none.
+    pub(super) fn work(&mut self) -> bool {
+        let Desk::Inline { preparer, jobs, answers } = self else { return false };
+        let mut answer = |answer| answers.push_back(answer);
+        match jobs.pop_front() {
+            Some(job) => preparer.take(job, &mut answer),
+            None if preparer.is_behind() => preparer.prepare(&mut answer),
+            None => return false,
+        }
+        true
     }
 
     /// Asks for a job.

@@ -177,9 +177,13 @@ impl Survey {
 }
 
 /// Finds from where and up to where the log counts.
-pub(super) fn plan(files: &dyn Files, survey: &Survey) -> Result<Plan, OpenError> {
+///
+/// With `settle` the segment of the newest batch is synced and read from the medium: its last batch
+/// may have been written and not synced when the process died, or be in the page cache only, after
+/// a sync that failed; it must not be served and vanish with the next power cut.
+pub(super) fn plan(files: &dyn Files, survey: &Survey, settle: bool) -> Result<Plan, OpenError> {
     let mut plan = Plan { start: survey.start.max(1), durable: survey.durable };
-    let Some(newest) = newest_batch(files, survey)? else { return Ok(plan) };
+    let Some(newest) = newest_batch(files, survey, settle)? else { return Ok(plan) };
     plan.durable = plan.durable.max(newest.durable);
     if plan.durable + 1 >= newest.first {
         // Nothing before the newest batch can be a tail, so its word about the start holds.
@@ -194,12 +198,20 @@ pub(super) fn plan(files: &dyn Files, survey: &Survey) -> Result<Plan, OpenError
 }
 
 /// The last intact batch of the newest segment that has one.
-fn newest_batch(files: &dyn Files, survey: &Survey) -> Result<Option<BatchHeader>, OpenError> {
+fn newest_batch(
+    files: &dyn Files,
+    survey: &Survey,
+    settle: bool,
+) -> Result<Option<BatchHeader>, OpenError> {
     let mut window = Window::default();
     for segment in survey.segments.iter().rev() {
         let name = segment_name(segment.number);
         let error = || OpenError::io(&name);
-        let file = files.open(&name).map_err(error())?;
+        let file = if settle { files.open_for_writing(&name) } else { files.open(&name) };
+        let file = file.map_err(error())?;
+        if settle {
+            file.sync().and_then(|()| file.forget_cache()).map_err(error())?;
+        }
         let mut scan = Scan::new(&mut window, &*file, segment.number, segment.bytes);
         let mut newest = None;
         while let Some((batch, _)) =
@@ -339,8 +351,8 @@ impl Step {
     }
 }
 
-/// Makes sure that what was read is on the medium: a batch may have been written but not synced
-/// when the process died, and what was replayed must not vanish with the next power cut.
+/// Syncs the segments of what was served: where not every batch is synced, much of it may be in the
+/// page cache only, and counts as durable from now on.
 pub(super) fn sync_served(files: &dyn Files, survey: &Survey, walk: &Walk) -> io::Result<()> {
     for (segment, content) in survey.segments.iter().zip(&walk.contents) {
         if content.served > 0 {

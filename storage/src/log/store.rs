@@ -21,7 +21,7 @@ const SEGMENTS_AHEAD: usize = 1;
 pub struct Log {
     config: LogConfig,
     identity: Identity,
-    pub(super) desk: Desk,
+    desk: Desk,
     gather: Gather,
     appended: u64,
     durable: u64,
@@ -161,6 +161,12 @@ impl Log {
     /// Bytes of the files of all segments in use, without those kept ready and those free.
     pub fn used_bytes(&self) -> u64 {
         self.used.iter().map(|used| used.bytes).sum()
+    }
+
+    /// For a log opened by [`Log::open_on`]: does one thing that is otherwise done by a thread;
+    /// false if there was nothing to do.
+    pub fn work(&mut self) -> bool {
+        self.desk.work()
     }
 
     /// Does the write that [`Store::take_write`] would give, on the calling thread, which blocks.

@@ -1,0 +1,87 @@
+//! Kills and power cuts: what was durable is there, whatever was under way.
+#![allow(clippy::unwrap_used)]
+
+mod model;
+
+use model::{Model, Random, config, history};
+use ringtide_storage::log::Sync;
+use ringtide_storage::log::faults::{Fault, FaultDisk};
+
+/// Histories to run: `RINGTIDE_LOG_SEEDS`, or few enough for every run of the tests.
+fn seeds() -> u64 {
+    std::env::var("RINGTIDE_LOG_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60)
+}
+
+#[test]
+fn nothing_durable_is_lost_in_any_history() {
+    let crashes: u64 = (1..=seeds()).map(|seed| history(seed, Sync::EachBatch, 20)).sum();
+    assert_eq!(crashes, seeds() * 20);
+}
+
+#[test]
+fn without_a_sync_per_batch_what_is_there_is_a_prefix() {
+    let crashes: u64 = (1..=seeds()).map(|seed| history(seed, Sync::Os, 20)).sum();
+    assert_eq!(crashes, seeds() * 20);
+}
+
+/// A life with turns, checkpoints and segments used again, up to `steps` or its death.
+fn script(disk: &FaultDisk, seed: u64, steps: u64) -> Model {
+    let mut model = Model::default();
+    let mut random = Random::new(seed);
+    let Some((mut life, _)) = model.open(disk, &config(Sync::EachBatch)) else { return model };
+    for step in 0..steps {
+        model.step(&mut life, disk, &mut random);
+        if step % 120 == 119 && !disk.is_dead() {
+            model.settle(&mut life, disk);
+            model.whole_checkpoint(&mut life, disk, 4);
+        }
+        if disk.is_dead() {
+            break;
+        }
+    }
+    model
+}
+
+/// After a kill at each operation of a life in turn: further kills at each operation of recovery
+/// and of the first writes after it.
+fn kill_everywhere(seed: u64, cut: bool) -> (u64, u64) {
+    let disk = FaultDisk::new(seed);
+    script(&disk, seed, 500);
+    let operations = disk.operations();
+    let mut kills = 0;
+    for at in 1..=operations {
+        let disk = FaultDisk::new(seed);
+        disk.plan(at, Fault::Kill);
+        let mut model = script(&disk, seed, 500);
+        assert!(disk.is_dead());
+        kills += 1;
+        for again in 1.. {
+            if cut {
+                disk.cut()
+            } else {
+                disk.restart()
+            }
+            disk.plan(disk.operations() + again, Fault::Kill);
+            if let Some((mut life, _)) = model.open(&disk, &config(Sync::EachBatch)) {
+                model.whole_checkpoint(&mut life, &disk, 2);
+            }
+            if !disk.is_dead() {
+                break;
+            }
+            kills += 1;
+        }
+    }
+    (operations, kills)
+}
+
+#[test]
+fn a_kill_at_any_operation_loses_nothing() {
+    let (operations, kills) = kill_everywhere(5, false);
+    assert!(operations > 100 && kills > operations);
+}
+
+#[test]
+fn a_power_cut_at_any_operation_loses_nothing() {
+    let (operations, kills) = kill_everywhere(6, true);
+    assert!(operations > 100 && kills > operations);
+}
