@@ -19,6 +19,9 @@ const SECTOR_BYTES: usize = 512;
 const ENOENT: i32 = 2;
 /// Linux: input/output error.
 const EIO: i32 = 5;
+/// Linux: cannot send after transport endpoint shutdown. What a dead process gets told; no error of
+/// a real disk, so that no handling of one is tried.
+const ESHUTDOWN: i32 = 108;
 /// Linux: file exists.
 const EEXIST: i32 = 17;
 /// Linux: no space left on device.
@@ -206,7 +209,7 @@ impl State {
     /// Counts an operation; `Some` if a fault happens at it. A dead process gets nothing done.
     fn operation(&mut self) -> io::Result<Option<Fault>> {
         if self.dead {
-            return error(EIO);
+            return error(ESHUTDOWN);
         }
         self.operations += 1;
         let fault = self.faults.remove(&self.operations);
@@ -221,14 +224,14 @@ impl State {
     /// Counts an operation that a kill lets happen or not.
     fn simple_operation(&mut self) -> io::Result<()> {
         match self.operation()? {
-            Some(Fault::Kill) if self.next_random().is_multiple_of(2) => error(EIO),
+            Some(Fault::Kill) if self.next_random().is_multiple_of(2) => error(ESHUTDOWN),
             _ => Ok(()),
         }
     }
 
     /// A kill is told as an error, whatever had been done.
     fn told(&self) -> io::Result<()> {
-        if self.dead { error(EIO) } else { Ok(()) }
+        if self.dead { error(ESHUTDOWN) } else { Ok(()) }
     }
 
     fn write(&mut self, index: usize, bytes: &[u8], offset: u64) -> io::Result<()> {
@@ -382,7 +385,7 @@ struct Handle {
 impl Handle {
     fn state(&self) -> io::Result<MutexGuard<'_, State>> {
         let state = self.disk.state();
-        if state.life == self.life { Ok(state) } else { error(EIO) }
+        if state.life == self.life { Ok(state) } else { error(ESHUTDOWN) }
     }
 }
 
