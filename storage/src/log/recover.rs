@@ -284,7 +284,8 @@ pub(super) fn walk(
         content.unreadable = scan.unreadable();
         let header_lost = segment.header.is_none() && content.served > 0;
         let void = content.last > 0 && content.last < plan.start;
-        content.damaged |= header_lost || (content.unreadable > 0 && !void);
+        let cut_short = segment.header.is_some_and(|header| segment.bytes < header.bytes);
+        content.damaged |= header_lost || ((content.unreadable > 0 || cut_short) && !void);
     }
     Ok(step.finish())
 }

@@ -11,6 +11,11 @@ use ringtide_storage::{Log, LogConfig, LogWrite, RecordKind, Store};
 
 pub(crate) const SEGMENT_BYTES: u64 = 16 << 10;
 
+/// Linux: input/output error.
+pub(crate) const EIO: i32 = 5;
+/// Linux: no space left on device.
+pub(crate) const ENOSPC: i32 = 28;
+
 /// Repeatable chance.
 pub(crate) struct Random(u64);
 
@@ -60,6 +65,12 @@ pub(crate) struct Life {
     checkpoint: Option<u64>,
 }
 
+impl Life {
+    pub(crate) fn new(log: Log) -> Life {
+        Life { log, flight: None, checkpoint: None }
+    }
+}
+
 impl Model {
     /// Opens the log and judges what it gives. `None` if the process was killed meanwhile.
     pub(crate) fn open(&mut self, disk: &FaultDisk, config: &LogConfig) -> Option<(Life, Opened)> {
@@ -72,7 +83,7 @@ impl Model {
         match opened {
             Ok((log, opened)) => {
                 self.judge(&opened, &seen);
-                Some((Life { log, flight: None, checkpoint: None }, opened))
+                Some((Life::new(log), opened))
             }
             Err(error) => {
                 assert!(disk.is_dead(), "{error}");
@@ -130,7 +141,7 @@ impl Model {
     pub(crate) fn append_one(&mut self, life: &mut Life, length: u64) {
         self.written += 1;
         let mut body: Vec<u8> = self.written.to_le_bytes().to_vec();
-        body.extend((0..length).map(|at| (at * self.written >> 3) as u8));
+        body.extend((0..length).map(|at| ((at * self.written) >> 3) as u8));
         let kind =
             if self.written.is_multiple_of(3) { RecordKind::Queue } else { RecordKind::Message };
         let (head, tail) = body.split_at(5);
@@ -160,6 +171,13 @@ impl Model {
                 return;
             }
         }
+        life.flight = Some(write);
+        self.finish(life, disk);
+    }
+
+    /// Does the write under way.
+    pub(crate) fn finish(&mut self, life: &mut Life, disk: &FaultDisk) {
+        let Some(write) = life.flight.take() else { return };
         let errno = disk.write(&write);
         life.log.written(write.bytes, errno);
         self.durable = life.log.durable().0;
@@ -187,12 +205,9 @@ impl Model {
             }
             life.log.work();
             self.take_write(life);
-            if let Some(write) = life.flight.take() {
-                let errno = disk.write(&write);
-                life.log.written(write.bytes, errno);
-                self.durable = life.log.durable().0;
-                life.log.end_turn();
-            }
+            self.finish(life, disk);
+            life.log.end_turn();
+            assert_eq!(life.log.failed().filter(|_| !disk.is_dead()), None);
         }
         while !disk.is_dead() && life.log.work() {}
     }
@@ -212,6 +227,29 @@ impl Model {
         }
         life.log.end_turn();
         while !disk.is_dead() && life.log.work() {}
+    }
+
+    /// What a damaged log gives was written, at just these positions, and what is missing is told:
+    /// as lost, or as the tail of which only what was written last may be missing.
+    pub(crate) fn judge_damaged(&self, disk: &FaultDisk) -> Opened {
+        let mut seen = BTreeSet::new();
+        let opened = inspect_on(disk, 7, &mut |lsn, kind, body| {
+            let (true_kind, true_body) = &self.records[lsn.0 as usize - 1];
+            assert!((kind, body) == (*true_kind, &true_body[..]), "record {}", lsn.0);
+            assert!(seen.insert(lsn.0));
+            Ok(())
+        })
+        .unwrap();
+        let damage = opened.damaged.clone().unwrap_or_default();
+        for lsn in opened.start.0..=opened.last.0 {
+            let lost = damage.lost.iter().any(|(first, last)| (first.0..=last.0).contains(&lsn));
+            assert!(lost != seen.contains(&lsn), "record {lsn}");
+        }
+        let before_last = self.ends.range(..self.durable).next_back().copied().unwrap_or(0);
+        // A file that was cut short says so itself, but not what it had held.
+        let short = opened.damaged.as_ref().is_some_and(|damage| damage.lost.is_empty());
+        assert!(opened.last.0 >= before_last || short, "{} of {before_last}", opened.last.0);
+        opened
     }
 
     /// After a power cut where not every batch was synced nothing need be there but a checkpoint
@@ -243,6 +281,10 @@ pub(crate) fn history(seed: u64, sync: Sync, lives: u64) -> u64 {
         if let Some((mut life, _)) = model.open(&disk, &config) {
             if random.below(4) > 0 {
                 disk.plan(disk.operations() + 1 + random.below(150), Fault::Kill);
+            }
+            if sync == Sync::EachBatch && random.once_in(3) {
+                let errno = if random.once_in(2) { EIO } else { ENOSPC };
+                disk.plan(disk.operations() + 1 + random.below(100), Fault::Fail(errno));
             }
             for _ in 0..random.below(800) {
                 model.step(&mut life, &disk, &mut random);
