@@ -75,6 +75,39 @@ fn a_file_cut_short_anywhere_never_gives_a_false_record() {
     }
 }
 
+#[test]
+fn blocks_that_change_places_never_give_a_false_record() {
+    let (disk, model) = filled(8);
+    let files = disk.files();
+    let mut random = Random::new(8);
+    let mut reported = 0;
+    for _ in 0..3_000 {
+        let mut wreck = files.clone();
+        let size = if random.once_in(2) { 512 } else { 4096 };
+        for _ in 0..=random.below(6) {
+            let mut place = || {
+                let file = random.below(files.len() as u64) as usize;
+                let at = random.below(files[file].1.len() as u64 / size) * size;
+                (file, at as usize..(at + size) as usize)
+            };
+            let (from, to) = (place(), place());
+            let mut block = wreck[from.0].1[from.1].to_vec();
+            match random.below(4) {
+                0 => block.fill(0),
+                1 => block.iter_mut().for_each(|byte| *byte = random.below(256) as u8),
+                _ => {}
+            }
+            wreck[to.0].1[to.1].copy_from_slice(&block);
+        }
+        let copy = FaultDisk::new(1);
+        for (name, bytes) in &wreck {
+            copy.put(name, bytes);
+        }
+        reported += u64::from(model.judge_wrecked(&copy).damaged.is_some());
+    }
+    assert!(reported > 500, "{reported}");
+}
+
 /// The file and the place of the first batch that counts, is not the first of its segment and
 /// not the last of all.
 fn first_batch(disk: &FaultDisk, model: &Model) -> (String, usize) {

@@ -99,6 +99,7 @@ impl Recovery {
             start: Lsn(self.plan.start),
             last: Lsn(last),
             segments: self.walk.contents.iter().filter(|content| content.batches > 0).count(),
+            file_bytes: self.survey.segments.iter().map(|segment| segment.bytes).sum(),
             cut_batches: self.walk.cut_batches,
             damaged: is_damaged.then(|| Damage {
                 lost: lost.map(|&(first, last)| (Lsn(first), Lsn(last))).collect(),

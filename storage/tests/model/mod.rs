@@ -232,6 +232,16 @@ impl Model {
     /// What a damaged log gives was written, at just these positions, and what is missing is told:
     /// as lost, or as the tail of which only what was written last may be missing.
     pub(crate) fn judge_damaged(&self, disk: &FaultDisk) -> Opened {
+        let opened = self.judge_wrecked(disk);
+        let before_last = self.ends.range(..self.durable).next_back().copied().unwrap_or(0);
+        // A file that was cut short says so itself, but not what it had held.
+        let short = opened.damaged.as_ref().is_some_and(|damage| damage.lost.is_empty());
+        assert!(opened.last.0 >= before_last || short, "{} of {before_last}", opened.last.0);
+        opened
+    }
+
+    /// As [`Model::judge_damaged`], where any number of batches at the end may be damaged too.
+    pub(crate) fn judge_wrecked(&self, disk: &FaultDisk) -> Opened {
         let mut seen = BTreeSet::new();
         let opened = inspect_on(disk, 7, &mut |lsn, kind, body| {
             let (true_kind, true_body) = &self.records[lsn.0 as usize - 1];
@@ -245,10 +255,6 @@ impl Model {
             let lost = damage.lost.iter().any(|(first, last)| (first.0..=last.0).contains(&lsn));
             assert!(lost != seen.contains(&lsn), "record {lsn}");
         }
-        let before_last = self.ends.range(..self.durable).next_back().copied().unwrap_or(0);
-        // A file that was cut short says so itself, but not what it had held.
-        let short = opened.damaged.as_ref().is_some_and(|damage| damage.lost.is_empty());
-        assert!(opened.last.0 >= before_last || short, "{} of {before_last}", opened.last.0);
         opened
     }
 
