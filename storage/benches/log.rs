@@ -5,6 +5,7 @@
 //! system's for temporary files) decides which disk is measured.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ fn main() {
     let argument = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
     let dir = argument.map_or_else(std::env::temp_dir, PathBuf::from);
     let dir = dir.join(format!("ringtide-log-bench-{}", std::process::id()));
+    bare(&dir);
     for sync in [Sync::EachBatch, Sync::Os] {
         println!("commits, {sync:?}: all records of a turn are durable before the next turn");
         for (records, bytes) in [(1, 300), (100, 300), (1000, 300), (1000, 1000), (3000, 300)] {
@@ -29,6 +31,30 @@ fn main() {
     appends(&dir);
     replay(&dir, 300);
     replay(&dir, 2000);
+}
+
+/// The disk alone: one block over and over, each time synced.
+fn bare(dir: &Path) {
+    std::fs::create_dir_all(dir).unwrap();
+    let file = std::fs::File::create(dir.join("bare")).unwrap();
+    let block = vec![0x5a; 4096];
+    let mut times = Vec::with_capacity(1 << 20);
+    file.write_all_at(&vec![0; 64 << 20], 0).unwrap();
+    file.sync_all().unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < CASE {
+        let turn = Instant::now();
+        file.write_all_at(&block, times.len() as u64 * 4096 % (64 << 20)).unwrap();
+        file.sync_data().unwrap();
+        times.push(turn.elapsed());
+    }
+    times.sort_unstable();
+    println!(
+        "bare pwrite and fdatasync of 4096 B: p50 {:?} p99 {:?}",
+        times[times.len() / 2],
+        times[times.len() * 99 / 100],
+    );
+    std::fs::remove_dir_all(dir).unwrap();
 }
 
 fn open(dir: &Path, sync: Sync) -> Log {

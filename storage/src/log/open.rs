@@ -20,7 +20,8 @@ use crate::Lsn;
 impl Log {
     /// Opens the log of a shard, which is made if there is none, and replays what counts in it.
     ///
-    /// Runs on the calling thread and blocks until everything is read. Nothing is ever written into
+    /// Runs on the calling thread and blocks until everything is read and the first segment is ready,
+    /// or cannot be made ([`Store::is_full`](crate::Store::is_full)). Nothing is ever written into
     /// a segment that was found: the log goes on in new ones.
     ///
     /// # Errors
@@ -35,7 +36,9 @@ impl Log {
         let salt = RandomState::new().build_hasher().finish();
         let (preparer, opening) = Opening::run(Arc::new(directory), &config, salt, replay)?;
         let desk = Desk::on_thread(preparer).map_err(OpenError::io("start a thread"))?;
-        Ok(opening.into_log(config, desk))
+        let (mut log, opened) = opening.into_log(config, desk);
+        log.await_segment();
+        Ok((log, opened))
     }
 
     /// Opens a log on a disk in memory. What else is done by a thread is done by [`Log::work`].

@@ -247,7 +247,13 @@ pub(super) fn failure(what: &str, error: &io::Error) -> StoreFailure {
 #[derive(Debug)]
 pub(super) enum Desk {
     /// On a thread of its own.
-    Thread { jobs: Option<Sender<Job>>, answers: Receiver<Answer>, thread: Option<JoinHandle<()>> },
+    Thread {
+        jobs: Option<Sender<Job>>,
+        answers: Receiver<Answer>,
+        /// An answer that was waited for.
+        first: Option<Answer>,
+        thread: Option<JoinHandle<()>>,
+    },
     /// On the caller's thread, one job at each call of [`Desk::work`].
     Inline { preparer: Box<Preparer>, jobs: VecDeque<Job>, answers: VecDeque<Answer> },
 }
@@ -262,13 +268,20 @@ impl Desk {
         let (send, answers) = channel();
         let builder = std::thread::Builder::new().name("ringtide-store".to_owned());
         let thread = builder.spawn(move || serve(&mut preparer, &received, &send))?;
-        Ok(Desk::Thread { jobs: Some(jobs), answers, thread: Some(thread) })
+        Ok(Desk::Thread { jobs: Some(jobs), answers, first: None, thread: Some(thread) })
     }
 
     /// Does jobs on the caller's thread.
     pub(super) fn inline(preparer: Preparer) -> Desk {
         let (jobs, answers) = (VecDeque::new(), VecDeque::new());
         Desk::Inline { preparer: Box::new(preparer), jobs, answers }
+    }
+
+    /// Waits until the first job that is answered has been, whatever the answer.
+    pub(super) fn wait(&mut self) {
+        if let Desk::Thread { answers, first, .. } = self {
+            *first = answers.recv().ok();
+        }
     }
 
     /// Does one job if jobs are done on the caller's thread; false if there was none.
@@ -299,7 +312,7 @@ impl Desk {
     /// The next answer, if there is one.
     pub(super) fn answer(&mut self) -> Option<Answer> {
         match self {
-            Desk::Thread { answers, .. } => answers.try_recv().ok(),
+            Desk::Thread { answers, first, .. } => first.take().or_else(|| answers.try_recv().ok()),
             Desk::Inline { answers, .. } => answers.pop_front(),
         }
     }

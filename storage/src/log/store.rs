@@ -17,6 +17,8 @@ use crate::{LogWrite, Lsn, RecordKind, Store, StoreFailure};
 const SEGMENTS_AHEAD: usize = 1;
 
 /// A shard's log. See [the module](crate::log).
+///
+/// Dropping it waits for its thread, which may be filling a segment.
 #[derive(Debug)]
 pub struct Log {
     config: LogConfig,
@@ -182,6 +184,12 @@ impl Log {
         let errno = result.map_or_else(|error| failure("", &error).errno, |()| 0);
         self.written(write.bytes, errno);
         true
+    }
+
+    /// Waits until the segment that was asked for is ready or could not be made.
+    pub(super) fn await_segment(&mut self) {
+        self.desk.wait();
+        self.take_answers();
     }
 
     /// Takes what the desk has done.
