@@ -253,6 +253,33 @@ fn a_full_disk_is_told_and_passes() {
 }
 
 #[test]
+fn checkpoints_come_before_the_capacity_is_reached() {
+    let disk = FaultDisk::new(14);
+    let mut limited = config(Sync::EachBatch);
+    limited.capacity_bytes = 30 * SEGMENT_BYTES;
+    limited.reserve_bytes = 1 << 40;
+    let mut model = Model::default();
+    let (mut life, _) = model.open(&disk, &limited).unwrap();
+    let mut checkpoints = 0;
+    for _ in 0..3_000 {
+        model.append_one(&mut life, 1000);
+        model.settle(&mut life, &disk);
+        if life.log.wants_checkpoint() {
+            // As batches of one record each, about eight segments.
+            model.whole_checkpoint(&mut life, &disk, 170);
+            checkpoints += 1;
+        }
+        assert!(!life.log.is_full());
+    }
+    assert!(checkpoints > 10, "{checkpoints}");
+    let total: usize = disk.files().iter().map(|(_, bytes)| bytes.len()).sum();
+    assert!(total as u64 <= limited.capacity_bytes);
+    drop(life);
+    disk.cut();
+    model.open(&disk, &limited).unwrap();
+}
+
+#[test]
 fn a_segment_of_a_newer_format_is_refused() {
     let (disk, _) = filled(11);
     let (name, mut bytes) = disk.files().pop().unwrap();

@@ -15,6 +15,10 @@
 //! records before the begin are void. Their segments are freed when that batch and a later one are
 //! durable: with no further record they stay.
 //!
+//! A checkpoint is wanted ([`Store::wants_checkpoint`](crate::Store::wants_checkpoint)) when as many
+//! bytes were appended since the last one as [`LogConfig::reserve_bytes`] and as the last one had;
+//! earlier when [`LogConfig::capacity_bytes`] is near, when the disk is full, and after damage.
+//!
 //! What is appended while no segment is ready ([`Store::is_waiting`](crate::Store::is_waiting))
 //! stays in memory, without limit: [`Log::waiting_bytes`] tells how much, and who appends must stop.
 //! [`Store::is_full`](crate::Store::is_full) warns earlier, when a segment cannot be prepared while
@@ -164,7 +168,9 @@ pub struct LogConfig {
     pub sync: Sync,
     /// Bytes that are appended before a checkpoint is wanted.
     pub reserve_bytes: u64,
-    /// The most bytes that the segments may take, free ones included.
+    /// The most bytes that the segments may take, free ones included. Should be three times what
+    /// lives and four segments: a checkpoint is written while the last one and what came since
+    /// are still there.
     pub capacity_bytes: u64,
 }
 

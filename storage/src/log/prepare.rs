@@ -16,6 +16,8 @@ use crate::StoreFailure;
 const ZERO_BYTES: usize = 1 << 20;
 /// How soon a preparation that failed is tried again.
 const RETRY: Duration = Duration::from_millis(100);
+/// Linux: no space left on device.
+const ENOSPC: i32 = 28;
 /// Linux: disk quota exceeded.
 const EDQUOT: i32 = 122;
 /// Linux: input/output error; stands for errors that have no number.
@@ -166,11 +168,27 @@ impl Preparer {
         {
             return self.make_of_spare(spare, order.number, &header);
         }
+        // A segment for a large record is longer than the free ones, which make room for it.
+        loop {
+            let made = self.make_of_space(order, &header);
+            match (&made, self.spares.pop()) {
+                (Err(error), Some(spare)) if lacks_space(error) => {
+                    self.free(spare, self.space.segment_bytes, false);
+                }
+                (_, spare) => {
+                    self.spares.extend(spare);
+                    return made;
+                }
+            }
+        }
+    }
+
+    fn make_of_space(&mut self, order: Order, header: &[u8]) -> io::Result<Box<dyn SegmentFile>> {
         if self.used_bytes.saturating_add(order.bytes) > self.space.capacity_bytes {
             return Err(io::Error::from_raw_os_error(EDQUOT));
         }
         let name = segment_name(order.number);
-        let made = self.make_new(&name, order.bytes, &header);
+        let made = self.make_new(&name, order.bytes, header);
         match made {
             Ok(_) => self.used_bytes += order.bytes,
             // Whatever was made of it takes space that others may need more.
@@ -237,6 +255,11 @@ impl Preparer {
             self.used_bytes = self.used_bytes.saturating_sub(bytes);
         }
     }
+}
+
+/// Whether an error passes when files are removed.
+fn lacks_space(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(ENOSPC | EDQUOT))
 }
 
 pub(super) fn failure(what: &str, error: &io::Error) -> StoreFailure {

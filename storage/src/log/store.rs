@@ -296,6 +296,17 @@ impl Log {
         });
     }
 
+    /// True if a checkpoint may not find room any more when `since` bytes more are appended than the
+    /// last one had: it may have to write all of them again.
+    fn is_scarce(&self, since: u64) -> bool {
+        if self.config.capacity_bytes == u64::MAX {
+            return false;
+        }
+        let live = self.checkpoint.bytes + since;
+        let room = self.config.capacity_bytes.saturating_sub(self.used_bytes());
+        room < live + 2 * self.config.segment_bytes
+    }
+
     /// Where not every batch is synced: syncs what segments cannot be freed without.
     fn sync_for_freeing(&mut self) {
         let wanted = self.config.sync == Sync::Os
@@ -429,10 +440,11 @@ impl Store for Log {
         }
         let since = checkpoint.before + self.gather.bytes() - checkpoint.complete_at;
         let enough = self.config.reserve_bytes.max(checkpoint.bytes);
-        // When no space is left a checkpoint may win some back, but not one right after another.
-        let short =
-            self.short.is_some() && since >= checkpoint.bytes.max(self.config.segment_bytes);
-        checkpoint.wanted || short || since >= enough
+        // Where space runs out a checkpoint may win some back, but not one right after another.
+        let pays = since >= self.config.segment_bytes.max(checkpoint.bytes / 4);
+        checkpoint.wanted
+            || since >= enough
+            || (pays && (self.short.is_some() || self.is_scarce(since)))
     }
 
     fn begin_checkpoint(&mut self) {
