@@ -292,6 +292,9 @@ pub(crate) fn history(seed: u64, sync: Sync, lives: u64) -> u64 {
                 let errno = if random.once_in(2) { EIO } else { ENOSPC };
                 disk.plan(disk.operations() + 1 + random.below(100), Fault::Fail(errno));
             }
+            if random.once_in(4) {
+                disk.limit((3 + random.below(20)) * SEGMENT_BYTES);
+            }
             for _ in 0..random.below(800) {
                 model.step(&mut life, &disk, &mut random);
                 if disk.is_dead() {
@@ -300,6 +303,7 @@ pub(crate) fn history(seed: u64, sync: Sync, lives: u64) -> u64 {
             }
         }
         crashes += 1;
+        disk.limit(if random.once_in(8) { SEGMENT_BYTES } else { u64::MAX });
         if random.once_in(2) {
             disk.restart();
         } else {
