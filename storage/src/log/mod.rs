@@ -6,36 +6,37 @@
 //! become a *batch*, which the shard's driver writes and syncs. While one write is under way the
 //! following turns gather the next batch (at most 1 MiB, larger records are batches of their own),
 //! so that the cost of a sync is shared by all that came meanwhile. There is no timer.
-//! Batches go into *segments*: files that a thread fills with zeros and syncs ahead of need, so that
-//! a sync in steady state writes data blocks only. A segment whose records are all void becomes
-//! another segment under a new number, or is deleted.
+//! Batches go into *segments*: files that a thread fills with zeros and syncs ahead of need, so
+//! that a sync in steady state writes data blocks only. A segment whose records are all void
+//! becomes another segment under a new number, or is deleted.
 //!
 //! Space is won back by *checkpoints*: the shard appends its whole live state again between
 //! `begin_checkpoint` and `end_checkpoint`. With the batch that holds the last of these records all
 //! records before the begin are void. Their segments are freed when that batch and a later one are
 //! durable: with no further record they stay.
 //!
-//! A checkpoint is wanted ([`Store::wants_checkpoint`](crate::Store::wants_checkpoint)) when as many
-//! bytes were appended since the last one as [`LogConfig::reserve_bytes`] and as the last one had;
-//! earlier when [`LogConfig::capacity_bytes`] is near, when the disk is full, and after damage.
+//! A checkpoint is wanted ([`Store::wants_checkpoint`](crate::Store::wants_checkpoint)) when as
+//! many bytes were appended since the last one as [`LogConfig::reserve_bytes`] and as the last one
+//! had; earlier when [`LogConfig::capacity_bytes`] is near, when the disk is full, and after
+//! damage.
 //!
 //! What is appended while no segment is ready ([`Store::is_waiting`](crate::Store::is_waiting))
-//! stays in memory, without limit: [`Log::waiting_bytes`] tells how much, and who appends must stop.
-//! [`Store::is_full`](crate::Store::is_full) warns earlier, when a segment cannot be prepared while
-//! the one in use still has room.
+//! stays in memory, without limit: [`Log::waiting_bytes`] tells how much, and who appends must
+//! stop. [`Store::is_full`](crate::Store::is_full) warns earlier, when a segment cannot be prepared
+//! while the one in use still has room.
 //!
 //! # The files
 //!
-//! A directory (mode 0700) belongs to one log. `log-<number>.seg` (mode 0600; the number in decimal,
-//! at least 12 digits) is a segment; numbers grow and are never used again. `*.corrupt-<unix time>`
-//! is a further name of a segment in which an opening found damage; it is never removed. Everything
-//! else is ignored. All numbers in the files are little-endian; checksums are CRC-32C (Castagnoli)
-//! as in RFC 3720, and cover all bytes of what they stand in but their own four. Positions count
-//! records from 1.
+//! A directory (mode 0700) belongs to one log. `log-<number>.seg` (mode 0600; the number in
+//! decimal, at least 12 digits) is a segment; numbers grow and are never used again.
+//! `*.corrupt-<unix time>` is a further name of a segment in which an opening found damage; it is
+//! never removed. Everything else is ignored. All numbers in the files are little-endian; checksums
+//! are CRC-32C (Castagnoli) as in RFC 3720, and cover all bytes of what they stand in but their own
+//! four. Positions count records from 1.
 //!
-//! A segment is a header of 4096 bytes, then batches. A batch begins at a multiple of 4096 bytes and
-//! is filled up to one with bytes that mean nothing, so that no write touches a page of an earlier
-//! batch. What is between and behind batches means nothing.
+//! A segment is a header of 4096 bytes, then batches. A batch begins at a multiple of 4096 bytes
+//! and is filled up to one with bytes that mean nothing, so that no write touches a page of an
+//! earlier batch. What is between and behind batches means nothing.
 //!
 //! **Segment header** (4096 bytes)
 //!
@@ -92,11 +93,11 @@
 //!
 //! # What counts
 //!
-//! A batch exists if its checksum is right and log, salt, epoch, segment and offset are those of the
-//! place where it stands: a write to a wrong place, a leftover of the file's former use, and bytes of
-//! a message that look like a batch (nobody outside knows the salt) are none. If the segment's header
-//! is damaged, log, salt and epoch must be those of another header or of the batch that stands right
-//! behind it, where no message can be.
+//! A batch exists if its checksum is right and log, salt, epoch, segment and offset are those of
+//! the place where it stands: a write to a wrong place, a leftover of the file's former use, and
+//! bytes of a message that look like a batch (nobody outside knows the salt) are none. If the
+//! segment's header is damaged, log, salt and epoch must be those of another header or of the batch
+//! that stands right behind it, where no message can be.
 //! 1. A batch with a record at or after the first position of a *later* epoch is void: it was cut
 //!    off when that epoch began.
 //! 2. Of the others in the segment with the highest number that has any, the last one says what had
@@ -107,20 +108,20 @@
 //!    crash interrupted: the log ends there, whatever follows.
 //! 4. The start is the highest that a batch names which is not cut off by rule 3.
 //!
-//! The next opening begins a new epoch in a new segment at the position where the log ended. Nothing
-//! is ever written to a segment that an opening found, but that its file is used again when all in it
-//! is void.
+//! The next opening begins a new epoch in a new segment at the position where the log ended.
+//! Nothing is ever written to a segment that an opening found, but that its file is used again when
+//! all in it is void.
 //!
 //! # When nothing is lost
 //!
 //! With [`Sync::EachBatch`]: everything that [`Store::durable`](crate::Store::durable) has told,
 //! across the death of the process and power cuts at any moment; at most the batch under way is not
-//! there. With [`Sync::Os`]: the same for the death of the process; after a power cut some beginning
-//! of what was appended, at least the last checkpoint whose forerunner was freed.
-//! A write or sync that fails ends the log: nothing becomes durable any more
-//! ([`Store::failed`](crate::Store::failed)), and the process must be started anew, because the page
-//! cache may now differ from the medium. An opening reads the newest segment from the medium, past
-//! the page cache. A segment that cannot be *prepared* is no failure: see [`Log::shortage`].
+//! there. With [`Sync::Os`]: the same for the death of the process; after a power cut some
+//! beginning of what was appended, at least the last checkpoint whose forerunner was freed. A write
+//! or sync that fails ends the log: nothing becomes durable any more
+//! ([`Store::failed`](crate::Store::failed)), and the process must be started anew, because the
+//! page cache may now differ from the medium. An opening reads the newest segment from the medium,
+//! past the page cache. A segment that cannot be *prepared* is no failure: see [`Log::shortage`].
 
 mod error;
 pub mod faults;

@@ -20,9 +20,9 @@ use crate::Lsn;
 impl Log {
     /// Opens the log of a shard, which is made if there is none, and replays what counts in it.
     ///
-    /// Runs on the calling thread and blocks until everything is read and the first segment is ready,
-    /// or cannot be made ([`Store::is_full`](crate::Store::is_full)). Nothing is ever written into
-    /// a segment that was found: the log goes on in new ones.
+    /// Runs on the calling thread and blocks until everything is read and the first segment is
+    /// ready, or cannot be made ([`Store::is_full`](crate::Store::is_full)). Nothing is ever
+    /// written into a segment that was found: the log goes on in new ones.
     ///
     /// # Errors
     /// See [`OpenError`]. Damage is no error: [`Opened::damaged`].

@@ -296,8 +296,8 @@ impl Log {
         });
     }
 
-    /// True if a checkpoint may not find room any more when `since` bytes more are appended than the
-    /// last one had: it may have to write all of them again.
+    /// True if a checkpoint that had to write all again that the last one wrote, and the `since`
+    /// bytes that came after it, might not find room any more.
     fn is_scarce(&self, since: u64) -> bool {
         if self.config.capacity_bytes == u64::MAX {
             return false;
