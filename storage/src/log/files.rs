@@ -18,6 +18,9 @@ pub(super) trait SegmentFile: Send + fmt::Debug {
     fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Data, and what is needed to find it, is on the medium when this returns.
     fn sync(&self) -> io::Result<()>;
+    /// What was read or written and is clean is no longer kept in memory: it is read from the
+    /// medium next time.
+    fn forget_cache(&self) -> io::Result<()>;
     /// The same open file once more.
     fn again(&self) -> io::Result<Box<dyn SegmentFile>>;
 }
@@ -126,6 +129,10 @@ impl SegmentFile for File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+
+    fn forget_cache(&self) -> io::Result<()> {
+        Ok(rustix::fs::fadvise(self, 0, None, rustix::fs::Advice::DontNeed)?)
     }
 
     fn again(&self) -> io::Result<Box<dyn SegmentFile>> {

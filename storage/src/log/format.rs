@@ -276,7 +276,8 @@ pub(super) fn segment_name(number: u64) -> String {
 pub(super) fn segment_number(name: &str) -> Option<u64> {
     let digits = name.strip_prefix("log-")?.strip_suffix(".seg")?;
     let plain = digits.len() >= 12 && digits.bytes().all(|byte| byte.is_ascii_digit());
-    plain.then(|| digits.parse().ok()).flatten()
+    // Numbers grow by one: none comes near the limit, which leaves room to count on.
+    plain.then(|| digits.parse().ok()).flatten().filter(|number| *number < 1 << 62)
 }
 
 /// The number of a segment that was set aside as `log-<number>.seg.corrupt-<time>`.

@@ -1,6 +1,130 @@
-//! The log of a shard.
+//! The log of a shard: the truth about everything that must outlive the process.
+//!
+//! # How it works
+//!
+//! [`Log`] is a [`Store`](crate::Store). Records are gathered in memory; at the end of a turn they
+//! become a *batch*, which the shard's driver writes and syncs. While one write is under way the
+//! following turns gather the next batch (at most 1 MiB, larger records are batches of their own),
+//! so that the cost of a sync is shared by all that came meanwhile. There is no timer.
+//! Batches go into *segments*: files that a thread fills with zeros and syncs ahead of need, so
+//! that a sync in steady state writes data blocks only. A segment whose records are all void
+//! becomes another segment under a new number, or is deleted.
+//!
+//! Space is won back by *checkpoints*: the shard appends its whole live state again between
+//! `begin_checkpoint` and `end_checkpoint`. With the batch that holds the last of these records all
+//! records before the begin are void. Their segments are freed when that batch and a later one are
+//! durable: with no further record they stay.
+//!
+//! A checkpoint is wanted ([`Store::wants_checkpoint`](crate::Store::wants_checkpoint)) when as
+//! many bytes were appended since the last one as [`LogConfig::reserve_bytes`] and as the last one
+//! had; earlier when [`LogConfig::capacity_bytes`] is near, when the disk is full, and after
+//! damage.
+//!
+//! What is appended while no segment is ready ([`Store::is_waiting`](crate::Store::is_waiting))
+//! stays in memory, without limit: [`Log::waiting_bytes`] tells how much, and who appends must
+//! stop. [`Store::is_full`](crate::Store::is_full) warns earlier, when a segment cannot be prepared
+//! while the one in use still has room.
+//!
+//! # The files
+//!
+//! A directory (mode 0700) belongs to one log. `log-<number>.seg` (mode 0600; the number in
+//! decimal, at least 12 digits) is a segment; numbers grow and are never used again.
+//! `*.corrupt-<unix time>` is a further name of a segment in which an opening found damage; it is
+//! never removed. Everything else is ignored. All numbers in the files are little-endian; checksums
+//! are CRC-32C (Castagnoli) as in RFC 3720, and cover all bytes of what they stand in but their own
+//! four. Positions count records from 1.
+//!
+//! A segment is a header of 4096 bytes, then batches. A batch begins at a multiple of 4096 bytes
+//! and is filled up to one with bytes that mean nothing, so that no write touches a page of an
+//! earlier batch. What is between and behind batches means nothing.
+//!
+//! **Segment header** (4096 bytes)
+//!
+//! | at | bytes | |
+//! |---|---|---|
+//! | 0 | 8 | `RINGTIDE` |
+//! | 8 | 4 | format version of the whole segment, 1 |
+//! | 12 | 4 | checksum |
+//! | 16 | 2 | id of the log |
+//! | 18 | 2 | 0 |
+//! | 20 | 4 | block size, 4096 |
+//! | 24 | 8 | number of the segment; another than the file's name says: a free file |
+//! | 32 | 8 | epoch: ordinal of the opening that made it |
+//! | 40 | 8 | first position of the epoch |
+//! | 48 | 8 | salt of the epoch, chosen at random |
+//! | 56 | 8 | length of the segment |
+//! | 64 | 8 | start, as known when it was made (see below) |
+//! | 72 | 8 | durable position, as known when it was made |
+//! | 80 | | 0 |
+//!
+//! Magic, version and checksum stay where they are in all versions; a higher version is refused.
+//!
+//! **Batch header** (96 bytes), followed by the records
+//!
+//! | at | bytes | |
+//! |---|---|---|
+//! | 0 | 4 | `RTLB` |
+//! | 4 | 2 | version, 1 |
+//! | 6 | 2 | id of the log |
+//! | 8 | 4 | checksum of header and records |
+//! | 12 | 4 | number of records, at least 1 |
+//! | 16 | 4 | bytes of the records |
+//! | 20 | 4 | 0 |
+//! | 24 | 8 | salt of the epoch |
+//! | 32 | 8 | epoch |
+//! | 40 | 8 | first position of the epoch |
+//! | 48 | 8 | number of the segment |
+//! | 56 | 8 | offset of the batch in the segment |
+//! | 64 | 8 | ordinal of the batch in its epoch, from 1 |
+//! | 72 | 8 | position of its first record |
+//! | 80 | 8 | durable: all up to here was on the medium when it was written |
+//! | 88 | 8 | start: all records before this are void |
+//!
+//! **Record**
+//!
+//! | at | bytes | |
+//! |---|---|---|
+//! | 0 | 1 | kind, see [`RecordKind`] |
+//! | 1 | 1 | version of this envelope, 1 |
+//! | 2 | 2 | 0 |
+//! | 4 | 4 | bytes of the body |
+//! | 8 | 4 | checksum of the eight bytes before and the body |
+//! | 12 | | body, see [`crate::record`] |
+//!
+//! # What counts
+//!
+//! A batch exists if its checksum is right and log, salt, epoch, segment and offset are those of
+//! the place where it stands: a write to a wrong place, a leftover of the file's former use, and
+//! bytes of a message that look like a batch (nobody outside knows the salt) are none. If the
+//! segment's header is damaged, log, salt and epoch must be those of another header or of the batch
+//! that stands right behind it, where no message can be.
+//! 1. A batch with a record at or after the first position of a *later* epoch is void: it was cut
+//!    off when that epoch began.
+//! 2. Of the others in the segment with the highest number that has any, the last one says what had
+//!    been durable. (So do the headers; the highest counts.)
+//! 3. In the order of segments and offsets, positions must follow each other, beginning with the
+//!    start. What is missing at or below the durable position is lost: it is reported
+//!    ([`Damage`]), and the log goes on behind it. What is missing above it is the write that a
+//!    crash interrupted: the log ends there, whatever follows.
+//! 4. The start is the highest that a batch names which is not cut off by rule 3.
+//!
+//! The next opening begins a new epoch in a new segment at the position where the log ended.
+//! Nothing is ever written to a segment that an opening found, but that its file is used again when
+//! all in it is void.
+//!
+//! # When nothing is lost
+//!
+//! With [`Sync::EachBatch`]: everything that [`Store::durable`](crate::Store::durable) has told,
+//! across the death of the process and power cuts at any moment; at most the batch under way is not
+//! there. With [`Sync::Os`]: the same for the death of the process; after a power cut some
+//! beginning of what was appended, at least the last checkpoint whose forerunner was freed. A write
+//! or sync that fails ends the log: nothing becomes durable any more
+//! ([`Store::failed`](crate::Store::failed)), and the process must be started anew, because the
+//! page cache may now differ from the medium. An opening reads the newest segment from the medium,
+//! past the page cache. A segment that cannot be *prepared* is no failure: see [`Log::shortage`].
 
 mod error;
+pub mod faults;
 mod files;
 mod format;
 mod gather;
@@ -16,7 +140,7 @@ use std::path::PathBuf;
 pub use error::OpenError;
 use format::{BLOCK_BYTES, padded};
 pub use lock::{DataDirLock, LockError, lock};
-pub use open::inspect;
+pub use open::{inspect, inspect_on};
 pub use store::Log;
 
 use crate::record::RecordError;
@@ -45,7 +169,9 @@ pub struct LogConfig {
     pub sync: Sync,
     /// Bytes that are appended before a checkpoint is wanted.
     pub reserve_bytes: u64,
-    /// The most bytes that the segments may take, free ones included.
+    /// The most bytes that the segments may take, free ones included. Should be three times what
+    /// lives and four segments: a checkpoint is written while the last one and what came since
+    /// are still there.
     pub capacity_bytes: u64,
 }
 
@@ -91,6 +217,8 @@ pub struct Opened {
     pub last: Lsn,
     /// Segments that hold batches, void ones included.
     pub segments: usize,
+    /// Bytes of all segment files, free ones included.
+    pub file_bytes: u64,
     /// Intact batches behind a gap in the tail, which a crash left and nobody relied on.
     pub cut_batches: u64,
     /// What is lost although it had been durable.

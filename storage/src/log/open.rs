@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::error::OpenError;
+use super::faults::FaultDisk;
 use super::files::{Directory, Files};
 use super::format::{BatchHeader, EnvelopeError, Identity, record_kind, segment_name, take_record};
 use super::prepare::{Desk, Job, Preparer, Space};
@@ -19,8 +20,9 @@ use crate::Lsn;
 impl Log {
     /// Opens the log of a shard, which is made if there is none, and replays what counts in it.
     ///
-    /// Runs on the calling thread and blocks until everything is read. Nothing is ever written into
-    /// a segment that was found: the log goes on in new ones.
+    /// Runs on the calling thread and blocks until everything is read and the first segment is
+    /// ready, or cannot be made ([`Store::is_full`](crate::Store::is_full)). Nothing is ever
+    /// written into a segment that was found: the log goes on in new ones.
     ///
     /// # Errors
     /// See [`OpenError`]. Damage is no error: [`Opened::damaged`].
@@ -34,7 +36,25 @@ impl Log {
         let salt = RandomState::new().build_hasher().finish();
         let (preparer, opening) = Opening::run(Arc::new(directory), &config, salt, replay)?;
         let desk = Desk::on_thread(preparer).map_err(OpenError::io("start a thread"))?;
-        Ok(opening.into_log(config, desk))
+        let (mut log, opened) = opening.into_log(config, desk);
+        log.await_segment();
+        Ok((log, opened))
+    }
+
+    /// Opens a log on a disk in memory. What else is done by a thread is done by [`Log::work`].
+    /// `salt` stands for what is otherwise chosen at random.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_on(
+        disk: &FaultDisk,
+        mut config: LogConfig,
+        salt: u64,
+        replay: &mut Replay<'_>,
+    ) -> Result<(Log, Opened), OpenError> {
+        config.round();
+        let (preparer, opening) = Opening::run(Arc::new(disk.clone()), &config, salt, replay)?;
+        Ok(opening.into_log(config, Desk::inline(preparer)))
     }
 }
 
@@ -44,8 +64,20 @@ impl Log {
 /// See [`OpenError`]. Damage is no error: [`Opened::damaged`].
 pub fn inspect(dir: &Path, log: u16, replay: &mut Replay<'_>) -> Result<Opened, OpenError> {
     let files = Directory::existing(dir);
-    let recovery = recover(&files, log, replay)?;
+    let recovery = recover(&files, log, false, replay)?;
     Ok(recovery.opened())
+}
+
+/// As [`inspect`], of a log on a disk in memory.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn inspect_on(
+    disk: &FaultDisk,
+    log: u16,
+    replay: &mut Replay<'_>,
+) -> Result<Opened, OpenError> {
+    Ok(recover(disk, log, false, replay)?.opened())
 }
 
 /// What recovery found.
@@ -70,6 +102,7 @@ impl Recovery {
             start: Lsn(self.plan.start),
             last: Lsn(last),
             segments: self.walk.contents.iter().filter(|content| content.batches > 0).count(),
+            file_bytes: self.survey.segments.iter().map(|segment| segment.bytes).sum(),
             cut_batches: self.walk.cut_batches,
             damaged: is_damaged.then(|| Damage {
                 lost: lost.map(|&(first, last)| (Lsn(first), Lsn(last))).collect(),
@@ -85,9 +118,14 @@ impl Recovery {
     }
 }
 
-fn recover(files: &dyn Files, log: u16, replay: &mut Replay<'_>) -> Result<Recovery, OpenError> {
+fn recover(
+    files: &dyn Files,
+    log: u16,
+    settle: bool,
+    replay: &mut Replay<'_>,
+) -> Result<Recovery, OpenError> {
     let survey = survey(files, log)?;
-    let plan = plan(files, &survey)?;
+    let plan = plan(files, &survey, settle)?;
     let (mut records, mut bytes) = (0, 0);
     let mut visit = |batch: &BatchHeader, body: &[u8], from: u64| {
         let served = replay_batch(batch, body, from, replay)?;
@@ -145,7 +183,7 @@ impl Opening {
         salt: u64,
         replay: &mut Replay<'_>,
     ) -> Result<(Preparer, Opening), OpenError> {
-        let recovery = recover(&*files, config.log, replay)?;
+        let recovery = recover(&*files, config.log, true, replay)?;
         sync_served(&*files, &recovery.survey, &recovery.walk)
             .map_err(OpenError::io("sync the log"))?;
         set_aside(&*files, &recovery).map_err(OpenError::io("set a damaged segment aside"))?;

@@ -16,6 +16,8 @@ use crate::StoreFailure;
 const ZERO_BYTES: usize = 1 << 20;
 /// How soon a preparation that failed is tried again.
 const RETRY: Duration = Duration::from_millis(100);
+/// Linux: no space left on device.
+const ENOSPC: i32 = 28;
 /// Linux: disk quota exceeded.
 const EDQUOT: i32 = 122;
 /// Linux: input/output error; stands for errors that have no number.
@@ -166,11 +168,27 @@ impl Preparer {
         {
             return self.make_of_spare(spare, order.number, &header);
         }
+        // A segment for a large record is longer than the free ones, which make room for it.
+        loop {
+            let made = self.make_of_space(order, &header);
+            match (&made, self.spares.pop()) {
+                (Err(error), Some(spare)) if lacks_space(error) => {
+                    self.free(spare, self.space.segment_bytes, false);
+                }
+                (_, spare) => {
+                    self.spares.extend(spare);
+                    return made;
+                }
+            }
+        }
+    }
+
+    fn make_of_space(&mut self, order: Order, header: &[u8]) -> io::Result<Box<dyn SegmentFile>> {
         if self.used_bytes.saturating_add(order.bytes) > self.space.capacity_bytes {
             return Err(io::Error::from_raw_os_error(EDQUOT));
         }
         let name = segment_name(order.number);
-        let made = self.make_new(&name, order.bytes, &header);
+        let made = self.make_new(&name, order.bytes, header);
         match made {
             Ok(_) => self.used_bytes += order.bytes,
             // Whatever was made of it takes space that others may need more.
@@ -239,6 +257,11 @@ impl Preparer {
     }
 }
 
+/// Whether an error passes when files are removed.
+fn lacks_space(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(ENOSPC | EDQUOT))
+}
+
 pub(super) fn failure(what: &str, error: &io::Error) -> StoreFailure {
     StoreFailure { what: what.to_owned(), errno: error.raw_os_error().unwrap_or(EIO) }
 }
@@ -247,9 +270,14 @@ pub(super) fn failure(what: &str, error: &io::Error) -> StoreFailure {
 #[derive(Debug)]
 pub(super) enum Desk {
     /// On a thread of its own.
-    Thread { jobs: Option<Sender<Job>>, answers: Receiver<Answer>, thread: Option<JoinHandle<()>> },
-    /// On the caller's thread, when it asks for answers: for tests, which choose when that is.
-    #[expect(dead_code, reason = "tests of power cuts come with the next change")]
+    Thread {
+        jobs: Option<Sender<Job>>,
+        answers: Receiver<Answer>,
+        /// An answer that was waited for.
+        first: Option<Answer>,
+        thread: Option<JoinHandle<()>>,
+    },
+    /// On the caller's thread, one job at each call of [`Desk::work`].
     Inline { preparer: Box<Preparer>, jobs: VecDeque<Job>, answers: VecDeque<Answer> },
 }
 
@@ -263,7 +291,32 @@ impl Desk {
         let (send, answers) = channel();
         let builder = std::thread::Builder::new().name("ringtide-store".to_owned());
         let thread = builder.spawn(move || serve(&mut preparer, &received, &send))?;
-        Ok(Desk::Thread { jobs: Some(jobs), answers, thread: Some(thread) })
+        Ok(Desk::Thread { jobs: Some(jobs), answers, first: None, thread: Some(thread) })
+    }
+
+    /// Does jobs on the caller's thread.
+    pub(super) fn inline(preparer: Preparer) -> Desk {
+        let (jobs, answers) = (VecDeque::new(), VecDeque::new());
+        Desk::Inline { preparer: Box::new(preparer), jobs, answers }
+    }
+
+    /// Waits until the first job that is answered has been, whatever the answer.
+    pub(super) fn wait(&mut self) {
+        if let Desk::Thread { answers, first, .. } = self {
+            *first = answers.recv().ok();
+        }
+    }
+
+    /// Does one job if jobs are done on the caller's thread; false if there was none.
+    pub(super) fn work(&mut self) -> bool {
+        let Desk::Inline { preparer, jobs, answers } = self else { return false };
+        let mut answer = |answer| answers.push_back(answer);
+        match jobs.pop_front() {
+            Some(job) => preparer.take(job, &mut answer),
+            None if preparer.is_behind() => preparer.prepare(&mut answer),
+            None => return false,
+        }
+        true
     }
 
     /// Asks for a job.
@@ -282,7 +335,7 @@ impl Desk {
     /// The next answer, if there is one.
     pub(super) fn answer(&mut self) -> Option<Answer> {
         match self {
-            Desk::Thread { answers, .. } => answers.try_recv().ok(),
+            Desk::Thread { answers, first, .. } => first.take().or_else(|| answers.try_recv().ok()),
             Desk::Inline { answers, .. } => answers.pop_front(),
         }
     }

@@ -13,8 +13,8 @@ use std::io;
 use super::error::OpenError;
 use super::files::Files;
 use super::format::{
-    BatchHeader, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentStart, segment_name, segment_number,
-    set_aside_number,
+    BatchHeader, Identity, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentStart, segment_name,
+    segment_number, set_aside_number,
 };
 use super::scan::{Scan, Window, segment_start};
 
@@ -52,13 +52,21 @@ pub(super) struct Content {
 pub(super) struct Survey {
     log: u16,
     pub(super) segments: Vec<Segment>,
-    /// By number: salt and first position.
-    epochs: BTreeMap<u64, (u64, u64)>,
+    /// By number.
+    epochs: BTreeMap<u64, Epoch>,
     /// The largest segment number in use.
     pub(super) number_max: u64,
     /// From the headers: see [`SegmentHeader::start`] and [`SegmentHeader::durable`].
     start: u64,
     durable: u64,
+}
+
+/// What is known of an opening of the log.
+#[derive(Clone, Copy, Debug)]
+struct Epoch {
+    identity: Identity,
+    /// Later epochs begin here: what this one has from there on is void.
+    void_from: u64,
 }
 
 /// From where and up to where the log counts.
@@ -93,19 +101,32 @@ impl Survey {
         self.epochs.keys().next_back().copied().unwrap_or(0)
     }
 
-    /// The position from which on an epoch's records are void.
-    fn void_from(&self, epoch: u64) -> u64 {
-        let later = self.epochs.range(epoch.saturating_add(1)..);
-        later.map(|(_, (_, first))| *first).min().unwrap_or(u64::MAX)
+    fn note_epoch(&mut self, identity: Identity) {
+        self.epochs.insert(identity.epoch, Epoch { identity, void_from: u64::MAX });
+    }
+
+    /// Finds where each epoch ends.
+    fn bound_epochs(&mut self) {
+        let mut first = u64::MAX;
+        for epoch in self.epochs.values_mut().rev() {
+            epoch.void_from = first;
+            first = first.min(epoch.identity.epoch_first);
+        }
+    }
+
+    /// Whether a later epoch has made the batch void.
+    fn is_void(&self, batch: &BatchHeader) -> bool {
+        // No batch that counts reaches over the begin of a later epoch.
+        let epoch = self.epochs.get(&batch.identity.epoch);
+        epoch.is_some_and(|epoch| batch.last() >= epoch.void_from)
     }
 
     fn is_ours(&self, segment: &Segment, batch: &BatchHeader) -> bool {
-        let identity = batch.identity;
         match &segment.header {
-            Some(header) => identity == header.identity,
+            Some(header) => batch.identity == header.identity,
             None => {
-                let known = self.epochs.get(&identity.epoch);
-                identity.log == self.log && known == Some(&(identity.salt, identity.epoch_first))
+                let known = self.epochs.get(&batch.identity.epoch);
+                known.is_some_and(|epoch| epoch.identity == batch.identity)
             }
         }
     }
@@ -138,6 +159,7 @@ pub(super) fn survey(files: &dyn Files, log: u16) -> Result<Survey, OpenError> {
         survey.note_header(files, segment)?;
     }
     survey.segments = segments;
+    survey.bound_epochs();
     Ok(survey)
 }
 
@@ -154,8 +176,7 @@ impl Survey {
                 self.number_max = self.number_max.max(header.number);
                 self.start = self.start.max(header.start);
                 self.durable = self.durable.max(header.durable);
-                let identity = header.identity;
-                self.epochs.insert(identity.epoch, (identity.salt, identity.epoch_first));
+                self.note_epoch(header.identity);
                 // A file on its way to its next use is free; it holds nothing of its own name.
                 segment.header = (header.number == segment.number).then_some(header);
                 Ok(())
@@ -167,8 +188,7 @@ impl Survey {
                 let log = self.log;
                 let first = |batch: &BatchHeader| batch.identity.log == log;
                 if let Some(batch) = scan.here(&first).map_err(OpenError::io(&name))? {
-                    let identity = batch.identity;
-                    self.epochs.insert(identity.epoch, (identity.salt, identity.epoch_first));
+                    self.note_epoch(batch.identity);
                 }
                 Ok(())
             }
@@ -177,9 +197,13 @@ impl Survey {
 }
 
 /// Finds from where and up to where the log counts.
-pub(super) fn plan(files: &dyn Files, survey: &Survey) -> Result<Plan, OpenError> {
+///
+/// With `settle` the segment of the newest batch is synced and read from the medium: its last batch
+/// may have been written and not synced when the process died, or be in the page cache only, after
+/// a sync that failed; it must not be served and vanish with the next power cut.
+pub(super) fn plan(files: &dyn Files, survey: &Survey, settle: bool) -> Result<Plan, OpenError> {
     let mut plan = Plan { start: survey.start.max(1), durable: survey.durable };
-    let Some(newest) = newest_batch(files, survey)? else { return Ok(plan) };
+    let Some(newest) = newest_batch(files, survey, settle)? else { return Ok(plan) };
     plan.durable = plan.durable.max(newest.durable);
     if plan.durable + 1 >= newest.first {
         // Nothing before the newest batch can be a tail, so its word about the start holds.
@@ -194,18 +218,26 @@ pub(super) fn plan(files: &dyn Files, survey: &Survey) -> Result<Plan, OpenError
 }
 
 /// The last intact batch of the newest segment that has one.
-fn newest_batch(files: &dyn Files, survey: &Survey) -> Result<Option<BatchHeader>, OpenError> {
+fn newest_batch(
+    files: &dyn Files,
+    survey: &Survey,
+    settle: bool,
+) -> Result<Option<BatchHeader>, OpenError> {
     let mut window = Window::default();
     for segment in survey.segments.iter().rev() {
         let name = segment_name(segment.number);
         let error = || OpenError::io(&name);
-        let file = files.open(&name).map_err(error())?;
+        let file = if settle { files.open_for_writing(&name) } else { files.open(&name) };
+        let file = file.map_err(error())?;
+        if settle {
+            file.sync().and_then(|()| file.forget_cache()).map_err(error())?;
+        }
         let mut scan = Scan::new(&mut window, &*file, segment.number, segment.bytes);
         let mut newest = None;
         while let Some((batch, _)) =
             scan.next(&|batch| survey.is_ours(segment, batch)).map_err(error())?
         {
-            if batch.last() < survey.void_from(batch.identity.epoch) {
+            if !survey.is_void(&batch) {
                 newest = Some(batch);
             }
         }
@@ -243,13 +275,17 @@ pub(super) fn walk(
         while let Some((batch, records)) =
             scan.next(&|batch| survey.is_ours(segment, batch)).map_err(error())?
         {
-            let void_from = survey.void_from(batch.identity.epoch);
-            step.batch(index, &batch, void_from, records, visit)?;
+            step.note(index, &batch);
+            if !survey.is_void(&batch) {
+                step.batch(index, &batch, records, visit)?;
+            }
         }
         let content = &mut step.walk.contents[index];
         content.unreadable = scan.unreadable();
         let header_lost = segment.header.is_none() && content.served > 0;
-        content.damaged |= header_lost || (content.unreadable > 0 && content.last >= plan.start);
+        let void = content.last > 0 && content.last < plan.start;
+        let cut_short = segment.header.is_some_and(|header| segment.bytes < header.bytes);
+        content.damaged |= header_lost || ((content.unreadable > 0 || cut_short) && !void);
     }
     Ok(step.finish())
 }
@@ -267,23 +303,22 @@ struct Step {
 }
 
 impl Step {
-    fn batch(
-        &mut self,
-        index: usize,
-        batch: &BatchHeader,
-        void_from: u64,
-        records: &[u8],
-        visit: &mut Visit<'_>,
-    ) -> Result<(), OpenError> {
+    fn note(&mut self, index: usize, batch: &BatchHeader) {
         let content = &mut self.walk.contents[index];
         content.batches += 1;
         if content.batches == 1 {
             content.first_offset = batch.offset;
         }
-        // No batch that counts reaches over the begin of a later epoch.
-        if batch.last() >= void_from {
-            return Ok(());
-        }
+    }
+
+    fn batch(
+        &mut self,
+        index: usize,
+        batch: &BatchHeader,
+        records: &[u8],
+        visit: &mut Visit<'_>,
+    ) -> Result<(), OpenError> {
+        let content = &mut self.walk.contents[index];
         content.last = content.last.max(batch.last());
         if self.cut {
             self.walk.cut_batches += 1;
@@ -339,8 +374,8 @@ impl Step {
     }
 }
 
-/// Makes sure that what was read is on the medium: a batch may have been written but not synced
-/// when the process died, and what was replayed must not vanish with the next power cut.
+/// Syncs the segments of what was served: where not every batch is synced, much of it may be in the
+/// page cache only, and counts as durable from now on.
 pub(super) fn sync_served(files: &dyn Files, survey: &Survey, walk: &Walk) -> io::Result<()> {
     for (segment, content) in survey.segments.iter().zip(&walk.contents) {
         if content.served > 0 {

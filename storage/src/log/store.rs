@@ -17,11 +17,13 @@ use crate::{LogWrite, Lsn, RecordKind, Store, StoreFailure};
 const SEGMENTS_AHEAD: usize = 1;
 
 /// A shard's log. See [the module](crate::log).
+///
+/// Dropping it waits for its thread, which may be filling a segment.
 #[derive(Debug)]
 pub struct Log {
     config: LogConfig,
     identity: Identity,
-    pub(super) desk: Desk,
+    desk: Desk,
     gather: Gather,
     appended: u64,
     durable: u64,
@@ -163,6 +165,12 @@ impl Log {
         self.used.iter().map(|used| used.bytes).sum()
     }
 
+    /// For a log opened by [`Log::open_on`]: does one thing that is otherwise done by a thread;
+    /// false if there was nothing to do.
+    pub fn work(&mut self) -> bool {
+        self.desk.work()
+    }
+
     /// Does the write that [`Store::take_write`] would give, on the calling thread, which blocks.
     /// For programs that have no driver. False if there was nothing to write, or no segment to
     /// write to.
@@ -176,6 +184,12 @@ impl Log {
         let errno = result.map_or_else(|error| failure("", &error).errno, |()| 0);
         self.written(write.bytes, errno);
         true
+    }
+
+    /// Waits until the segment that was asked for is ready or could not be made.
+    pub(super) fn await_segment(&mut self) {
+        self.desk.wait();
+        self.take_answers();
     }
 
     /// Takes what the desk has done.
@@ -280,6 +294,17 @@ impl Log {
             }
             stays
         });
+    }
+
+    /// True if a checkpoint that had to write all again that the last one wrote, and the `since`
+    /// bytes that came after it, might not find room any more.
+    fn is_scarce(&self, since: u64) -> bool {
+        if self.config.capacity_bytes == u64::MAX {
+            return false;
+        }
+        let live = self.checkpoint.bytes + since;
+        let room = self.config.capacity_bytes.saturating_sub(self.used_bytes());
+        room < live + 2 * self.config.segment_bytes
     }
 
     /// Where not every batch is synced: syncs what segments cannot be freed without.
@@ -415,10 +440,11 @@ impl Store for Log {
         }
         let since = checkpoint.before + self.gather.bytes() - checkpoint.complete_at;
         let enough = self.config.reserve_bytes.max(checkpoint.bytes);
-        // When no space is left a checkpoint may win some back, but not one right after another.
-        let short =
-            self.short.is_some() && since >= checkpoint.bytes.max(self.config.segment_bytes);
-        checkpoint.wanted || short || since >= enough
+        // Where space runs out a checkpoint may win some back, but not one right after another.
+        let pays = since >= self.config.segment_bytes.max(checkpoint.bytes / 4);
+        checkpoint.wanted
+            || since >= enough
+            || (pays && (self.short.is_some() || self.is_scarce(since)))
     }
 
     fn begin_checkpoint(&mut self) {
