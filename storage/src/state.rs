@@ -217,12 +217,13 @@ impl State {
     fn add_entries(&mut self, lsn: u64, entries: &[Entry<'_>]) {
         for entry in entries {
             self.last_seq = self.last_seq.max(entry.seq);
+            // Also of a session that a checkpoint under way has not come to.
+            self.messages.note_had(lsn, entry.session, entry.membership);
             let Some(session) = self.sessions.get_mut(&entry.session) else {
                 self.ignored += 1;
                 continue;
             };
             self.messages.hold(lsn);
-            self.messages.note_had(lsn, entry.session, entry.membership);
             if let Some(old) = session.add_entry(lsn, entry) {
                 self.messages.release(old);
             }
