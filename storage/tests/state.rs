@@ -23,7 +23,7 @@ fn run(ops: &[Op]) -> Shard {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
     fn a_log_gives_what_wrote_it_wherever_a_crash_cuts_it(ops in ops(150)) {
