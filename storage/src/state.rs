@@ -38,8 +38,8 @@ mod session;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::record::{
-    ConnectionRecord, Destination, Entry, ExchangeRecord, MessageHead, QueueRecord, RecordError,
-    SessionEndRecord, SessionId, SessionRecord, SubscriptionRecord, WatermarkRecord,
+    ConnectionRecord, Destination, DiscardRecord, Entry, ExchangeRecord, MessageHead, QueueRecord,
+    RecordError, SessionEndRecord, SessionId, SessionRecord, SubscriptionRecord, WatermarkRecord,
 };
 use crate::{Lsn, RecordKind};
 
@@ -61,6 +61,7 @@ pub type OriginOf = fn(&[u8]) -> Option<(u16, u64)>;
 pub struct State {
     shard: u16,
     topic_of: TopicOf,
+    origin_of: OriginOf,
     sessions: HashMap<SessionId, Session>,
     messages: Messages,
     /// The position of the message of each tenant and topic.
@@ -83,10 +84,11 @@ pub struct State {
 
 impl State {
     /// An empty state of the shard with this number.
-    pub fn new(shard: u16, topic_of: TopicOf) -> State {
+    pub fn new(shard: u16, topic_of: TopicOf, origin_of: OriginOf) -> State {
         State {
             shard,
             topic_of,
+            origin_of,
             sessions: HashMap::new(),
             messages: Messages::default(),
             retained: BTreeMap::new(),
@@ -140,6 +142,11 @@ impl State {
             RecordKind::Connection => self.apply_connection(ConnectionRecord::decode(body)?),
             RecordKind::SessionEnd => self.end_session(SessionEndRecord::decode(body)?.session),
             RecordKind::Watermark => self.apply_watermark(&WatermarkRecord::decode(body)?),
+            RecordKind::Discard => {
+                for (origin, last) in DiscardRecord::decode(body)?.lost {
+                    self.discard_uncommitted(origin, Lsn(last));
+                }
+            }
         }
         Ok(())
     }
@@ -217,12 +224,13 @@ impl State {
     fn add_entries(&mut self, lsn: u64, entries: &[Entry<'_>]) {
         for entry in entries {
             self.last_seq = self.last_seq.max(entry.seq);
+            // Also of a session that a checkpoint under way has not come to.
+            self.messages.note_had(lsn, entry.session, entry.membership);
             let Some(session) = self.sessions.get_mut(&entry.session) else {
                 self.ignored += 1;
                 continue;
             };
             self.messages.hold(lsn);
-            self.messages.note_had(lsn, entry.session, entry.membership);
             if let Some(old) = session.add_entry(lsn, entry) {
                 self.messages.release(old);
             }
@@ -316,10 +324,14 @@ impl State {
 
     /// Discards what follows from messages that their origin has lost: those whose first record
     /// would be in the log of `origin` behind `last`, the last position of that log. Their
-    /// publishers were told nothing and send them again. Says how many entries went.
+    /// publishers were told nothing and send them again. Says how many messages that concerns.
+    ///
+    /// If there are any, the recovery writes a [`DiscardRecord`] that says the same, because
+    /// `origin` will use the lost positions again.
     ///
     /// A retained message stays: which of the two the topic holds was never promised.
-    pub fn discard_uncommitted(&mut self, origin: u16, last: Lsn, origin_of: OriginOf) -> u64 {
+    pub fn discard_uncommitted(&mut self, origin: u16, last: Lsn) -> u64 {
+        let origin_of = self.origin_of;
         let is_lost = |message: &[u8]| {
             origin_of(message).is_some_and(|(shard, lsn)| shard == origin && lsn > last.0)
         };
@@ -331,7 +343,6 @@ impl State {
         for session in self.sessions.values_mut() {
             session.discard(&lost, &mut gone);
         }
-        let entries = gone.len() as u64;
         let pending = self.pending.extract_if(.., |_, (lsn, _)| lost.contains(lsn));
         gone.extend(pending.map(|(_, (lsn, _))| lsn));
         for lsn in gone {
@@ -340,6 +351,6 @@ impl State {
         for (_, _, lsn) in self.open.extract_if(.., |(_, _, lsn)| lost.contains(lsn)) {
             self.messages.close(lsn);
         }
-        entries
+        lost.len() as u64
     }
 }

@@ -97,7 +97,7 @@ fn a_link_that_did_not_hold_is_made_good() {
     std::fs::remove_file(path).unwrap();
 }
 
-/// Cancelled accepts fill the submission queue, so that the linked pair meets its end at every place.
+/// Cancelled accepts fill the submission queue, so that the pair meets its end at every place.
 #[test]
 fn a_pair_finds_its_place_in_a_full_queue() {
     let (path, file) = scratch("full");

@@ -1,6 +1,9 @@
 //! Random records.
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
+pub(crate) mod message;
+pub(crate) mod shard;
+
 use std::borrow::Cow;
 
 use proptest::collection::vec;

@@ -1,0 +1,137 @@
+//! One broker after another on the same data directory and address.
+
+use std::fs::{self, File};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::common::PATIENCE;
+use crate::common::broker::{free_address, program, scratch};
+
+/// Every acknowledgement follows the disk; no queue of the test overflows.
+const DURABLE: &str = "\
+durability = \"sync\"
+sys_interval_s = 0
+[limits]
+queue_count_max = 1000000
+queue_bytes_max = 1073741824
+";
+
+/// Small segments and frequent checkpoints, so that a short test sees many of both.
+const SMALL: &str = "\
+[store]
+segment_bytes = 4194304
+checkpoint_bytes = 2097152
+";
+
+/// See the module's documentation.
+pub(crate) struct Process {
+    dir: PathBuf,
+    config: PathBuf,
+    pub(crate) address: String,
+    child: Option<Child>,
+    /// Starts so far: each has a log file of its own.
+    starts: u32,
+}
+
+impl Process {
+    /// Prepares a data directory. `None` if this program cannot keep anything durably.
+    pub(crate) fn prepare() -> Option<Process> {
+        let dir = scratch();
+        let config = dir.join("ringtide.toml");
+        let fits = [format!("{DURABLE}{SMALL}"), DURABLE.to_owned()].into_iter().any(|text| {
+            fs::write(&config, text).expect("a configuration file");
+            accepts(&config)
+        });
+        let address = free_address();
+        fits.then_some(Process { dir, config, address, child: None, starts: 0 })
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Starts the program and does not wait for it.
+    pub(crate) fn spawn(&mut self, shards: u32) {
+        assert!(self.child.is_none(), "one broker at a time");
+        self.starts += 1;
+        let log = File::create(self.log()).expect("a log file");
+        let mut command = Command::new(program());
+        command.args(["run", "--listen", &self.address, "--shards", &shards.to_string()]);
+        command.arg("--config").arg(&self.config).arg("--data-dir").arg(self.dir.join("data"));
+        command.stdin(Stdio::null()).stderr(log.try_clone().expect("the same file")).stdout(log);
+        self.child = Some(command.spawn().expect("the broker's program starts"));
+    }
+
+    /// Starts the program and waits until it accepts connections.
+    pub(crate) fn start(&mut self, shards: u32) {
+        self.spawn(shards);
+        let end = Instant::now() + PATIENCE;
+        while TcpStream::connect(&self.address).is_err() {
+            let child = self.child.as_mut().expect("just started");
+            let gone = child.try_wait().expect("a child to ask");
+            assert!(gone.is_none(), "the broker ended ({gone:?}):\n{}", self.log_text());
+            assert!(Instant::now() < end, "the broker is not ready:\n{}", self.log_text());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        let mut child = self.child.take().expect("a broker runs");
+        // One that has ended by itself has failed, and then said why.
+        let ended = child.try_wait().expect("a child to ask");
+        assert!(ended.is_none(), "the broker ended ({ended:?}):\n{}", self.log_text());
+        child.kill().expect("it can be killed");
+        child.wait().expect("it ends");
+    }
+
+    /// SIGTERM, and SIGKILL if it has not ended after a time.
+    pub(crate) fn stop(&mut self, patience: Duration) {
+        let mut child = self.child.take().expect("a broker runs");
+        let sent = Command::new("kill").args(["-s", "TERM", &child.id().to_string()]).status();
+        assert!(sent.expect("kill runs").success(), "the broker still ran");
+        let end = Instant::now() + patience;
+        while child.try_wait().expect("a child to ask").is_none() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let _ = child.kill();
+        child.wait().expect("it ends");
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.join(format!("log-{}", self.starts))
+    }
+
+    /// What the last broker printed.
+    pub(crate) fn log_text(&self) -> String {
+        fs::read_to_string(self.log()).unwrap_or_default()
+    }
+
+    /// Removes the directory: nothing was found in it.
+    pub(crate) fn remove(mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Whether the program takes a configuration.
+fn accepts(config: &Path) -> bool {
+    let mut command = Command::new(program());
+    command.args(["check-config", "--config"]).arg(config);
+    let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    status.expect("the broker's program starts").success()
+}
