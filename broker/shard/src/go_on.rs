@@ -17,6 +17,8 @@ use crate::share::Share;
 
 /// Messages, packets or memberships that a step handles before it looks at the clock.
 const PIECES_LEAST: u32 = 16;
+/// Connections that are opened before that.
+const OPENS_LEAST: u32 = 8;
 /// Queues that are moved on before that.
 const PUMPS_LEAST: u32 = 2;
 /// The part of a turn's sends that each step may bring about, whatever the others have used.
@@ -293,10 +295,11 @@ impl<S: Store> Core<S> {
         }
     }
 
-    /// Ends the turn's batch of the log and lets out what waited for it.
-    pub(crate) fn end_of_log_turn(&mut self) {
+    /// Ends the turn's batch of the log and lets out what waited for it. True if more could go.
+    pub(crate) fn end_of_log_turn(&mut self, over: &dyn Fn() -> bool) -> bool {
         self.store.end_turn();
         let durable = self.durable();
+        let mut share = Share::new(over, OPENS_LEAST);
         while let Some(front) = self.opening.front() {
             if front.lsn > durable {
                 break;
@@ -305,9 +308,13 @@ impl<S: Store> Core<S> {
             let conn = self.clients.conns.at(waits.index);
             if conn.is_some_and(|conn| conn.generation == waits.generation) {
                 self.opened(waits.index);
+                if !share.go_on() {
+                    break;
+                }
             }
         }
-        self.release_owed();
+        let left = self.release_owed(over);
+        left || self.opening.front().is_some_and(|front| front.lsn <= durable)
     }
 
     /// True if something waits for another shard, a verdict or the log: the sleep must be short.
