@@ -13,10 +13,13 @@ use crate::core::{Core, Flow};
 use crate::persist::count_kept;
 use crate::publish::acked;
 use crate::pump;
+use crate::share::Share;
 
 /// Acknowledgements that a client may be owed while the log is behind: above it no more is read
 /// from the client until half of them have left.
 pub(crate) const OWED_MAX: usize = 4096;
+/// Sessions whose acknowledgements are let out before the clock is looked at.
+const RELEASES_LEAST: u32 = 64;
 
 impl<S: Store> Core<S> {
     /// Handles an acknowledgement. Acknowledgements and answers never wait for the send quota.
@@ -177,16 +180,18 @@ impl<S: Store> Core<S> {
         Flow::Stop
     }
 
-    /// Sends the acknowledgements whose records have become durable.
-    pub(crate) fn release_owed(&mut self) {
+    /// Sends the acknowledgements whose records have become durable. True if some are left because
+    /// the turn's time is used up.
+    pub(crate) fn release_owed(&mut self, over: &dyn Fn() -> bool) -> bool {
         let durable = self.durable();
-        while let Some(front) = self.owing.front() {
-            if front.lsn > durable {
-                break;
-            }
-            let Some(waits) = self.owing.pop_front() else { break };
+        let mut share = Share::new(over, RELEASES_LEAST);
+        while let Some(waits) = self.owing.pop_front_if(|front| front.lsn <= durable) {
             self.release_one(waits.index, waits.generation, durable);
+            if !share.go_on() {
+                return true;
+            }
         }
+        false
     }
 
     fn release_one(&mut self, session_index: u32, generation: u32, durable: u64) {

@@ -22,6 +22,9 @@ use crate::note::{Change, Chosen, GroupChange, GroupSnapshot, Joined, Note, Remo
 use crate::partition::PartitionMap;
 use crate::share::Share;
 
+/// Members whose queues are looked at in a second, a group or more.
+const BACKLOG_LOOKS: usize = 4096;
+
 /// A group as one shard knows it.
 struct Here {
     key: u64,
@@ -77,6 +80,8 @@ pub(crate) struct Groups {
     homes: HashMap<u64, Home>,
     changed: VecDeque<u64>,
     again: VecDeque<Again>,
+    /// The first group whose members' queues are looked at next.
+    backlog_at: usize,
     strategy: Strategy,
     strategies: Vec<(String, Strategy)>,
 }
@@ -99,6 +104,7 @@ impl Groups {
             homes: HashMap::new(),
             changed: VecDeque::new(),
             again: VecDeque::new(),
+            backlog_at: 0,
             strategy,
             strategies,
         }
@@ -396,10 +402,18 @@ impl Groups {
 
     /// The queue lengths of this shard's members of groups that choose by them, where they have
     /// changed.
-    pub(crate) fn backlogs(&self, clients: &Clients) -> Vec<GroupChange> {
+    pub(crate) fn backlogs(&mut self, clients: &Clients) -> Vec<GroupChange> {
         let mut changes = Vec::new();
-        let by_backlog = |here: &&Here| here.snapshot.strategy == Strategy::LeastBacklog;
-        for here in self.here.iter().flatten().filter(by_backlog) {
+        let mut looks = 0;
+        let first = mem::take(&mut self.backlog_at);
+        for (at, here) in self.here.iter().enumerate().skip(first) {
+            let by_backlog = |here: &&Here| here.snapshot.strategy == Strategy::LeastBacklog;
+            let Some(here) = here.as_ref().filter(by_backlog) else { continue };
+            if looks >= BACKLOG_LOOKS {
+                self.backlog_at = at;
+                break;
+            }
+            looks += here.snapshot.members.len();
             let mine = here.snapshot.members.iter().filter(|member| member.shard == self.me);
             for member in mine {
                 let session = clients.sessions.at(member.session.0);

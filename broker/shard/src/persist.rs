@@ -21,6 +21,10 @@ use crate::deliver::Fan;
 use crate::note::Note;
 use crate::pump;
 use crate::session::{Session, Will};
+use crate::share::Share;
+
+/// Connections that are opened, and sessions whose sends are let out, before the clock is looked at.
+const OPENS_LEAST: u32 = 8;
 
 impl<S: Store> Core<S> {
     /// Appends a record behind everything that was gathered. Its position.
@@ -157,17 +161,25 @@ impl<S: Store> Core<S> {
 
     /// Lets out what waited for the log and ends the turn's batch. True if something that became
     /// durable meanwhile is still to be let out.
-    pub(crate) fn end_of_log_turn(&mut self) -> bool {
+    pub(crate) fn end_of_log_turn(&mut self, over: &dyn Fn() -> bool) -> bool {
         let durable = self.durable();
+        let mut share = Share::new(over, OPENS_LEAST);
         while let Some(waits) = self.opening.pop_front_if(|front| front.lsn <= durable) {
             let conn = self.clients.conns.at(waits.index);
             if conn.is_some_and(|conn| conn.generation == waits.generation) {
                 self.opened(waits.index);
+                if !share.go_on() {
+                    break;
+                }
             }
         }
-        self.release_owed();
+        let owing = self.release_owed(over);
+        let mut share = Share::new(over, OPENS_LEAST);
         while let Some(waits) = self.held.pop_front_if(|front| front.lsn <= durable) {
             self.release_held(waits.index, waits.generation);
+            if !share.go_on() {
+                break;
+            }
         }
         self.tell_custody(durable);
         self.record_watermarks();
@@ -176,7 +188,8 @@ impl<S: Store> Core<S> {
         self.store.end_turn();
         let durable = self.durable();
         let lists = [&self.opening, &self.owing, &self.held];
-        lists.into_iter().any(|list| list.front().is_some_and(|front| front.lsn <= durable))
+        owing
+            || lists.into_iter().any(|list| list.front().is_some_and(|front| front.lsn <= durable))
             || self.routes.custody.has_news(durable)
             || !self.clients.journal.is_empty()
     }

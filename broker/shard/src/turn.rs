@@ -109,7 +109,8 @@ impl<D: Driver, S: Store, C: Clock> Turn for Shard<D, S, C> {
         again |= self.answer_retained(until_us);
         again |= self.fire_timers(until_us);
         again |= self.core.checkpoint();
-        again |= self.core.end_of_log_turn();
+        let clock = &self.clock;
+        again |= self.core.end_of_log_turn(&|| clock.now_us() >= until_us);
         again |= self.core.has_news();
         self.flush();
         self.core.mesh.shared.end_turn(me);

@@ -185,6 +185,8 @@ pub(crate) struct Client {
     /// The last connection that was given up before CONNACK: until the broker has closed it, its
     /// CONNECT may still be taken for a newer one.
     abandoned: Option<LinkId>,
+    /// The last one whose network broke: the broker gives its session up with the keep alive only.
+    broken: Option<LinkId>,
 }
 
 impl Client {
@@ -201,6 +203,7 @@ impl Client {
             collected: Vec::new(),
             not_before_us: 0,
             abandoned: None,
+            broken: None,
         }
     }
 
@@ -233,6 +236,9 @@ impl Client {
         let mut words = Vec::new();
         if self.abandoned.is_some_and(|link| net.server_closed_us(link).is_none()) {
             words.push("the end of a connection that it gave up".to_string());
+        }
+        if self.broken.is_some_and(|link| net.server_closed_us(link).is_none()) {
+            words.push("the end of a connection whose network broke".to_string());
         }
         if let Some(wire) = &self.wire {
             if !wire.open {

@@ -420,6 +420,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_an_error_advises_is_there() {
+        let errors = [
+            ProbeError::KernelTooOld { release: "5.4".to_owned() },
+            ProbeError::Disabled { level: 2 },
+            ProbeError::Forbidden,
+            ProbeError::Missing { feature: "x" },
+        ];
+        for error in errors {
+            let text = error.to_string();
+            assert!(!text.contains("epoll"), "there is no other driver: {text}");
+        }
+    }
+
+    #[test]
     fn this_kernel_is_found_fit() {
         let findings = probe().unwrap();
         assert!(findings.sends_skip_completions, "{findings}");

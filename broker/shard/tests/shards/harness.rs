@@ -39,8 +39,8 @@ pub(crate) struct Wire {
     receiving: HashMap<u32, (Token, bool)>,
     completions: VecDeque<Completion>,
     sent: HashMap<u32, Vec<u8>>,
-    /// Sockets that take nothing: a send to them stalls.
-    full: HashSet<u32>,
+    /// Sockets that take nothing, with the send that has stalled.
+    full: HashMap<u32, Option<Token>>,
     pub(crate) closed: HashSet<u32>,
     pub(crate) wait: Option<Wait>,
 }
@@ -115,7 +115,8 @@ impl Driver for MemoryDriver {
 
     fn send(&mut self, token: Token, socket: Socket, data: Outgoing) {
         let mut wire = self.wire.borrow_mut();
-        if wire.full.contains(&socket.0) {
+        if let Some(stalled) = wire.full.get_mut(&socket.0) {
+            *stalled = Some(token);
             wire.completions.push_back(Completion::SendStalled { token });
         }
         let sent = wire.sent.entry(socket.0).or_default();
@@ -356,7 +357,15 @@ impl World {
 
     /// The socket takes nothing until it is told so.
     pub(crate) fn stall(&self, shard: usize, socket: u32) {
-        self.wires[shard].borrow_mut().full.insert(socket);
+        self.wires[shard].borrow_mut().full.insert(socket, None);
+    }
+
+    /// The socket takes everything again.
+    pub(crate) fn unstall(&self, shard: usize, socket: u32) {
+        let mut wire = self.wires[shard].borrow_mut();
+        if let Some(token) = wire.full.remove(&socket).flatten() {
+            wire.completions.push_back(Completion::Sent { token });
+        }
     }
 
     pub(crate) fn is_closed(&self, shard: usize, socket: u32) -> bool {

@@ -2,7 +2,7 @@
 
 use ringtide_codec::{Auth, Connect, ConnectProperties, QoS, ReasonCode, Version};
 use ringtide_session::{AuthMethod, AuthStep};
-use ringtide_shard::Methods;
+use ringtide_shard::{Limits, Methods};
 
 use crate::harness::{World, quiet};
 use crate::packets::*;
@@ -71,6 +71,37 @@ fn what_came_live_before_a_subscription_is_still_its_retained_message() {
         .collect();
     assert_eq!(of_last, ["new", "new"], "live, and as the second filter's retained message");
     assert_eq!(all.len(), 201);
+}
+
+/// A live copy that was dropped does not stand for the retained message.
+#[test]
+fn what_was_dropped_live_is_no_reason_to_leave_a_retained_message_out() {
+    let mut world = World::new(1, Limits { write_buffer_max_bytes: 1000, ..quiet() });
+    world.accept(0, 9, &connect("publisher"));
+    world.send(0, 9, &retain("kept", b"old"));
+    world.accept(0, 1, &connect("reader"));
+    world.send(0, 1, &subscribe(1, "noise", options(QoS::AtMostOnce)));
+    world.turns(5);
+    world.sent(0, 1);
+    world.stall(0, 1);
+    world.send(0, 1, &ping());
+    world.turns(2);
+    for _ in 0..15 {
+        world.send(0, 9, &publish("noise", QoS::AtMostOnce, 0, &[7; 100]));
+    }
+    world.turns(5);
+    world.send(0, 1, &subscribe(2, "kept", options(QoS::AtMostOnce)));
+    world.turns(5);
+    world.send(0, 9, &retain("kept", b"new"));
+    world.turns(5);
+    world.unstall(0, 1);
+    world.turns(5);
+    let got = read(&world.sent(0, 1));
+    let kept: Vec<&Got> = got
+        .iter()
+        .filter(|one| matches!(one, Got::Publish { topic, .. } if topic == "kept"))
+        .collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
 }
 
 struct Echo;

@@ -274,6 +274,7 @@ impl Client {
                 // Nobody would ever notice without a keep alive.
                 if self.profile.keep_alive_s > 0 {
                     around.net.borrow_mut().cut(wire.link);
+                    self.broken = Some(wire.link);
                     self.let_go(around, false, false);
                 }
             }
