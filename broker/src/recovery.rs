@@ -50,7 +50,7 @@ pub(crate) fn recover(config: &Config, shards: u16) -> Result<Option<Recovery>, 
         redistribute(config, &mut dir, shards)?;
     }
     let found = in_parallel(shards, |shard| {
-        let mut state = State::new(shard, topic_of);
+        let mut state = State::new(shard, topic_of, origin_of);
         let config = log_config(config, &dir, dir.manifest.generation, shard);
         let opened = Log::open(config, &mut |lsn, kind, body| state.apply(lsn, kind, body));
         opened.map(|(log, opened)| (log, opened, state))
@@ -105,7 +105,7 @@ fn settle(states: &mut [State], last: &[Lsn]) {
             if origin == to {
                 continue;
             }
-            states[to].discard_uncommitted(origin as u16, last[origin], origin_of);
+            states[to].discard_uncommitted(origin as u16, last[origin]);
             let mark = states[to].watermark(origin as u16);
             states[origin].taken_over(to as u16, mark);
         }
@@ -168,7 +168,7 @@ fn redistribute(config: &Config, dir: &mut DataDir, shards: u16) -> Result<(), F
     let mut last = Vec::new();
     for shard in 0..old {
         let path = dir.log_dir(dir.manifest.generation, shard);
-        let mut state = State::new(shard, topic_of);
+        let mut state = State::new(shard, topic_of, origin_of);
         if path.exists() {
             let opened = inspect(&path, shard, &mut |lsn, kind, body| state.apply(lsn, kind, body));
             let opened = opened.map_err(|error| unusable(dir, shard.into(), &error))?;

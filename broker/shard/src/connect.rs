@@ -28,7 +28,6 @@ use crate::message::{Header, Message, View};
 use crate::note::HandOver;
 use crate::promise::NOTHING;
 use crate::publish::is_reserved;
-use crate::pump;
 use crate::route;
 use crate::session::{Session, Will};
 
@@ -574,9 +573,8 @@ impl<S: Store> Core<S> {
         self.clients.recycle(Vec::new());
         self.arm_keep_alive(index, true);
         self.tell_online(session);
-        if pump::pump(&mut self.clients, session) {
-            self.clients.want_pump(session);
-        }
+        // What waits for it has a share of the next turn: many may come back in this one.
+        self.clients.want_pump(session);
         self.want_replay(session);
         self.resume(index);
         self.want_receive(index);

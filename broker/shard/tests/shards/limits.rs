@@ -49,6 +49,8 @@ fn a_client_that_does_not_read_is_given_up() {
 fn no_more_is_read_from_a_client_that_is_owed_much() {
     let mut world = World::new(1, quiet());
     world.accept(0, 1, &connect("publisher"));
+    world.accept(0, 2, &connect_lasting("reader", None));
+    world.send(0, 2, &subscribe(1, "x", options(QoS::AtLeastOnce)));
     world.turns(5);
     world.sent(0, 1);
     world.held.set(true);
@@ -130,6 +132,6 @@ fn expired_messages_of_a_session_that_is_away_are_freed() {
     pass_s(&mut world, 5);
     assert_eq!(world.count(Counter::DroppedExpired), 10);
     world.accept(0, 3, &connect_lasting("away", None));
-    world.turns(3);
+    world.turns(6);
     assert_eq!(payloads(&read(&world.sent(0, 3))), ["stays"]);
 }
