@@ -79,10 +79,11 @@ pub(crate) fn queues(limits: &Limits, me: u16) -> Queues {
 fn routes(
     limits: &Limits,
     (me, shards): (u16, u16),
-    groups: Groups,
     interest: Arc<InterestTable>,
     partitions: Arc<PartitionMap>,
 ) -> Routes {
+    let strategies = limits.shared_strategies.clone();
+    let groups = Groups::new(me, shards, limits.shared_strategy, strategies);
     Routes {
         table: Table::new(),
         interest,
@@ -110,25 +111,15 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         let now_ms = clock.now_ms();
         let me = ports.me;
         let shards = ports.to.len() as u16;
-        let own = Arc::clone(&counters[usize::from(me)]);
+        let (own, all) = (Arc::clone(&counters[usize::from(me)]), Arc::clone(&counters));
         let mut timers = Wheel::new(now_ms);
         timers.set(now_ms + 1000, Due::Second);
-        let sys = (me == 0).then(|| Sys {
-            all: Arc::clone(&counters),
-            version: parts.version,
-            started_ms: now_ms,
-            timer: (limits.sys_interval_ms > 0).then(|| timers.set(now_ms, Due::Sys)),
-        });
-        let strategies = limits.shared_strategies.clone();
-        let groups = Groups::new(me, shards, limits.shared_strategy, strategies);
-        let routes = routes(&limits, (me, shards), groups, interest, partitions);
-        let core = Core {
-            clients: Clients::new(
-                now_ms,
-                Arc::clone(&own),
-                limits.write_buffer_max_bytes,
-                store.keeps(),
-            ),
+        let timer = (me == 0 && limits.sys_interval_ms > 0).then(|| timers.set(now_ms, Due::Sys));
+        let sys = Sys { all, version: parts.version, started_ms: now_ms, timer };
+        let routes = routes(&limits, (me, shards), interest, partitions);
+        let buffer_max = limits.write_buffer_max_bytes;
+        let mut core = Core {
+            clients: Clients::new(now_ms, Arc::clone(&own), buffer_max, store.keeps()),
             promises: Promises::new(&limits.server),
             limits,
             routes,
@@ -158,10 +149,8 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             walks: Walks::default(),
             random: parts.seed,
         };
-        let mut core = core;
         if let Some(restored) = parts.restored {
             core.restore(restored);
-            core.end_restored();
         }
         Shard {
             io: driver,
@@ -176,7 +165,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             ends: VecDeque::new(),
             expected: HashMap::new(),
             arrived: HashMap::new(),
-            sys,
+            sys: (me == 0).then_some(sys),
             steering: parts.steering,
             epoch,
             listeners: parts.listeners,

@@ -280,17 +280,9 @@ fn deliver_queued(
     let full = open.as_ref().is_some_and(|conn| conn.out_len() >= clients.write_buffer_max);
     let conn = open.filter(|_| !full);
     let kept = session.kept();
-    let stored = Stored { message, seq: journal.seq(kept), origin: fan.origin(queues.me) };
-    let seq = stored.seq;
-    let delivery = Delivery {
-        bytes: stored.message.encoded_len() as u32,
-        message: stored,
-        qos,
-        retain,
-        subscription_ids: SmallVec::from_slice(hit.ids),
-        expires_at_ms: NonZeroU64::new(header.expires_ms),
-        membership: fan.membership,
-    };
+    let seq = journal.seq(kept);
+    let stored = Stored { message, seq, origin: fan.origin(queues.me) };
+    let delivery = delivery_of(stored, (qos, retain), hit.ids, fan);
     let receive_maximum = session.receive_maximum;
     let generation = session.generation;
     let outbound = session
@@ -298,31 +290,22 @@ fn deliver_queued(
         .get_or_insert_with(|| Box::new(Outbound::new(receive_maximum, queues.limits)));
     //= [MQTT-4.5.0-1]
     //= 3.1.1 [MQTT-4.5.0-1]
-    match outbound.offer(delivery, clients.now_ms, conn.is_some()) {
+    let offer = outbound.offer(delivery, clients.now_ms, conn.is_some());
+    let turned_away =
+        matches!(&offer, Offer::Dropped { dropped, .. } if dropped.message.seq == seq);
+    if seq != 0 && !turned_away {
+        journal.entry(kept, seq, qos as u8, retain, fan.membership, hit.ids);
+    }
+    match offer {
         Offer::Send(id) => {
             let Some(conn) = conn else { return false };
-            if seq != 0 {
-                journal.entry(kept, seq, qos as u8, retain, fan.membership, hit.ids);
-            }
             if must_hold(journal, hit.session.0, kept, qos) {
                 let origin = fan.origin(queues.me);
                 hold(journal, (hit.session.0, generation), kept, Sending { id, seq, qos, origin });
                 return true;
             }
             prepare(conn, conn_index, &mut clients.dirty, &mut clients.pool);
-            let out = Out {
-                qos,
-                id: Some(id),
-                //= [MQTT-4.3.2-2]
-                //= [MQTT-4.3.3-2]
-                //= 3.1.1 [MQTT-3.3.1-3]
-                //= 3.1.1 [MQTT-4.3.2-1]
-                //= 3.1.1 [MQTT-4.3.3-1]
-                dup: false,
-                retain,
-                ids: hit.ids,
-                expires_ms: header.expires_ms,
-            };
+            let out = first_send(id, qos, retain, hit.ids, header.expires_ms);
             let message = fan.message.as_ref();
             if write_publish(conn, &fan.view, message, &out, clients.now_ms) {
                 clients.counters.add(sent_counter(qos), 1);
@@ -335,9 +318,6 @@ fn deliver_queued(
             }
         }
         Offer::Queued => {
-            if seq != 0 {
-                journal.entry(kept, seq, qos as u8, retain, fan.membership, hit.ids);
-            }
             if full {
                 // Nothing else would move it on: the output is written in this turn.
                 clients.want_pump(hit.session.0);
@@ -345,12 +325,36 @@ fn deliver_queued(
             true
         }
         Offer::Dropped { dropped, reason } => {
-            if seq != 0 && dropped.message.seq != seq {
-                journal.entry(kept, seq, qos as u8, retain, fan.membership, hit.ids);
-            }
             note_victims(clients, hit.session.0, fan.message(), dropped, reason)
         }
     }
+}
+
+fn delivery_of(
+    message: Stored,
+    (qos, retain): (QoS, bool),
+    ids: &[u32],
+    fan: &Fan<'_>,
+) -> Delivery<Stored> {
+    Delivery {
+        bytes: message.message.encoded_len() as u32,
+        message,
+        qos,
+        retain,
+        subscription_ids: SmallVec::from_slice(ids),
+        expires_at_ms: NonZeroU64::new(fan.view.header.expires_ms),
+        membership: fan.membership,
+    }
+}
+
+/// How a PUBLISH leaves for the first time.
+fn first_send(id: PacketId, qos: QoS, retain: bool, ids: &[u32], expires_ms: u64) -> Out<'_> {
+    //= [MQTT-4.3.2-2]
+    //= [MQTT-4.3.3-2]
+    //= 3.1.1 [MQTT-3.3.1-3]
+    //= 3.1.1 [MQTT-4.3.2-1]
+    //= 3.1.1 [MQTT-4.3.3-1]
+    Out { qos, id: Some(id), dup: false, retain, ids, expires_ms }
 }
 
 /// Counts the message that gave way, and every further one that had to. True if they were older

@@ -23,7 +23,7 @@ use crate::pump;
 use crate::session::{Session, Will};
 use crate::share::Share;
 
-/// Connections that are opened, and sessions whose sends are let out, before the clock is looked at.
+/// Connections that are opened, and sessions whose sends are let out, before a look at the clock.
 const OPENS_LEAST: u32 = 8;
 
 impl<S: Store> Core<S> {

@@ -53,6 +53,7 @@ impl<S: Store> Core<S> {
             self.routes.custody.restore(shard, sent, taken);
         }
         self.restore_pending(pending, under_way, &numbers);
+        self.end_restored();
     }
 
     fn restore_pending(
@@ -202,7 +203,7 @@ impl<S: Store> Core<S> {
 
     /// Ends the sessions that an earlier run kept for their wills alone: their connections are
     /// gone.
-    pub(crate) fn end_restored(&mut self) {
+    fn end_restored(&mut self) {
         for index in 0..self.clients.sessions.end() {
             let session = self.clients.sessions.at(index);
             if session.is_some_and(|session| session.conn == NONE && session.expiry_s == 0) {
