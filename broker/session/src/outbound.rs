@@ -576,9 +576,13 @@ impl<M: Clone> Outbound<M> {
         })
     }
 
-    /// What waits, oldest first.
-    pub fn waiting(&self) -> impl Iterator<Item = &Delivery<M>> {
-        self.queue.iter()
+    /// What waits, oldest first, without the first ones for which `is_before` holds: it is asked
+    /// of a few only, since it holds for no message behind one for which it does not.
+    pub fn waiting_behind(
+        &self,
+        is_before: impl FnMut(&Delivery<M>) -> bool,
+    ) -> impl Iterator<Item = &Delivery<M>> {
+        self.queue.behind(is_before)
     }
 
     /// Everything that was not delivered, oldest first, what is under way before what waits.

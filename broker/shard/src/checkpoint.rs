@@ -127,7 +127,8 @@ impl<S: Store> Core<S> {
             return next;
         }
         let under_way = outbound.under_way().filter_map(|(_, delivery)| delivery);
-        let all = under_way.chain(outbound.waiting());
+        let waiting = outbound.waiting_behind(|delivery| delivery.message.seq <= behind);
+        let all = under_way.chain(waiting);
         let mut waiting: Vec<Delivery<Stored>> = Vec::new();
         let mut bytes = 0;
         for delivery in all.filter(|delivery| delivery.message.seq > behind) {

@@ -76,15 +76,21 @@ impl Broker {
     fn arguments(&self, directory: &Path, port: u16, shards: u16) -> (Vec<String>, String) {
         let file = directory.join("config").display().to_string();
         let listen = format!("127.0.0.1:{port}");
+        let data = directory.join("data").display().to_string();
         let shards = shards.to_string();
-        let (arguments, config): (&[&str], _) = match self.kind {
-            Kind::Ringtide => (&["run", "--listen", &listen, "--shards", &shards], String::new()),
-            Kind::Mosquitto => (&["-c", &file], mosquitto(port)),
-            Kind::NatsServer => (&["-c", &file], nats(directory, port)),
-            Kind::Rumqttd => (&["-c", &file], rumqttd(port)),
-            Kind::Reflector => (&["reflect", "--io", "uring", "--listen", &listen], String::new()),
+        let (arguments, config): (Vec<&str>, _) = match self.kind {
+            Kind::Ringtide => {
+                let run = ["run", "--listen", &listen, "--shards", &shards, "--data-dir", &data];
+                (run.to_vec(), String::new())
+            }
+            Kind::Mosquitto => (vec!["-c", &file], mosquitto(port)),
+            Kind::NatsServer => (vec!["-c", &file], nats(directory, port)),
+            Kind::Rumqttd => (vec!["-c", &file], rumqttd(port)),
+            Kind::Reflector => {
+                (vec!["reflect", "--io", "uring", "--listen", &listen], String::new())
+            }
         };
-        let arguments = arguments.iter().map(|argument| (*argument).to_owned());
+        let arguments = arguments.into_iter().map(str::to_owned);
         (arguments.chain(self.extra.iter().cloned()).collect(), config)
     }
 
@@ -250,7 +256,9 @@ mod tests {
     fn each_kind_gets_port_and_shards() {
         let broker = |kind| Broker { program: "x".into(), kind, extra: vec!["-z".into()], cpu: 0 };
         let (arguments, _) = broker(Kind::Ringtide).arguments(Path::new("/d"), 77, 3);
-        assert_eq!(arguments, ["run", "--listen", "127.0.0.1:77", "--shards", "3", "-z"]);
+        let run = ["run", "--listen", "127.0.0.1:77", "--shards", "3", "--data-dir", "/d/data"];
+        assert_eq!(arguments[..7], run);
+        assert_eq!(arguments[7..], ["-z"]);
         for kind in [Kind::Mosquitto, Kind::NatsServer, Kind::Rumqttd] {
             let (arguments, config) = broker(kind).arguments(Path::new("/d"), 4477, 1);
             assert_eq!(arguments, ["-c", "/d/config", "-z"]);

@@ -114,8 +114,11 @@ impl<M> Queue<M> {
         }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Delivery<M>> {
-        self.waiting.iter()
+    pub(super) fn behind(
+        &self,
+        is_before: impl FnMut(&Delivery<M>) -> bool,
+    ) -> impl Iterator<Item = &Delivery<M>> {
+        self.waiting.range(self.waiting.partition_point(is_before)..)
     }
 
     pub(super) fn into_waiting(self) -> impl Iterator<Item = Delivery<M>> {
