@@ -23,8 +23,8 @@ pub(crate) struct Toggler {
     next_id: u16,
     /// What the last acknowledgement said; subscribed or not.
     acknowledged: BTreeMap<String, bool>,
-    /// What was asked for when the connection was lost.
-    asked: Option<(String, bool)>,
+    /// What was asked for and not answered before the connection was lost.
+    asked: BTreeMap<String, bool>,
     probes: u64,
 }
 
@@ -35,7 +35,7 @@ impl Toggler {
             known: false,
             next_id: 0,
             acknowledged: BTreeMap::new(),
-            asked: None,
+            asked: BTreeMap::new(),
             probes: 0,
         }
     }
@@ -66,7 +66,7 @@ impl Toggler {
     fn ask(&mut self, link: &mut Link, filter: &str, on: bool) -> bool {
         self.next_id = self.next_id % 60_000 + 1;
         let id = self.next_id;
-        self.asked = Some((filter.to_owned(), on));
+        self.asked.insert(filter.to_owned(), on);
         let bytes = if on {
             Subscribe::new(id, filter, 1).encode(V5)
         } else {
@@ -86,7 +86,7 @@ impl Toggler {
         }
         if open {
             self.acknowledged.insert(filter.to_owned(), on);
-            self.asked = None;
+            self.asked.remove(filter);
         }
         open
     }
@@ -102,16 +102,13 @@ impl Toggler {
         for filter in (0..FILTERS).map(|number| format!("crash/toggle/{number}")) {
             let on = got.contains(&filter);
             let acknowledged = self.acknowledged.get(&filter).copied().unwrap_or(false);
-            let asked = self
-                .asked
-                .as_ref()
-                .is_some_and(|(own, on_or_off)| *own == filter && *on_or_off == on);
+            let asked = self.asked.get(&filter) == Some(&on);
             if on != acknowledged && !asked {
                 findings.add(format!("{filter}: subscribed {on}, acknowledged {acknowledged}"));
             }
             self.acknowledged.insert(filter, on);
         }
-        self.asked = None;
+        self.asked.clear();
     }
 
     /// Publishes to every topic while the client is away; the topics that it is then sent.
