@@ -253,6 +253,8 @@ impl Stage {
             format!("{} {}", ledger.who(), ledger.len())
         });
         let received: Vec<String> = received.collect();
-        format!("{} kills, {sent} publishes acknowledged, {}", self.kills, received.join(", "))
+        let (kills, retries) = (self.kills, self.findings.retries());
+        let received = received.join(", ");
+        format!("{kills} kills, {sent} publishes acknowledged, {retries} retries, {received}")
     }
 }

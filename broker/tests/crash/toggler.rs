@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::Findings;
 use super::dice::Dice;
 use super::link::{Link, Opened};
-use super::publisher::resume;
+use super::publisher::{Task, resume};
 use crate::common::{
     Connect, Event, PATIENCE, Packet, Publish, QUIET, Subscribe, Unsubscribe, V5, packet,
 };
@@ -42,17 +42,17 @@ impl Toggler {
 
     /// Takes its lasting subscription, while no kill comes.
     pub(crate) fn set_up(&mut self, address: &str, findings: &Findings) {
-        let mut link = self.connect(address, findings).expect("the broker runs");
+        let mut link = self.connect(address, Task::Settle, findings).expect("the broker runs");
         assert!(self.ask(&mut link, ALWAYS, true), "SUBACK");
     }
 
-    fn connect(&mut self, address: &str, findings: &Findings) -> Option<Link> {
-        resume(address, Connect::new(V5, "toggler"), &mut self.known, findings)
+    fn connect(&mut self, address: &str, task: Task, findings: &Findings) -> Option<Link> {
+        resume(address, Connect::new(V5, "toggler"), &mut self.known, task, findings)
     }
 
     /// Subscribes and unsubscribes until the kill.
     pub(crate) fn work(&mut self, address: &str, findings: &Findings) {
-        let Some(mut link) = self.connect(address, findings) else { return };
+        let Some(mut link) = self.connect(address, Task::Load, findings) else { return };
         loop {
             let filter = format!("crash/toggle/{}", self.dice.below(FILTERS));
             let on = !self.acknowledged.get(&filter).copied().unwrap_or(false);
@@ -118,7 +118,9 @@ impl Toggler {
         text: &str,
         findings: &Findings,
     ) -> Option<BTreeSet<String>> {
-        let Opened::Link(mut prober, _) = Link::open(address, &Connect::new(V5, "prober")) else {
+        let prober = Connect::new(V5, "prober");
+        let opened = Link::open_at_last(address, &prober, false, findings);
+        let Opened::Link(mut prober, _) = opened else {
             return None;
         };
         let topics = (0..FILTERS).map(|number| format!("crash/toggle/{number}"));
@@ -132,7 +134,7 @@ impl Toggler {
                 _ => return None,
             }
         }
-        let mut link = self.connect(address, findings)?;
+        let mut link = self.connect(address, Task::Settle, findings)?;
         let mut got = BTreeSet::new();
         let end = Instant::now() + PATIENCE;
         loop {
