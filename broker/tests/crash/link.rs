@@ -1,8 +1,9 @@
 //! A connection that may be lost at any moment: a kill is no failure here.
 
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::Findings;
 use crate::common::{Client, Connect, Event, PATIENCE, Packet};
 
 /// See the module's documentation.
@@ -14,29 +15,51 @@ pub(crate) struct Link {
 pub(crate) enum Opened {
     /// The link, and whether the session was present.
     Link(Link, bool),
-    /// The broker is gone.
-    Lost,
+    /// Nobody listens.
+    Unreachable,
+    /// The connection was closed before CONNACK.
+    Closed,
     /// It answered otherwise, or not at all.
     Refused(String),
 }
 
 impl Link {
     pub(crate) fn open(address: &str, connect: &Connect) -> Opened {
-        let Ok(stream) = TcpStream::connect(address) else { return Opened::Lost };
-        if stream.set_nodelay(true).is_err() {
-            return Opened::Lost;
-        }
+        let Ok(stream) = TcpStream::connect(address) else { return Opened::Unreachable };
         let mut link = Link { client: Client::on(stream, connect.version) };
         if !link.send(&connect.encode()) {
-            return Opened::Lost;
+            return Opened::Closed;
         }
         match link.client.event(PATIENCE) {
             Event::Packet(Packet::ConnAck { session_present, code: 0, .. }) => {
                 Opened::Link(link, session_present)
             }
             Event::Packet(other) => Opened::Refused(format!("{other:?}")),
-            Event::Closed => Opened::Lost,
+            Event::Closed => Opened::Closed,
             Event::Nothing => Opened::Refused(format!("no CONNACK within {PATIENCE:?}")),
+        }
+    }
+
+    /// Opens a connection to a broker that runs or is about to: tries until it is accepted. With
+    /// `may_end` the broker may be killed at any time, and nobody listening is the end.
+    pub(crate) fn open_at_last(
+        address: &str,
+        connect: &Connect,
+        may_end: bool,
+        findings: &Findings,
+    ) -> Opened {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let opened = Link::open(address, connect);
+            match opened {
+                Opened::Unreachable if may_end => return opened,
+                Opened::Unreachable | Opened::Closed if Instant::now() < end => {}
+                _ => return opened,
+            }
+            if !may_end {
+                findings.note_retry();
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 

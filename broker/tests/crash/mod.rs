@@ -17,18 +17,31 @@ pub(crate) mod toggler;
 pub(crate) mod wills;
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// What was found to be wrong.
 #[derive(Debug, Default)]
-pub(crate) struct Findings(Mutex<Vec<String>>);
+pub(crate) struct Findings {
+    texts: Mutex<Vec<String>>,
+    /// Connections that a running broker closed before CONNACK, or did not accept yet.
+    retries: AtomicU32,
+}
 
 impl Findings {
     pub(crate) fn add(&self, text: String) {
         eprintln!("finding: {text}");
-        self.0.lock().expect("no thread panicked with it").push(text);
+        self.texts.lock().expect("no thread panicked with it").push(text);
+    }
+
+    pub(crate) fn note_retry(&self) {
+        self.retries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn retries(&self) -> u32 {
+        self.retries.load(Ordering::Relaxed)
     }
 
     pub(crate) fn all(&self) -> Vec<String> {
-        self.0.lock().expect("no thread panicked with it").clone()
+        self.texts.lock().expect("no thread panicked with it").clone()
     }
 }

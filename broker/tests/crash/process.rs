@@ -60,6 +60,10 @@ impl Process {
         let mut command = Command::new(program());
         command.args(["run", "--listen", &self.address, "--shards", &shards.to_string()]);
         command.arg("--config").arg(&self.config).arg("--data-dir").arg(self.dir.join("data"));
+        // No configuration of this machine, and none of the test's own variables.
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("RINGTIDE_")) {
+            command.env_remove(name);
+        }
         command.stdin(Stdio::null()).stderr(log.try_clone().expect("the same file")).stdout(log);
         self.child = Some(command.spawn().expect("the broker's program starts"));
     }
@@ -98,6 +102,14 @@ impl Process {
         }
         let _ = child.kill();
         child.wait().expect("it ends");
+    }
+
+    /// Whether the broker runs, or how it ended.
+    pub(crate) fn status(&mut self) -> String {
+        match self.child.as_mut().map(Child::try_wait) {
+            Some(Ok(None)) => "the broker runs".to_owned(),
+            other => format!("the broker ended: {other:?}"),
+        }
     }
 
     fn log(&self) -> PathBuf {

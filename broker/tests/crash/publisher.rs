@@ -51,10 +51,12 @@ pub(crate) fn resume(
     address: &str,
     connect: Connect,
     known: &mut bool,
+    task: Task,
     findings: &Findings,
 ) -> Option<Link> {
     let id = String::from_utf8_lossy(&connect.client_id).into_owned();
-    match Link::open(address, &connect.resume().expiry(EXPIRY_S)) {
+    let connect = connect.resume().expiry(EXPIRY_S);
+    match Link::open_at_last(address, &connect, task == Task::Load, findings) {
         Opened::Link(link, present) => {
             if *known && !present {
                 findings.add(format!("{id}: its session is lost"));
@@ -62,7 +64,11 @@ pub(crate) fn resume(
             *known = true;
             Some(link)
         }
-        Opened::Lost => None,
+        Opened::Unreachable | Opened::Closed if task == Task::Load => None,
+        Opened::Unreachable | Opened::Closed => {
+            findings.add(format!("{id}: not accepted"));
+            None
+        }
         Opened::Refused(answer) => {
             findings.add(format!("{id}: not accepted: {answer}"));
             None
@@ -80,7 +86,9 @@ impl Publisher {
     /// Publishes on one connection.
     pub(crate) fn work(&mut self, address: &str, task: Task, findings: &Findings) {
         let connect = Connect::new(V5, &self.id);
-        let Some(mut link) = resume(address, connect, &mut self.known, findings) else { return };
+        let Some(mut link) = resume(address, connect, &mut self.known, task, findings) else {
+            return;
+        };
         let mut open = self.outbox.send_again(&mut link);
         let mut end = Instant::now() + PATIENCE;
         while open {

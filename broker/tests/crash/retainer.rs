@@ -41,7 +41,9 @@ impl Retainer {
 
     pub(crate) fn work(&mut self, address: &str, task: Task, findings: &Findings) {
         let connect = Connect::new(V5, "retainer");
-        let Some(mut link) = resume(address, connect, &mut self.known, findings) else { return };
+        let Some(mut link) = resume(address, connect, &mut self.known, task, findings) else {
+            return;
+        };
         let mut open = self.outbox.send_again(&mut link);
         let end = Instant::now() + PATIENCE;
         while open {
@@ -81,7 +83,8 @@ impl Retainer {
     /// when the broker was killed.
     pub(crate) fn audit(&self, address: &str, findings: &Findings) {
         let connect = Connect::new(V5, "retained-auditor");
-        let Opened::Link(mut link, _) = Link::open(address, &connect) else {
+        let opened = Link::open_at_last(address, &connect, false, findings);
+        let Opened::Link(mut link, _) = opened else {
             return findings.add("retained-auditor: not accepted".to_owned());
         };
         let subscribe = Subscribe::new(1, "crash/retained/#", 0);

@@ -27,6 +27,9 @@ pub(crate) struct Plan {
     pub(crate) round_ms: u64,
     /// Shard counts: each start takes one of them.
     pub(crate) shards: Vec<u32>,
+    /// What is left out, beside the publishers and plain subscribers: `wills`, `groups`,
+    /// `retained`, `toggles`.
+    pub(crate) without: Vec<String>,
 }
 
 fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
@@ -36,16 +39,22 @@ fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
 }
 
 impl Plan {
+    fn has(&self, part: &str) -> bool {
+        self.without.iter().all(|own| own != part)
+    }
+
     pub(crate) fn from_environment() -> Plan {
         let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let clock = clock.map_or(1, |time| time.as_nanos() as u64);
         let shards = std::env::var("RINGTIDE_CRASH_SHARDS").unwrap_or_else(|_| "2".to_owned());
+        let without = std::env::var("RINGTIDE_CRASH_WITHOUT").unwrap_or_default();
         let shards = shards.split(',').map(|n| n.trim().parse().expect("RINGTIDE_CRASH_SHARDS"));
         Plan {
             seed: variable("RINGTIDE_CRASH_SEED").unwrap_or(clock),
             rounds: variable("RINGTIDE_CRASH_ROUNDS").unwrap_or(6),
             round_ms: variable("RINGTIDE_CRASH_ROUND_MS").unwrap_or(400),
             shards: shards.collect(),
+            without: without.split(',').map(|part| part.trim().to_owned()).collect(),
         }
     }
 }
@@ -89,7 +98,9 @@ impl Stage {
         stage.add_subscribers("one", &["crash/load/0/1"], 2);
         stage.add_subscribers("other", &["crash/load/1/2"; 2], 2);
         stage.add_subscribers("wills", &["crash/will/#"; 2], 2);
-        stage.add_group("group", "crash/load/#", 3);
+        if stage.plan.has("groups") {
+            stage.add_group("group", "crash/load/#", 3);
+        }
         stage
     }
 
@@ -156,7 +167,12 @@ impl Stage {
         let dice = &mut self.dice;
         let until_kill = dice.pause(self.plan.round_ms * 1000);
         let gently = dice.one_in(8).then(|| dice.pause(30_000));
-        let testators: Vec<_> = (0..TESTATORS).map(|_| self.wills.testator(dice)).collect();
+        let testators = if self.plan.has("wills") { TESTATORS } else { 0 };
+        let testators: Vec<_> = (0..testators).map(|_| self.wills.testator(dice)).collect();
+        match gently {
+            None => eprintln!("kill after {until_kill:?}"),
+            Some(patience) => eprintln!("stop after {until_kill:?}, kill {patience:?} later"),
+        }
         let (findings, wills) = (&self.findings, &self.wills);
         std::thread::scope(|scope| {
             let address = address.as_str();
@@ -171,8 +187,12 @@ impl Stage {
             for testator in testators {
                 scope.spawn(|| testator.work(address, wills, findings));
             }
-            scope.spawn(|| self.retainer.work(address, Task::Load, findings));
-            scope.spawn(|| self.toggler.work(address, findings));
+            if self.plan.has("retained") {
+                scope.spawn(|| self.retainer.work(address, Task::Load, findings));
+            }
+            if self.plan.has("toggles") {
+                scope.spawn(|| self.toggler.work(address, findings));
+            }
             std::thread::sleep(until_kill);
             match gently {
                 Some(patience) => self.process.stop(patience),
@@ -187,7 +207,9 @@ impl Stage {
         while self.dice.one_in(3) {
             let shards = self.shards();
             self.process.spawn(shards);
-            std::thread::sleep(self.dice.pause(100_000));
+            let until_kill = self.dice.pause(100_000);
+            eprintln!("kill {until_kill:?} after the start");
+            std::thread::sleep(until_kill);
             self.process.kill();
             self.kills += 1;
         }
@@ -195,6 +217,7 @@ impl Stage {
 
     /// Lets every exchange come to its end and looks at everything.
     fn settle(&mut self) {
+        eprintln!("settle");
         let address = self.process.address.clone();
         let (address, findings) = (address.as_str(), &self.findings);
         self.retainer.audit(address, findings);
@@ -230,6 +253,8 @@ impl Stage {
             format!("{} {}", ledger.who(), ledger.len())
         });
         let received: Vec<String> = received.collect();
-        format!("{} kills, {sent} publishes acknowledged, {}", self.kills, received.join(", "))
+        let (kills, retries) = (self.kills, self.findings.retries());
+        let received = received.join(", ");
+        format!("{kills} kills, {sent} publishes acknowledged, {retries} retries, {received}")
     }
 }

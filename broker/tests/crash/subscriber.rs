@@ -8,7 +8,7 @@ use super::Findings;
 use super::dice::Dice;
 use super::ledger::{Expected, Ledger};
 use super::link::Link;
-use super::publisher::{number_of, resume};
+use super::publisher::{Task, number_of, resume};
 use crate::common::{Connect, Event, PATIENCE, Packet, Publish, QUIET, Subscribe, V5, packet};
 
 /// A client that receives under one id for ever.
@@ -55,14 +55,14 @@ impl Subscriber {
         }
     }
 
-    fn connect(&mut self, address: &str, findings: &Findings) -> Option<Link> {
+    fn connect(&mut self, address: &str, task: Task, findings: &Findings) -> Option<Link> {
         let connect = Connect::new(V5, &self.id).receive_maximum(self.receive_maximum);
-        resume(address, connect, &mut self.known, findings)
+        resume(address, connect, &mut self.known, task, findings)
     }
 
     /// Subscribes, while no kill comes.
     pub(crate) fn set_up(&mut self, address: &str, findings: &Findings) {
-        let mut link = self.connect(address, findings).expect("the broker runs");
+        let mut link = self.connect(address, Task::Settle, findings).expect("the broker runs");
         let subscribe = Subscribe::new(1, &self.filter, self.qos);
         assert!(link.send(&subscribe.encode(V5)));
         match link.next(PATIENCE) {
@@ -77,7 +77,7 @@ impl Subscriber {
             return;
         }
         loop {
-            let Some(mut link) = self.connect(address, findings) else { return };
+            let Some(mut link) = self.connect(address, Task::Load, findings) else { return };
             loop {
                 if mood == Mood::Flapping && self.dice.one_in(100) {
                     break;
@@ -100,7 +100,7 @@ impl Subscriber {
 
     /// Receives until everything has come, and then for a while whether more does.
     pub(crate) fn drain(&mut self, address: &str, expected: &Expected, findings: &Findings) {
-        let Some(mut link) = self.connect(address, findings) else { return };
+        let Some(mut link) = self.connect(address, Task::Settle, findings) else { return };
         let mut end = Instant::now() + PATIENCE;
         loop {
             let missing = self.ledger.lock().expect("no thread panicked with it").missing(expected);

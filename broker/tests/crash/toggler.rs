@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::Findings;
 use super::dice::Dice;
 use super::link::{Link, Opened};
-use super::publisher::resume;
+use super::publisher::{Task, resume};
 use crate::common::{
     Connect, Event, PATIENCE, Packet, Publish, QUIET, Subscribe, Unsubscribe, V5, packet,
 };
@@ -23,8 +23,8 @@ pub(crate) struct Toggler {
     next_id: u16,
     /// What the last acknowledgement said; subscribed or not.
     acknowledged: BTreeMap<String, bool>,
-    /// What was asked for when the connection was lost.
-    asked: Option<(String, bool)>,
+    /// What was asked for and not answered before the connection was lost.
+    asked: BTreeMap<String, bool>,
     probes: u64,
 }
 
@@ -35,24 +35,24 @@ impl Toggler {
             known: false,
             next_id: 0,
             acknowledged: BTreeMap::new(),
-            asked: None,
+            asked: BTreeMap::new(),
             probes: 0,
         }
     }
 
     /// Takes its lasting subscription, while no kill comes.
     pub(crate) fn set_up(&mut self, address: &str, findings: &Findings) {
-        let mut link = self.connect(address, findings).expect("the broker runs");
+        let mut link = self.connect(address, Task::Settle, findings).expect("the broker runs");
         assert!(self.ask(&mut link, ALWAYS, true), "SUBACK");
     }
 
-    fn connect(&mut self, address: &str, findings: &Findings) -> Option<Link> {
-        resume(address, Connect::new(V5, "toggler"), &mut self.known, findings)
+    fn connect(&mut self, address: &str, task: Task, findings: &Findings) -> Option<Link> {
+        resume(address, Connect::new(V5, "toggler"), &mut self.known, task, findings)
     }
 
     /// Subscribes and unsubscribes until the kill.
     pub(crate) fn work(&mut self, address: &str, findings: &Findings) {
-        let Some(mut link) = self.connect(address, findings) else { return };
+        let Some(mut link) = self.connect(address, Task::Load, findings) else { return };
         loop {
             let filter = format!("crash/toggle/{}", self.dice.below(FILTERS));
             let on = !self.acknowledged.get(&filter).copied().unwrap_or(false);
@@ -66,7 +66,7 @@ impl Toggler {
     fn ask(&mut self, link: &mut Link, filter: &str, on: bool) -> bool {
         self.next_id = self.next_id % 60_000 + 1;
         let id = self.next_id;
-        self.asked = Some((filter.to_owned(), on));
+        self.asked.insert(filter.to_owned(), on);
         let bytes = if on {
             Subscribe::new(id, filter, 1).encode(V5)
         } else {
@@ -86,7 +86,7 @@ impl Toggler {
         }
         if open {
             self.acknowledged.insert(filter.to_owned(), on);
-            self.asked = None;
+            self.asked.remove(filter);
         }
         open
     }
@@ -102,16 +102,13 @@ impl Toggler {
         for filter in (0..FILTERS).map(|number| format!("crash/toggle/{number}")) {
             let on = got.contains(&filter);
             let acknowledged = self.acknowledged.get(&filter).copied().unwrap_or(false);
-            let asked = self
-                .asked
-                .as_ref()
-                .is_some_and(|(own, on_or_off)| *own == filter && *on_or_off == on);
+            let asked = self.asked.get(&filter) == Some(&on);
             if on != acknowledged && !asked {
                 findings.add(format!("{filter}: subscribed {on}, acknowledged {acknowledged}"));
             }
             self.acknowledged.insert(filter, on);
         }
-        self.asked = None;
+        self.asked.clear();
     }
 
     /// Publishes to every topic while the client is away; the topics that it is then sent.
@@ -121,7 +118,9 @@ impl Toggler {
         text: &str,
         findings: &Findings,
     ) -> Option<BTreeSet<String>> {
-        let Opened::Link(mut prober, _) = Link::open(address, &Connect::new(V5, "prober")) else {
+        let prober = Connect::new(V5, "prober");
+        let opened = Link::open_at_last(address, &prober, false, findings);
+        let Opened::Link(mut prober, _) = opened else {
             return None;
         };
         let topics = (0..FILTERS).map(|number| format!("crash/toggle/{number}"));
@@ -135,7 +134,7 @@ impl Toggler {
                 _ => return None,
             }
         }
-        let mut link = self.connect(address, findings)?;
+        let mut link = self.connect(address, Task::Settle, findings)?;
         let mut got = BTreeSet::new();
         let end = Instant::now() + PATIENCE;
         loop {

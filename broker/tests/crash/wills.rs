@@ -47,9 +47,10 @@ impl Wills {
 impl Testator {
     /// Connects and stays until the kill.
     pub(crate) fn work(self, address: &str, wills: &Wills, findings: &Findings) {
+        // Not tried again: a second CONNECT would take the first over and publish its will.
         let mut link = match Link::open(address, &self.connect) {
             Opened::Link(link, _) => link,
-            Opened::Lost => return,
+            Opened::Unreachable | Opened::Closed => return,
             Opened::Refused(answer) => {
                 return findings.add(format!("testator: not accepted: {answer}"));
             }
