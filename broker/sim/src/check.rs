@@ -95,6 +95,9 @@ impl Model {
         got.fresh += 1;
         got.flagged += u32::from(delivery.retain);
         got.last = step;
+        got.qos = delivery.qos;
+        got.settled_us = None;
+        let allowed = allowed + got.again;
         if got.fresh > allowed {
             return Err(format!("{} times, {allowed} are allowed", got.fresh));
         }

@@ -155,7 +155,9 @@ struct Wire {
     /// QoS 0 messages that no later answer has confirmed.
     unconfirmed: VecDeque<MessageNo>,
     /// For each PINGREQ without answer: when, and the last message before it.
-    pings: VecDeque<(u64, MessageNo)>,
+    pings: VecDeque<(u64, MessageNo, usize)>,
+    /// Messages whose PUBACK was sent on it, and that no PINGRESP has confirmed.
+    acked: VecDeque<MessageNo>,
     last_sent_us: u64,
     /// It sends nothing any more and waits to be closed.
     silent: bool,
@@ -322,7 +324,9 @@ impl Client {
     /// The broker has ended the connection.
     fn closed_by_broker(&mut self, around: &mut Surroundings<'_>, end: End) {
         let Some(wire) = &self.wire else { return };
-        let excused = !wire.open || wire.silent || wire.finished || around.scene == Scene::End;
+        let crashed = around.net.borrow().has_crashed(wire.link);
+        let calm = wire.open && !wire.silent && !wire.finished && around.scene != Scene::End;
+        let excused = crashed || !calm;
         if !excused {
             self.fail(around, &format!("the broker closed its connection ({end:?})"));
         }
@@ -409,6 +413,7 @@ impl Client {
             server_alias_max: 0,
             unconfirmed: VecDeque::new(),
             pings: VecDeque::new(),
+            acked: VecDeque::new(),
             last_sent_us: around.now_us,
             silent: false,
             finished: false,
@@ -482,7 +487,8 @@ impl Client {
             expiry_s: None,
         };
         let message = around.model.publish(draft);
-        around.wills.given(message, self.profile.no, delay_s.min(expiry_s));
+        let qos = around.model.message(message).qos;
+        around.wills.given(message, (self.profile.no, qos), delay_s.min(expiry_s));
         Some(OwnWill { message, delay_s })
     }
 
@@ -556,6 +562,7 @@ impl Client {
             if let Some(wire) = self.wire.as_mut().filter(|wire| done && wire.serial == one.serial)
             {
                 wire.charged = wire.charged.saturating_sub(1);
+                wire.acked.extend(one.message.filter(|_| kind == AckKind::PubAck));
             }
         }
         write_ack(kind, self.profile.version, packet_id, code, out);
@@ -578,7 +585,7 @@ impl Client {
     pub(crate) fn ping(&mut self, around: &mut Surroundings<'_>) {
         let mark = MessageNo(around.model.messages.len() as u32);
         if let Some(wire) = &mut self.wire {
-            wire.pings.push_back((around.now_us, mark));
+            wire.pings.push_back((around.now_us, mark, wire.acked.len()));
         }
         self.send(around, &[0xc0, 0]);
     }
@@ -595,7 +602,7 @@ impl Client {
         } else if wire.requests.iter().any(|request| long_ago(request.since_us)) {
             Some("SUBACK or UNSUBACK")
         } else {
-            wire.pings.front().is_some_and(|(at_us, _)| long_ago(*at_us)).then_some("PINGRESP")
+            wire.pings.front().is_some_and(|(at_us, ..)| long_ago(*at_us)).then_some("PINGRESP")
         };
         if let Some(what) = stuck {
             self.fail(around, &format!("it waits in vain for {what}"));

@@ -134,7 +134,7 @@ impl Client {
         let late = |at_us: Option<u64>| {
             at_us.is_some_and(|at_us| asked_us > at_us + expiry_us + 2_000_000)
         };
-        let over = links.iter().all(|link| late(net.server_closed_us(*link)));
+        let over = links.iter().all(|link| late(net.server_forgot_us(*link)));
         if present && over {
             self.fail(around, "its session is there after its time");
         }
@@ -395,9 +395,17 @@ impl Client {
 
     fn on_pingresp(&mut self, around: &mut Surroundings<'_>) {
         let Some(wire) = &mut self.wire else { return };
-        let Some((_, mark)) = wire.pings.pop_front() else {
+        let Some((_, mark, acked)) = wire.pings.pop_front() else {
             return self.fail(around, "PINGRESP came for nothing");
         };
+        for ping in &mut wire.pings {
+            ping.2 -= acked;
+        }
+        for message in wire.acked.drain(..acked) {
+            if let Some(session) = self.held.session {
+                around.model.settled(session, message);
+            }
+        }
         while wire.unconfirmed.front().is_some_and(|no| *no < mark) {
             if let Some(no) = wire.unconfirmed.pop_front() {
                 around.model.accepted(no);
