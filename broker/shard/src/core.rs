@@ -49,6 +49,8 @@ pub(crate) enum Flow {
 pub(crate) struct Internal {
     pub(crate) message: Message,
     pub(crate) progress: Progress,
+    /// A place in this shard's own custody: it is published again if a crash comes first.
+    pub(crate) custody: Option<(u16, u64)>,
 }
 
 /// What the driver is to do for a connection, after its packets have been handled.
@@ -206,8 +208,8 @@ impl<S: Store> Core<S> {
     }
 
     /// Publishes a message of the broker itself; it is routed when there is room for it.
-    pub(crate) fn publish_internal(&mut self, message: Message) {
-        self.internal.push_back(Internal { message, progress: Progress::default() });
+    pub(crate) fn publish_internal(&mut self, message: Message, custody: Option<(u16, u64)>) {
+        self.internal.push_back(Internal { message, progress: Progress::default(), custody });
     }
 
     /// A position of the log up to which what was appended so far must be durable.

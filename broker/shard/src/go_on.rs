@@ -9,6 +9,7 @@ use crate::access::Ticket;
 use crate::core::{Core, Flow, Internal};
 use crate::counters::Counter;
 use crate::deliver::Fan;
+use crate::message::{Header, Message, View};
 use crate::note::{Note, RemoteSession, RetainedPage, RetainedQuery};
 use crate::park::{LanesParked, Parked, Progress};
 use crate::pump;
@@ -110,7 +111,7 @@ impl<S: Store> Core<S> {
         let ack = match conn.cold.as_mut().and_then(|cold| cold.parked.take()) {
             Some(Parked::Lanes(parked)) if parked.progress.local_done => {
                 let LanesParked { message, progress, .. } = *parked;
-                self.internal.push_back(Internal { message, progress });
+                self.internal.push_back(Internal { message, progress, custody: None });
                 return;
             }
             Some(Parked::Lanes(parked)) => parked.ack,
@@ -136,8 +137,16 @@ impl<S: Store> Core<S> {
     /// Routes the broker's own messages, in order, while the lanes have room.
     fn publish_own(&mut self) {
         while let Some(mut internal) = self.internal.pop_front() {
+            if internal.custody.is_some() && !internal.progress.local_done {
+                // It counts from here: what the log loses with it the others must forget.
+                let view = internal.message.view();
+                let lsn = self.store.appended().0 + 1;
+                let header = Header { lsn, ..view.header };
+                internal.message = Message::new(&View { header, ..view });
+            }
             let mut fan = Fan::new(internal.message.view());
             fan.message = Some(internal.message.clone());
+            fan.custody = internal.custody;
             let Core { routes, clients, mesh, .. } = self;
             let sent =
                 route::publish(routes, clients, mesh, &mut fan, None, &mut internal.progress);
@@ -147,6 +156,9 @@ impl<S: Store> Core<S> {
             }
             if self.clients.journal.on {
                 self.commit(&mut fan, None);
+            }
+            if let Some((origin, seq)) = internal.custody {
+                self.routes.custody.finish(origin, seq);
             }
         }
     }

@@ -64,6 +64,6 @@ impl<S: Store> Core<S> {
             topic_hash: topic_hash(tenant, &topic),
         };
         let view = View { header, topic: &topic, properties: &[], payload: value.as_bytes() };
-        self.publish_internal(Message::new(&view));
+        self.publish_internal(Message::new(&view), None);
     }
 }

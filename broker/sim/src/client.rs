@@ -93,6 +93,8 @@ struct Incoming {
     phase: InPhase,
     /// The connection on which it last came.
     serial: u32,
+    /// Crashes of the broker before that.
+    crashes: usize,
     /// PUBREC was sent, perhaps on an earlier connection.
     answered: bool,
     /// It was sent with an error.
@@ -159,6 +161,8 @@ struct Wire {
     /// Messages whose PUBACK was sent on it, and that no PINGRESP has confirmed.
     acked: VecDeque<MessageNo>,
     last_sent_us: u64,
+    /// Crashes of the broker before it began.
+    crashes: usize,
     /// It sends nothing any more and waits to be closed.
     silent: bool,
     /// It has finished sending.
@@ -415,6 +419,7 @@ impl Client {
             pings: VecDeque::new(),
             acked: VecDeque::new(),
             last_sent_us: around.now_us,
+            crashes: around.net.borrow().crashes(),
             silent: false,
             finished: false,
             stopped_until_us: 0,

@@ -12,8 +12,8 @@ use crate::verdict::Dropped;
 use crate::world::World;
 
 /// A crash is this many times likelier while a checkpoint or a batch is under way, per mille.
-const AT_CHECKPOINT: u32 = 30;
-const BEHIND: u32 = 4;
+const AT_CHECKPOINT: u32 = 20;
+const BEHIND: u32 = 1;
 
 /// When a run crashes.
 #[derive(Debug)]

@@ -321,6 +321,11 @@ impl Net {
         Some(at_us)
     }
 
+    /// How often the server has crashed.
+    pub(crate) fn crashes(&self) -> usize {
+        self.outages.len()
+    }
+
     /// True if a crash of the server has ended this link.
     pub(crate) fn has_crashed(&self, id: LinkId) -> bool {
         self.crashed.contains(&id)

@@ -149,7 +149,9 @@ impl Model {
             ));
         }
         // What a member was given with QoS 1 another may be given after a crash.
-        let crashed = self.crashed.iter().any(|step| *step > message.sent) && message.qos < 2;
+        let low = |session: &&Session| session.got.get(&no).is_some_and(|got| got.qos < 2);
+        let crashed = self.crashed.iter().any(|step| *step > message.sent)
+            && members.iter().copied().any(|session| low(&session));
         if settled && !crashed && message.sends == 1 && got > groups.len() as u32 {
             self.trace.fail(format_args!(
                 "message {} on {topic} came {got} times to {} shared groups",

@@ -448,6 +448,9 @@ impl World {
         self.model.check_all_came(dropped);
         self.model.check_groups(dropped);
         self.wills.check(&self.net.borrow(), self.clock.us(), dropped.queued > 0);
+        if self.trace.has_failed() {
+            return;
+        }
         self.clients[0].collected.clear();
         self.with_client(0, |client, around| client.subscribe_to(around, &["#", "$x/#"]));
         self.come_to_rest("after the observer asked for everything");
