@@ -7,11 +7,11 @@ use std::io;
 use std::thread;
 use std::time::Instant;
 
-use ringtide_shard::message::View;
+use ringtide_shard::message::{View, forget_position};
 use ringtide_shard::partition::PartitionMap;
 use ringtide_storage::log::{LogConfig, Opened, Sync, inspect};
 use ringtide_storage::state::{Parts, State};
-use ringtide_storage::{Log, Lsn, Store};
+use ringtide_storage::{Log, Lsn, RecordKind, Store};
 use ringtide_topics::TenantId;
 use tracing::{error, info};
 
@@ -202,7 +202,16 @@ fn write_log(mut config: LogConfig, state: &State) -> Result<(), String> {
         Log::open(config, &mut |_, _, _| Ok(())).map_err(|error| error.to_string())?;
     let mut wrong = None;
     state.write_checkpoint(&mut |kind, parts| {
-        log.append(kind, parts);
+        match (kind, parts) {
+            (RecordKind::Checkpoint, [head, message]) => {
+                let mut message = message.to_vec();
+                forget_position(&mut message);
+                log.append(kind, &[head, &message]);
+            }
+            _ => {
+                log.append(kind, parts);
+            }
+        }
         log.end_turn();
         wrong = wrong.take().or_else(|| drain(&mut log, MANY_BYTES).err());
     });

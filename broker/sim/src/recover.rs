@@ -4,9 +4,9 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use ringtide_shard::message::View;
+use ringtide_shard::message::{View, forget_position};
 use ringtide_shard::partition::PartitionMap;
-use ringtide_storage::Lsn;
+use ringtide_storage::{Lsn, RecordKind};
 use ringtide_storage::state::{Parts, State};
 use ringtide_topics::TenantId;
 
@@ -47,7 +47,14 @@ pub(crate) fn redistribute(
     let states = State::redistribute(states, new, home, &mut |due| matcher.take_over(due));
     let write = |(shard, state): (usize, &State)| {
         let mut disk = Disk::new(seed, shard as u16, true, sabotage);
-        state.write_checkpoint(&mut |kind, parts| disk.write(kind, parts));
+        state.write_checkpoint(&mut |kind, parts| match (kind, parts) {
+            (RecordKind::Checkpoint, [head, message]) => {
+                let mut message = message.to_vec();
+                forget_position(&mut message);
+                disk.write(kind, &[head, &message]);
+            }
+            _ => disk.write(kind, parts),
+        });
         disk
     };
     states.iter().enumerate().map(write).collect()
