@@ -10,6 +10,7 @@ use std::time::Instant;
 use ringtide_shard::message::{View, forget_position};
 use ringtide_shard::partition::PartitionMap;
 use ringtide_storage::log::{LogConfig, Opened, Sync, inspect};
+use ringtide_storage::record::{ExchangeRecord, SessionId, Step};
 use ringtide_storage::state::{Parts, State};
 use ringtide_storage::{Log, Lsn, RecordKind, Store};
 use ringtide_topics::TenantId;
@@ -65,7 +66,13 @@ pub(crate) fn recover(config: &Config, shards: u16) -> Result<Option<Recovery>, 
         logs.push(log);
         states.push(state);
     }
-    settle(&mut states, &last);
+    let gone = settle(&mut states, &last);
+    for (shard, (log, gone)) in logs.iter_mut().zip(&gone).enumerate() {
+        record_gone(log, gone).map_err(|text| {
+            let path = dir.log_dir(dir.manifest.generation, shard as u16);
+            Failure::host(format!("{}: {text}", path.display()))
+        })?;
+    }
     let sessions: usize = states.iter().map(State::sessions).sum();
     let pending: usize = states.iter().map(State::pending).sum();
     let parts = states.into_iter().map(State::into_parts);
@@ -98,18 +105,36 @@ fn align(mut shards: Vec<Recovered>) -> Vec<Recovered> {
 }
 
 /// What a log says of the others: which messages were taken over, and which were lost by their
-/// origin before anybody was told of them.
-fn settle(states: &mut [State], last: &[Lsn]) {
+/// origin before anybody was told of them. What every shard must record as done with.
+fn settle(states: &mut [State], last: &[Lsn]) -> Vec<Vec<(SessionId, u64)>> {
+    let mut gone = vec![Vec::new(); states.len()];
     for origin in 0..states.len() {
         for to in 0..states.len() {
             if origin == to {
                 continue;
             }
-            states[to].discard_uncommitted(origin as u16, last[origin], origin_of);
+            let lost = states[to].discard_uncommitted(origin as u16, last[origin], origin_of);
+            gone[to].extend(lost);
             let mark = states[to].watermark(origin as u16);
             states[origin].taken_over(to as u16, mark);
         }
     }
+    gone
+}
+
+/// Records, to the disk, that entries are done with which the log still has. Later it could not be
+/// told: by then their origin has used the positions of their messages for others.
+fn record_gone(log: &mut Log, gone: &[(SessionId, u64)]) -> Result<(), String> {
+    if gone.is_empty() {
+        return Ok(());
+    }
+    for &(session, seq) in gone {
+        let mut body = Vec::new();
+        ExchangeRecord { session, step: Step::Done { seq } }.encode(&mut body);
+        log.append(RecordKind::Exchange, &[&body]);
+    }
+    log.end_turn();
+    drain(log, 0)
 }
 
 fn tell(shard: usize, opened: &Opened) {

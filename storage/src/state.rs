@@ -316,22 +316,37 @@ impl State {
 
     /// Discards what follows from messages that their origin has lost: those whose first record
     /// would be in the log of `origin` behind `last`, the last position of that log. Their
-    /// publishers were told nothing and send them again. Says how many entries went.
+    /// publishers were told nothing and send them again. Gives the entries that went.
+    ///
+    /// The log still has them, and by the next start its origin may have used their positions for
+    /// other messages: the caller must record ([`ExchangeRecord`] with [`crate::record::Step::Done`]) that they
+    /// are done with, durably, before the origin's log goes on.
     ///
     /// A retained message stays: which of the two the topic holds was never promised.
-    pub fn discard_uncommitted(&mut self, origin: u16, last: Lsn, origin_of: OriginOf) -> u64 {
+    pub fn discard_uncommitted(
+        &mut self,
+        origin: u16,
+        last: Lsn,
+        origin_of: OriginOf,
+    ) -> Vec<(SessionId, u64)> {
         let is_lost = |message: &[u8]| {
             origin_of(message).is_some_and(|(shard, lsn)| shard == origin && lsn > last.0)
         };
         let lost = self.messages.select(is_lost);
         if lost.is_empty() {
-            return 0;
+            return Vec::new();
         }
+        let mut entries = Vec::new();
         let mut gone = Vec::new();
-        for session in self.sessions.values_mut() {
-            session.discard(&lost, &mut gone);
+        let mut of_session = Vec::new();
+        for (id, session) in &mut self.sessions {
+            session.discard(&lost, &mut of_session);
+            for (seq, lsn) in of_session.drain(..) {
+                entries.push((*id, seq));
+                gone.push(lsn);
+            }
         }
-        let entries = gone.len() as u64;
+        entries.sort_unstable();
         let pending = self.pending.extract_if(.., |_, (lsn, _)| lost.contains(lsn));
         gone.extend(pending.map(|(_, (lsn, _))| lsn));
         for lsn in gone {

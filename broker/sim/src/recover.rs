@@ -7,6 +7,7 @@ use std::rc::Rc;
 use ringtide_shard::message::{View, forget_position};
 use ringtide_shard::partition::PartitionMap;
 use ringtide_storage::{Lsn, RecordKind};
+use ringtide_storage::record::{ExchangeRecord, SessionId, Step};
 use ringtide_storage::state::{Parts, State};
 use ringtide_topics::TenantId;
 
@@ -31,7 +32,13 @@ pub(crate) fn replay(disks: &[Rc<RefCell<Disk>>], trace: &Trace) -> Vec<State> {
         last.push(disk.appended);
         states.push(state);
     }
-    settle(&mut states, &last);
+    for (to, gone) in settle(&mut states, &last).into_iter().enumerate() {
+        for (session, seq) in gone {
+            let mut body = Vec::new();
+            ExchangeRecord { session, step: Step::Done { seq } }.encode(&mut body);
+            disks[to].borrow_mut().write(RecordKind::Exchange, &[&body]);
+        }
+    }
     states
 }
 
@@ -79,14 +86,20 @@ pub(crate) fn align(states: Vec<State>) -> Vec<Parts> {
     shards
 }
 
-fn settle(states: &mut [State], last: &[Lsn]) {
+fn settle(states: &mut [State], last: &[Lsn]) -> Vec<Vec<(SessionId, u64)>> {
+    let mut gone = vec![Vec::new(); states.len()];
     for origin in 0..states.len() {
         for to in (0..states.len()).filter(|to| *to != origin) {
-            states[to].discard_uncommitted(origin as u16, last[origin], origin_of);
+            gone[to].extend(states[to].discard_uncommitted(
+                origin as u16,
+                last[origin],
+                origin_of,
+            ));
             let mark = states[to].watermark(origin as u16);
             states[origin].taken_over(to as u16, mark);
         }
     }
+    gone
 }
 
 fn topic_of(message: &[u8]) -> Option<(u32, &str, bool)> {
