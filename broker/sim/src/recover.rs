@@ -7,13 +7,16 @@ use std::rc::Rc;
 use ringtide_shard::message::{View, forget_position};
 use ringtide_shard::partition::PartitionMap;
 use ringtide_storage::{Lsn, RecordKind};
-use ringtide_storage::record::{ExchangeRecord, SessionId, Step};
+use ringtide_storage::record::{
+    ConnectionRecord, ExchangeRecord, MessageHead, SessionEndRecord, SessionId, SessionRecord,
+    Step, SubscriptionRecord, WatermarkRecord,
+};
 use ringtide_storage::state::{Parts, State};
 use ringtide_topics::TenantId;
 
 use crate::offline;
 use crate::sabotage::Sabotage;
-use crate::store::Disk;
+use crate::store::{Disk, Record};
 use crate::trace::Trace;
 
 /// The states of all shards, settled.
@@ -24,6 +27,8 @@ pub(crate) fn replay(disks: &[Rc<RefCell<Disk>>], trace: &Trace) -> Vec<State> {
         let mut state = State::new(shard as u16, topic_of);
         let disk = disk.borrow();
         for record in &disk.records {
+            let numbers = [62, shard as u64, record.lsn.0, record.kind as u64];
+            trace.event(numbers, format_args!("s{shard} log {}: {}", record.lsn.0, words(record)));
             if let Err(error) = state.apply(record.lsn, record.kind, &record.body) {
                 let (lsn, kind) = (record.lsn.0, record.kind);
                 trace.fail(format_args!("shard {shard}: record {lsn}, {kind:?}: {error}"));
@@ -100,6 +105,31 @@ fn settle(states: &mut [State], last: &[Lsn]) -> Vec<Vec<(SessionId, u64)>> {
         }
     }
     gone
+}
+
+/// A record in words.
+fn words(record: &Record) -> String {
+    let body = &record.body;
+    let kind = record.kind;
+    match kind {
+        RecordKind::Message | RecordKind::Checkpoint => match MessageHead::decode(body) {
+            Ok((head, message)) => {
+                let view = View::read(message).ok();
+                let no = view.and_then(|view| crate::model::number(view.payload));
+                let header = view.map(|view| view.header);
+                let origin = header.map(|header| (header.qos, header.origin_log, header.lsn));
+                format!("{kind:?} {no:?}, origin {origin:?}, {head:?}")
+            }
+            Err(error) => error.to_string(),
+        },
+        RecordKind::Session => format!("{:?}", SessionRecord::decode(body)),
+        RecordKind::Subscription => format!("{:?}", SubscriptionRecord::decode(body)),
+        RecordKind::Exchange => format!("{:?}", ExchangeRecord::decode(body)),
+        RecordKind::Connection => format!("{:?}", ConnectionRecord::decode(body)),
+        RecordKind::SessionEnd => format!("{:?}", SessionEndRecord::decode(body)),
+        RecordKind::Watermark => format!("{:?}", WatermarkRecord::decode(body)),
+        RecordKind::Queue => format!("{kind:?}"),
+    }
 }
 
 fn topic_of(message: &[u8]) -> Option<(u32, &str, bool)> {
