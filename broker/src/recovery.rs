@@ -7,11 +7,12 @@ use std::io;
 use std::thread;
 use std::time::Instant;
 
-use ringtide_shard::message::View;
+use ringtide_shard::message::{View, forget_position};
 use ringtide_shard::partition::PartitionMap;
 use ringtide_storage::log::{LogConfig, Opened, Sync, inspect};
+use ringtide_storage::record::DiscardRecord;
 use ringtide_storage::state::{Parts, State};
-use ringtide_storage::{Log, Lsn, Store};
+use ringtide_storage::{Log, Lsn, RecordKind, Store};
 use ringtide_topics::TenantId;
 use tracing::{error, info};
 
@@ -65,7 +66,13 @@ pub(crate) fn recover(config: &Config, shards: u16) -> Result<Option<Recovery>, 
         logs.push(log);
         states.push(state);
     }
-    settle(&mut states, &last);
+    let lost = settle(&mut states, &last);
+    for (shard, (log, lost)) in logs.iter_mut().zip(lost).enumerate() {
+        record_lost(log, lost).map_err(|text| {
+            let path = dir.log_dir(dir.manifest.generation, shard as u16);
+            Failure::host(format!("{}: {text}", path.display()))
+        })?;
+    }
     let sessions: usize = states.iter().map(State::sessions).sum();
     let pending: usize = states.iter().map(State::pending).sum();
     let parts = states.into_iter().map(State::into_parts);
@@ -98,18 +105,36 @@ fn align(mut shards: Vec<Recovered>) -> Vec<Recovered> {
 }
 
 /// What a log says of the others: which messages were taken over, and which were lost by their
-/// origin before anybody was told of them.
-fn settle(states: &mut [State], last: &[Lsn]) {
+/// origin before anybody was told of them. For every shard, the origins of those and the last
+/// position of each one's log.
+fn settle(states: &mut [State], last: &[Lsn]) -> Vec<Vec<(u16, u64)>> {
+    let mut lost = vec![Vec::new(); states.len()];
     for origin in 0..states.len() {
         for to in 0..states.len() {
             if origin == to {
                 continue;
             }
-            states[to].discard_uncommitted(origin as u16, last[origin]);
+            if states[to].discard_uncommitted(origin as u16, last[origin]) > 0 {
+                lost[to].push((origin as u16, last[origin].0));
+            }
             let mark = states[to].watermark(origin as u16);
             states[origin].taken_over(to as u16, mark);
         }
     }
+    lost
+}
+
+/// Records, to the disk, what of a log is void because its origin has lost it. Later it could not
+/// be told: by then the origin has used the positions for other messages.
+fn record_lost(log: &mut Log, lost: Vec<(u16, u64)>) -> Result<(), String> {
+    if lost.is_empty() {
+        return Ok(());
+    }
+    let mut body = Vec::new();
+    DiscardRecord { lost }.encode(&mut body);
+    log.append(RecordKind::Discard, &[&body]);
+    log.end_turn();
+    drain(log, 0)
 }
 
 fn tell(shard: usize, opened: &Opened) {
@@ -202,7 +227,16 @@ fn write_log(mut config: LogConfig, state: &State) -> Result<(), String> {
         Log::open(config, &mut |_, _, _| Ok(())).map_err(|error| error.to_string())?;
     let mut wrong = None;
     state.write_checkpoint(&mut |kind, parts| {
-        log.append(kind, parts);
+        match (kind, parts) {
+            (RecordKind::Checkpoint, [head, message]) => {
+                let mut message = message.to_vec();
+                forget_position(&mut message);
+                log.append(kind, &[head, &message]);
+            }
+            _ => {
+                log.append(kind, parts);
+            }
+        }
         log.end_turn();
         wrong = wrong.take().or_else(|| drain(&mut log, MANY_BYTES).err());
     });

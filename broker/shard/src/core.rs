@@ -208,9 +208,16 @@ impl<S: Store> Core<S> {
     }
 
     /// Publishes a message of the broker itself, or in the name of a session; it is routed when
-    /// there is room for it.
-    pub(crate) fn publish_internal(&mut self, message: Message, publisher: Option<(u32, u32)>) {
-        self.internal.push(Internal { message, publisher, progress: Progress::default() });
+    /// there is room for it. One in this shard's own custody is published again if a crash comes
+    /// first.
+    pub(crate) fn publish_internal(
+        &mut self,
+        message: Message,
+        publisher: Option<(u32, u32)>,
+        custody: Option<(u16, u64)>,
+    ) {
+        let progress = Progress::default();
+        self.internal.push(Internal { message, publisher, progress, custody });
     }
 
     /// What a connection's client was told in CONNACK.

@@ -12,6 +12,7 @@ use ringtide_topics::SessionRef;
 use crate::conn::{Cause, NONE, Phase};
 use crate::core::{Core, Due};
 use crate::counters::Counter;
+use crate::custody::ANEW;
 use crate::message::{Message, View};
 use crate::note::{Change, Chosen};
 use crate::persist::count_kept;
@@ -124,9 +125,9 @@ impl<S: Store> Core<S> {
         let Some(session) = self.clients.sessions.at_mut(index) else { return };
         match action {
             WillAction::Publish => {
-                let publisher = (index, session.generation);
+                let (publisher, kept) = ((index, session.generation), session.log_id);
                 if let Some(will) = session.will.take() {
-                    self.publish_will(&will, publisher);
+                    self.publish_will(&will, publisher, kept);
                 }
             }
             WillAction::Discard => session.will = None,
@@ -138,7 +139,7 @@ impl<S: Store> Core<S> {
     //= [MQTT-3.1.2-15]
     //= 3.1.1 [MQTT-3.1.2-16]
     //= 3.1.1 [MQTT-3.1.2-17]
-    fn publish_will(&mut self, will: &Will, publisher: (u32, u32)) {
+    fn publish_will(&mut self, will: &Will, publisher: (u32, u32), kept: SessionId) {
         let now_ms = self.clients.now_ms;
         let view = will.message.view();
         let mut header = view.header;
@@ -146,7 +147,10 @@ impl<S: Store> Core<S> {
         // The interval starts at the publication.
         header.expires_ms = will.expiry_s.map_or(0, |seconds| now_ms + u64::from(seconds) * 1000);
         self.clients.counters.add(Counter::WillsPublished, 1);
-        self.publish_internal(Message::new(&View { header, ..view }), Some(publisher));
+        let message = Message::new(&View { header, ..view });
+        // That the session has no will any more may be on the disk before the publication is.
+        let custody = self.own_custody(kept, &message, ANEW);
+        self.publish_internal(message, Some(publisher), custody);
     }
 
     /// Ends a session: its will if one still waits, its subscriptions, its queue.

@@ -8,6 +8,7 @@ use crate::access::Ticket;
 use crate::core::{Core, Flow};
 use crate::counters::Counter;
 use crate::deliver::Fan;
+use crate::message::{Header, Message, View};
 use crate::note::{Joined, Note};
 use crate::own::Internal;
 use crate::park::{LanesParked, Parked, Progress};
@@ -143,7 +144,8 @@ impl<S: Store> Core<S> {
             Some(Parked::Lanes(parked)) if parked.progress.local_done => {
                 let LanesParked { message, progress, .. } = *parked;
                 // The local sessions, for which No Local matters, have it.
-                self.internal.push(Internal { message, publisher: None, progress });
+                let own = Internal { message, publisher: None, progress, custody: None };
+                self.internal.push(own);
                 return;
             }
             Some(Parked::Lanes(parked)) => parked.ack,
@@ -173,8 +175,16 @@ impl<S: Store> Core<S> {
         while self.routes.budget > 0
             && let Some(mut internal) = self.internal.pop()
         {
+            if internal.custody.is_some() && !internal.progress.local_done {
+                // It counts from here: what the log loses with it the others must forget.
+                let view = internal.message.view();
+                let lsn = self.store.appended().0 + 1;
+                let header = Header { lsn, ..view.header };
+                internal.message = Message::new(&View { header, ..view });
+            }
             let mut fan = Fan::new(internal.message.view());
             fan.message = Some(internal.message.clone());
+            fan.custody = internal.custody;
             let publisher = self.speaks_for(&internal);
             let Core { routes, clients, mesh, .. } = self;
             let sent =
@@ -185,6 +195,9 @@ impl<S: Store> Core<S> {
             }
             if self.clients.journal.on {
                 self.commit(&mut fan, None);
+            }
+            if let Some((origin, seq)) = internal.custody {
+                self.routes.custody.finish(origin, seq);
             }
             if !share.go_on() {
                 break;

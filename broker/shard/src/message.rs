@@ -103,6 +103,14 @@ impl Header {
     }
 }
 
+/// Makes a message's bytes those of one that no log holds yet: its position in a log that was
+/// dealt out anew means nothing in the new ones.
+pub fn forget_position(message: &mut [u8]) {
+    if let Some(lsn) = message.get_mut(16..24) {
+        lsn.fill(0);
+    }
+}
+
 fn u16_at(raw: &[u8; HEADER_BYTES], at: usize) -> u16 {
     u16::from_le_bytes([raw[at], raw[at + 1]])
 }

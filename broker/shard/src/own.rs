@@ -12,6 +12,8 @@ pub(crate) struct Internal {
     /// The session that it speaks for, with its generation: No Local holds for its will too.
     pub(crate) publisher: Option<(u32, u32)>,
     pub(crate) progress: Progress,
+    /// A place in this shard's own custody: it is published again if a crash comes first.
+    pub(crate) custody: Option<(u16, u64)>,
 }
 
 /// See the module's documentation.

@@ -15,7 +15,7 @@ use ringtide_topics::{Filter, SessionRef, Subscription, TenantId};
 use crate::conn::NONE;
 use crate::core::Core;
 use crate::counters::Counter;
-use crate::custody::Pending;
+use crate::custody::{ANEW, Pending};
 use crate::message::Message;
 use crate::note::{Change, Note};
 use crate::persist::count_kept;
@@ -202,12 +202,20 @@ impl<S: Store> Core<S> {
     }
 
     /// Ends the sessions that an earlier run kept for their wills alone: their connections are
-    /// gone.
+    /// gone. Wills that are due are published before their clients can come back.
     fn end_restored(&mut self) {
         for index in 0..self.clients.sessions.end() {
-            let session = self.clients.sessions.at(index);
-            if session.is_some_and(|session| session.conn == NONE && session.expiry_s == 0) {
+            let now_ms = self.clients.now_ms;
+            let session = self.clients.sessions.at_mut(index);
+            let Some(session) = session.filter(|session| session.conn == NONE) else { continue };
+            let state = session.will.as_ref().map(|will| will.state);
+            if session.expiry_s == 0 {
                 self.end_session(index);
+            } else if matches!(state, Some(WillState::Delayed { at_ms }) if at_ms <= now_ms) {
+                if let Some(timer) = session.timer.take() {
+                    self.timers.cancel(timer);
+                }
+                self.session_due(index);
             }
         }
     }
@@ -244,7 +252,9 @@ impl<S: Store> Core<S> {
         let custody = (self.mesh.me, pending.seq);
         self.routes.custody.begin(custody.0, custody.1);
         let message = pending.message.clone();
-        if pending.group == 0 {
+        if pending.group == ANEW {
+            self.publish_internal(message, None, Some(custody));
+        } else if pending.group == 0 {
             let given = self.routes.custody.given.remove(&custody).unwrap_or_default();
             self.routes.fans.push_back(route::FanJob::resumed(message, custody, given));
         } else {

@@ -118,11 +118,13 @@ pub(crate) fn publish(
         progress.reached |= !progress.members.is_empty();
     }
     let mut all_sent = true;
-    if !progress.members.is_empty() {
-        all_sent &= members(routes, clients, mesh, fan, &mut progress.members);
-    }
+    // The members go last: one that finds no room is chosen again later, by this shard's own
+    // custody, while the record of what has gone to a part of the shards could not be written.
     if mesh.shards > 1 {
         all_sent &= remote(routes, mesh, fan, progress, clients.journal.on);
+    }
+    if !progress.members.is_empty() {
+        all_sent &= members(routes, clients, mesh, fan, &mut progress.members);
     }
     all_sent
 }

@@ -75,6 +75,6 @@ impl<S: Store> Core<S> {
             topic_hash: topic_hash(tenant, &topic),
         };
         let view = View { header, topic: &topic, properties: &[], payload: value.as_bytes() };
-        self.publish_internal(Message::new(&view), None);
+        self.publish_internal(Message::new(&view), None, None);
     }
 }

@@ -14,6 +14,8 @@ pub(crate) struct Delivery<'a> {
     /// It is no repetition of a delivery that was not finished.
     pub(crate) fresh: bool,
     pub(crate) dup: bool,
+    /// Crashes of the broker since its connection began.
+    pub(crate) stale: u32,
     /// The client speaks version 5.
     pub(crate) v5: bool,
 }
@@ -89,12 +91,17 @@ impl Model {
         if !delivery.fresh {
             return Ok(());
         }
-        let allowed = allowance(&message, &possible);
+        let (allowed, copies) = allowance(&message, &possible);
         let has_group = possible.iter().any(|own| own.shared);
         let got = self.session(no).got.entry(message_no).or_default();
         got.fresh += 1;
         got.flagged += u32::from(delivery.retain);
         got.last = step;
+        got.qos = if got.fresh == 1 { delivery.qos } else { got.qos.min(delivery.qos) };
+        got.settled_us = None;
+        // What the connection still held when the broker crashed came before the crash.
+        got.again += if delivery.qos < 2 { delivery.stale } else { 0 };
+        let allowed = allowed + got.again * copies;
         if got.fresh > allowed {
             return Err(format!("{} times, {allowed} are allowed", got.fresh));
         }
@@ -177,8 +184,8 @@ fn check_options(
 
 /// How often a session may get a message afresh: once for all its own subscriptions and once for
 /// each shared one, as often as it was sent (QoS 1; otherwise once); and once for each SUBSCRIBE
-/// that asks for retained messages.
-fn allowance(message: &Message, possible: &[&Subscription]) -> u32 {
+/// that asks for retained messages. And how many copies a crash may bring once more.
+fn allowance(message: &Message, possible: &[&Subscription]) -> (u32, u32) {
     let mut groups: Vec<&str> =
         possible.iter().filter(|own| own.shared).map(|own| &*own.filter).collect();
     groups.sort_unstable();
@@ -187,5 +194,6 @@ fn allowance(message: &Message, possible: &[&Subscription]) -> u32 {
     let times = if message.qos == 1 { message.sends } else { 1 };
     let replays = possible.iter().filter(|own| !own.shared && own.retain_handling < 2).count();
     let replays = if message.retain { replays as u32 } else { 0 };
-    (groups.len() as u32 + u32::from(plain)) * times + replays
+    let copies = groups.len() as u32 + u32::from(plain);
+    (copies * times + replays, copies + replays)
 }

@@ -95,6 +95,8 @@ struct Incoming {
     phase: InPhase,
     /// The connection on which it last came.
     serial: u32,
+    /// Crashes of the broker before that.
+    crashes: usize,
     /// PUBREC was sent, perhaps on an earlier connection.
     answered: bool,
     /// It was sent with an error.
@@ -157,8 +159,12 @@ struct Wire {
     /// QoS 0 messages that no later answer has confirmed.
     unconfirmed: VecDeque<MessageNo>,
     /// For each PINGREQ without answer: when, and the last message before it.
-    pings: VecDeque<(u64, MessageNo)>,
+    pings: VecDeque<(u64, MessageNo, usize)>,
+    /// Messages whose PUBACK was sent on it, and that no PINGRESP has confirmed.
+    acked: VecDeque<MessageNo>,
     last_sent_us: u64,
+    /// Crashes of the broker before it began.
+    crashes: usize,
     /// It sends nothing any more and waits to be closed.
     silent: bool,
     /// It has finished sending.
@@ -330,7 +336,9 @@ impl Client {
     /// The broker has ended the connection.
     fn closed_by_broker(&mut self, around: &mut Surroundings<'_>, end: End) {
         let Some(wire) = &self.wire else { return };
-        let excused = !wire.open || wire.silent || wire.finished || around.scene == Scene::End;
+        let crashed = around.net.borrow().has_crashed(wire.link);
+        let calm = wire.open && !wire.silent && !wire.finished && around.scene != Scene::End;
+        let excused = crashed || !calm;
         if !excused {
             self.fail(around, &format!("the broker closed its connection ({end:?})"));
         }
@@ -417,7 +425,9 @@ impl Client {
             server_alias_max: 0,
             unconfirmed: VecDeque::new(),
             pings: VecDeque::new(),
+            acked: VecDeque::new(),
             last_sent_us: around.now_us,
+            crashes: around.net.borrow().crashes(),
             silent: false,
             finished: false,
             stopped_until_us: 0,
@@ -490,7 +500,8 @@ impl Client {
             expiry_s: None,
         };
         let message = around.model.publish(draft);
-        around.wills.given(message, self.profile.no, delay_s.min(expiry_s));
+        let qos = around.model.message(message).qos;
+        around.wills.given(message, (self.profile.no, qos), delay_s.min(expiry_s));
         Some(OwnWill { message, delay_s })
     }
 
@@ -564,6 +575,7 @@ impl Client {
             if let Some(wire) = self.wire.as_mut().filter(|wire| done && wire.serial == one.serial)
             {
                 wire.charged = wire.charged.saturating_sub(1);
+                wire.acked.extend(one.message.filter(|_| kind == AckKind::PubAck));
             }
         }
         write_ack(kind, self.profile.version, packet_id, code, out);
@@ -586,7 +598,7 @@ impl Client {
     pub(crate) fn ping(&mut self, around: &mut Surroundings<'_>) {
         let mark = MessageNo(around.model.messages.len() as u32);
         if let Some(wire) = &mut self.wire {
-            wire.pings.push_back((around.now_us, mark));
+            wire.pings.push_back((around.now_us, mark, wire.acked.len()));
         }
         self.send(around, &[0xc0, 0]);
     }
@@ -603,7 +615,7 @@ impl Client {
         } else if wire.requests.iter().any(|request| long_ago(request.since_us)) {
             Some("SUBACK or UNSUBACK")
         } else {
-            wire.pings.front().is_some_and(|(at_us, _)| long_ago(*at_us)).then_some("PINGRESP")
+            wire.pings.front().is_some_and(|(at_us, ..)| long_ago(*at_us)).then_some("PINGRESP")
         };
         if let Some(what) = stuck {
             self.fail(around, &format!("it waits in vain for {what}"));

@@ -10,14 +10,20 @@
 mod check;
 mod client;
 pub mod clock;
+mod crash;
 pub mod driver;
 mod hostile;
 mod log;
 mod model;
 pub mod net;
+// The program deals out to another number of shards with this very file.
+#[path = "../../src/offline.rs"]
+mod offline;
 pub mod random;
+mod recover;
 pub mod sabotage;
 mod scenario;
+mod store;
 pub mod trace;
 mod verdict;
 mod wills;
@@ -42,12 +48,14 @@ pub struct Plan {
     pub sabotage: Sabotage,
     /// Events that are kept in words.
     pub keep: usize,
+    /// The whole broker crashes now and then, and starts again.
+    pub crashes: bool,
 }
 
 impl Plan {
     /// The usual run of a seed.
     pub fn new(seed: u64) -> Plan {
-        Plan { seed, steps: STEPS, sabotage: Sabotage::None, keep: 0 }
+        Plan { seed, steps: STEPS, sabotage: Sabotage::None, keep: 0, crashes: false }
     }
 }
 
@@ -69,7 +77,7 @@ pub fn run(plan: Plan) -> Outcome {
     let trace = Trace::new(plan.keep);
     let inner = trace.clone();
     let ran = catch_unwind(AssertUnwindSafe(move || {
-        world::World::new(plan.seed, plan.sabotage, inner).run(plan.steps);
+        world::World::new(&plan, inner).run(plan.steps);
     }));
     if let Err(panic) = ran {
         let words = panic

@@ -21,6 +21,9 @@ struct Arguments {
     /// events of a failing run that are printed (100)
     #[argh(option, default = "100")]
     tail: usize,
+    /// lets the whole broker crash now and then, and start again
+    #[argh(switch)]
+    crashes: bool,
     /// go on after a seed that fails
     #[argh(switch)]
     all: bool,
@@ -30,7 +33,7 @@ fn main() -> ExitCode {
     let arguments: Arguments = argh::from_env();
     let mut failed = 0;
     for seed in arguments.seed..arguments.seed.saturating_add(arguments.seeds) {
-        let plan = Plan { steps: arguments.ticks, ..Plan::new(seed) };
+        let plan = Plan { steps: arguments.ticks, crashes: arguments.crashes, ..Plan::new(seed) };
         let outcome = run(plan);
         if outcome.failures.is_empty() {
             if arguments.seeds == 1 {

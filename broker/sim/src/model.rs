@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::net::FORGETS_US;
 use crate::trace::Trace;
 
 /// A moment as the clients see it: everything they do or see has one of its own.
@@ -45,6 +46,9 @@ pub(crate) struct Message {
     /// Times that its PUBLISH was sent.
     pub(crate) sends: u32,
     pub(crate) outcome: Outcome,
+    pub(crate) accepted_us: u64,
+    /// A QoS 0 message that was handled so shortly before a crash that it may be forgotten.
+    pub(crate) shaky: bool,
 }
 
 impl Message {
@@ -107,6 +111,12 @@ pub(crate) struct Got {
     /// Those of them with the RETAIN flag set.
     pub(crate) flagged: u32,
     pub(crate) last: Step,
+    /// QoS of the last delivery.
+    pub(crate) qos: u8,
+    /// When the broker had handled its acknowledgement for certain.
+    pub(crate) settled_us: Option<u64>,
+    /// Times that it may come once more because a crash may have lost what became of it.
+    pub(crate) again: u32,
 }
 
 /// One life of a session.
@@ -136,6 +146,8 @@ pub(crate) struct Model {
     pub(crate) retained: BTreeMap<String, Vec<MessageNo>>,
     /// Topics that nobody may publish or subscribe to begin so.
     pub(crate) denied: Option<&'static str>,
+    /// When the broker crashed.
+    pub(crate) crashed: Vec<Step>,
     pub(crate) trace: Trace,
 }
 
@@ -160,6 +172,7 @@ impl Model {
             sessions: Vec::new(),
             retained: BTreeMap::new(),
             denied,
+            crashed: Vec::new(),
             trace,
         }
     }
@@ -203,6 +216,8 @@ impl Model {
             sent,
             sends: 1,
             outcome: Outcome::Unknown,
+            accepted_us: 0,
+            shaky: false,
         });
         no
     }
@@ -220,6 +235,7 @@ impl Model {
         let outcome = if denied { Outcome::Refused } else { Outcome::Accepted(step) };
         if message.outcome == Outcome::Unknown {
             message.outcome = outcome;
+            message.accepted_us = self.now_us;
         }
     }
 
@@ -230,6 +246,40 @@ impl Model {
             self.trace.fail(format_args!("message {} to {topic} was refused", no.0));
         }
         self.messages[no.0 as usize].outcome = Outcome::Refused;
+    }
+
+    /// The broker has crashed. What was delivered with QoS 0 or 1 comes again unless its
+    /// acknowledgement was kept, and its publisher knew: to hold such deliveries back until the
+    /// log has them would make all others late. QoS 2 comes once whatever happens.
+    pub(crate) fn crash(&mut self, at_us: u64) {
+        let step = self.tick();
+        self.crashed.push(step);
+        let messages = &mut self.messages;
+        for message in messages.iter_mut().filter(|message| message.qos == 0) {
+            let fresh = message.accepted_us + FORGETS_US >= at_us;
+            message.shaky |= message.accepted().is_some() && fresh;
+        }
+        for session in &mut self.sessions {
+            for (no, got) in &mut session.got {
+                let message = &messages[no.0 as usize];
+                let known = message.accepted().is_some() && !message.shaky;
+                let kept = got.settled_us.is_some_and(|settled| settled + FORGETS_US < at_us);
+                let stays = match got.qos {
+                    0 => known && message.accepted_us + FORGETS_US < at_us,
+                    1 => kept && (known || message.qos == 1),
+                    _ => true,
+                };
+                got.again += u32::from(!stays);
+            }
+        }
+    }
+
+    /// The broker has handled a session's acknowledgement of a message.
+    pub(crate) fn settled(&mut self, no: SessionNo, message: MessageNo) {
+        let now_us = self.now_us;
+        if let Some(got) = self.session(no).got.get_mut(&message) {
+            got.settled_us = Some(now_us);
+        }
     }
 
     /// A session begins with a CONNECT that is being sent.

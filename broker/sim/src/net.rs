@@ -4,7 +4,7 @@
 //! no MQTT. A client's end is used through the methods of [`Net`]; the server's end by
 //! [`crate::driver::SimDriver`] alone.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::log::LogQueue;
 use crate::random::Random;
@@ -12,6 +12,9 @@ use crate::trace::Trace;
 
 /// `ECONNRESET`.
 pub(crate) const ECONNRESET: i32 = 104;
+
+/// A server that crashes may have forgotten what happened this long before.
+pub(crate) const FORGETS_US: u64 = 1_000_000;
 
 /// One connection between a client and the broker, never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -161,6 +164,10 @@ pub struct Net {
     pub(crate) woken: Vec<bool>,
     /// When the server closed a link, in microseconds, and whether it had read all that was sent.
     closed: BTreeMap<LinkId, (u64, bool)>,
+    /// Links that a crash of the server has ended.
+    crashed: BTreeSet<LinkId>,
+    /// When the server was gone: from, until.
+    outages: Vec<(u64, u64)>,
     pub(crate) now_us: u64,
     /// The faults in force.
     pub weather: Weather,
@@ -181,6 +188,8 @@ impl Net {
             logs: (0..shards).map(|_| LogQueue::default()).collect(),
             woken: vec![false; shards],
             closed: BTreeMap::new(),
+            crashed: BTreeSet::new(),
+            outages: Vec::new(),
             now_us: 0,
             weather,
             random,
@@ -300,6 +309,28 @@ impl Net {
         self.closed.get(&id).map(|(at_us, _)| *at_us)
     }
 
+    /// When the server may have closed this link at the latest, as it knows itself: a crash makes
+    /// it forget what happened shortly before.
+    pub(crate) fn server_forgot_us(&self, id: LinkId) -> Option<u64> {
+        let mut at_us = self.server_closed_us(id)?;
+        for (from_us, until_us) in &self.outages {
+            if at_us <= *until_us && at_us + FORGETS_US >= *from_us {
+                at_us = *until_us;
+            }
+        }
+        Some(at_us)
+    }
+
+    /// How often the server has crashed.
+    pub(crate) fn crashes(&self) -> usize {
+        self.outages.len()
+    }
+
+    /// True if a crash of the server has ended this link.
+    pub(crate) fn has_crashed(&self, id: LinkId) -> bool {
+        self.crashed.contains(&id)
+    }
+
     /// True if the server read all that was sent on a link before it closed it.
     pub(crate) fn server_read_all(&self, id: LinkId) -> bool {
         self.closed.get(&id).is_some_and(|(_, all)| *all)
@@ -322,6 +353,42 @@ impl Net {
     /// Links whose server end is not closed.
     pub(crate) fn open_links(&self) -> usize {
         self.links.values().filter(|link| link.holder != Holder::Closed).count()
+    }
+
+    /// The server is gone, with all that it held; another one with so many shards listens since
+    /// `outage.1`. What was on its way to clients may still come, or not.
+    pub(crate) fn crash(&mut self, outage: (u64, u64), shards: u16, random: &mut Random) {
+        self.outages.push(outage);
+        let held: Vec<LinkId> = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.holder != Holder::Closed)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in held {
+            self.crashed.insert(id);
+            // Only when it is back the server sees that a connection is gone.
+            self.closed.insert(id, (outage.1, false));
+            let at_us = self.arrival_us();
+            let Some(link) = self.links.get_mut(&id) else { continue };
+            link.holder = Holder::Closed;
+            if random.chance(400) {
+                let keep = random.below(link.down.flight.len() as u64 + 1) as usize;
+                for (_, item) in link.down.flight.drain(keep..) {
+                    if let Item::Bytes(bytes) = item {
+                        link.down.in_flight -= bytes.len();
+                    }
+                }
+            }
+            let end = if random.chance(300) { Item::Reset } else { Item::Fin };
+            link.down.push(at_us, end);
+        }
+        let shards = usize::from(shards);
+        self.sockets.clear();
+        self.backlog = vec![VecDeque::new(); shards];
+        self.arriving = vec![VecDeque::new(); shards];
+        self.logs = (0..shards).map(|_| LogQueue::default()).collect();
+        self.woken = vec![false; shards];
     }
 
     // ---- the server's end

@@ -25,6 +25,12 @@ pub enum Sabotage {
     DoublePublish,
     /// Every fifth SUBACK vanishes.
     DropSuback,
+    /// A crash takes one durable record along.
+    LoseRecord,
+    /// A crash takes the last durable records along.
+    DropLastDurable,
+    /// The store says of everything at once that it is durable.
+    EarlyDurable,
 }
 
 impl Sabotage {
@@ -36,6 +42,10 @@ impl Sabotage {
         Sabotage::DoublePublish,
         Sabotage::DropSuback,
     ];
+
+    /// All that do harm to what must outlive a crash.
+    pub const OF_STORE: [Sabotage; 3] =
+        [Sabotage::LoseRecord, Sabotage::DropLastDurable, Sabotage::EarlyDurable];
 }
 
 /// See the module's documentation.

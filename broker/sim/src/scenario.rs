@@ -10,6 +10,7 @@ use ringtide_topics::shared::Strategy;
 use crate::client::Profile;
 use crate::net::Weather;
 use crate::random::Random;
+use crate::sabotage::Sabotage;
 
 /// What the rules of a run refuse, if it has rules.
 pub(crate) const DENIED: &str = "secret/";
@@ -50,12 +51,14 @@ pub(crate) struct Scenario {
     pub(crate) reloads: bool,
     /// Shards turn only when something wakes them.
     pub(crate) sleeps: bool,
+    /// Harm that is done on purpose.
+    pub(crate) sabotage: Sabotage,
     /// Most microseconds that one look at the clock within a turn takes.
     pub(crate) slow_looks_us: u64,
 }
 
 impl Scenario {
-    pub(crate) fn new(seed: u64) -> Scenario {
+    pub(crate) fn new(seed: u64, crashes: bool, sabotage: Sabotage) -> Scenario {
         let mut random = Random::stream(seed, "scenario");
         let shards = *random.pick(&[1, 2, 3, 8]);
         let smallest = ringtide_ring::LANE_BYTES_MIN;
@@ -70,7 +73,11 @@ impl Scenario {
         ]);
         let clients = random.range(2, 9) as usize;
         let limits = limits(&mut random, lane_bytes);
-        let profiles = (0..=clients).map(|no| profile(&mut random, no)).collect();
+        let mut profiles: Vec<Profile> = (0..=clients).map(|no| profile(&mut random, no)).collect();
+        if crashes {
+            // What the observer must see waits for it.
+            profiles[0].expiry_s = u32::MAX;
+        }
         Scenario {
             shards,
             // A record must fit into the smallest lane whatever it carries.
@@ -82,6 +89,7 @@ impl Scenario {
             profiles,
             hostile: *random.pick(&[0, 0, 1, 2]),
             sleeps: random.chance(700),
+            sabotage,
             slow_looks_us: *random.pick(&[0, 0, 10, 300]),
             reloads: random.chance(400),
         }

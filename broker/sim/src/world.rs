@@ -12,18 +12,21 @@ use ringtide_ring::{Shared, mesh};
 use ringtide_shard::counters::{Counter, Counters};
 use ringtide_shard::partition::PartitionMap;
 use ringtide_shard::{Limits, Parts, Settings, Shard, Stage, Steering};
-use ringtide_storage::DelayedStore;
+use ringtide_storage::state::Parts as Restored;
 use ringtide_topics::interest::InterestTable;
 
+use crate::Plan;
 use crate::client::{Client, Scene, Surroundings};
 use crate::clock::SimClock;
+use crate::crash::Crashes;
 use crate::driver::{Ear, SimDriver};
 use crate::hostile::Hostile;
 use crate::model::Model;
 use crate::net::{Net, Weather};
 use crate::random::Random;
-use crate::sabotage::{Sabotage, Saboteur};
+use crate::sabotage::Saboteur;
 use crate::scenario::{DENIED, Rules, Scenario};
+use crate::store::{Disk, SimStore};
 use crate::trace::Trace;
 use crate::verdict::Dropped;
 use crate::wills::Wills;
@@ -37,7 +40,7 @@ const REST_US: u64 = 3_000;
 
 /// What the shards are told from outside.
 #[derive(Debug)]
-struct Control {
+pub(crate) struct Control {
     stage: AtomicU8,
     epoch: AtomicU64,
     limits: Mutex<Limits>,
@@ -75,8 +78,8 @@ impl Steering for Control {
 }
 
 /// A shard and what the scheduler knows of it.
-struct Seat {
-    shard: Shard<Saboteur<SimDriver>, DelayedStore, SimClock>,
+pub(crate) struct Seat {
+    shard: Shard<Saboteur<SimDriver>, SimStore, SimClock>,
     ear: Rc<RefCell<Ear>>,
     done: bool,
     asleep: bool,
@@ -84,18 +87,21 @@ struct Seat {
 
 /// See the module's documentation.
 pub(crate) struct World {
-    scenario: Scenario,
-    clock: SimClock,
-    net: Rc<RefCell<Net>>,
-    seats: Vec<Seat>,
-    shared: Option<Arc<Shared>>,
+    pub(crate) seed: u64,
+    pub(crate) scenario: Scenario,
+    pub(crate) clock: SimClock,
+    pub(crate) net: Rc<RefCell<Net>>,
+    pub(crate) disks: Vec<Rc<RefCell<Disk>>>,
+    pub(crate) crashes: Option<Crashes>,
+    pub(crate) seats: Vec<Seat>,
+    pub(crate) shared: Option<Arc<Shared>>,
     counters: Arc<[Arc<Counters>]>,
     control: Arc<Control>,
     clients: Vec<Client>,
     hostile: Vec<Hostile>,
-    model: Model,
-    wills: Wills,
-    scene: Scene,
+    pub(crate) model: Model,
+    pub(crate) wills: Wills,
+    pub(crate) scene: Scene,
     /// Nobody begins anything new before this.
     idle_until_us: u64,
     schedule: Random,
@@ -104,8 +110,9 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, sabotage: Sabotage, trace: Trace) -> World {
-        let scenario = Scenario::new(seed);
+    pub(crate) fn new(plan: &Plan, trace: Trace) -> World {
+        let Plan { seed, sabotage, crashes, .. } = *plan;
+        let scenario = Scenario::new(seed, crashes, sabotage);
         let weather = scenario.weather.clone();
         let random = Random::stream(seed, "network");
         let net = Net::new(scenario.shards, weather, random, trace.clone());
@@ -117,14 +124,16 @@ impl World {
             limits: Mutex::new(scenario.limits.clone()),
             rules: scenario.rules,
         });
-        let counters: Arc<[Arc<Counters>]> =
-            (0..scenario.shards).map(|_| Arc::new(Counters::new())).collect();
+        let disk = |shard| Rc::new(RefCell::new(Disk::new(seed, shard, crashes, sabotage)));
         let mut world = World {
+            seed,
             clock,
             net,
+            disks: (0..scenario.shards).map(disk).collect(),
+            crashes: crashes.then(|| Crashes::new(seed)),
             seats: Vec::new(),
             shared: None,
-            counters,
+            counters: Arc::default(),
             control,
             clients: scenario.profiles.iter().cloned().map(Client::new).collect(),
             hostile: (0..scenario.hostile).map(|no| Hostile::new(seed, no)).collect(),
@@ -137,12 +146,16 @@ impl World {
             trace,
             scenario,
         };
-        world.make_shards(seed, sabotage);
+        let restored = (0..world.scenario.shards).map(|_| None).collect();
+        world.make_shards(0, restored);
         world
     }
 
-    fn make_shards(&mut self, seed: u64, sabotage: Sabotage) {
+    /// Builds the shards of start number `start`, with what the one before has left.
+    pub(crate) fn make_shards(&mut self, start: u64, mut restored: Vec<Option<Restored>>) {
+        let (seed, sabotage) = (self.seed, self.scenario.sabotage);
         let shards = self.scenario.shards;
+        self.counters = (0..shards).map(|_| Arc::new(Counters::new())).collect();
         let interest = Arc::new(InterestTable::new(16));
         let partitions = Arc::new(PartitionMap::even(seed, shards));
         let bytes = self.scenario.lane_bytes;
@@ -153,7 +166,7 @@ impl World {
             let ear = driver.ear();
             let shard = Shard::new(Parts {
                 driver: Saboteur::new(driver, sabotage),
-                store: DelayedStore::new(seed.wrapping_mul(31).wrapping_add(u64::from(me))),
+                store: SimStore(Rc::clone(&self.disks[usize::from(me)])),
                 clock: self.clock.clone(),
                 ports,
                 interest: Arc::clone(&interest),
@@ -162,9 +175,9 @@ impl World {
                 steering: Arc::clone(&self.control) as Arc<dyn Steering>,
                 auth_methods: Default::default(),
                 listeners: 1,
-                seed: seed ^ (u64::from(me) << 32),
+                seed: seed ^ (u64::from(me) << 32) ^ (start << 48),
                 version: "simulated",
-                restored: None,
+                restored: restored[usize::from(me)].take(),
             });
             self.seats.push(Seat { shard, ear, done: false, asleep: false });
         }
@@ -175,12 +188,17 @@ impl World {
         self.trace.event([0; 4], format_args!("{:?}", self.scenario));
         self.seat_observer();
         for _ in 0..steps {
+            self.perhaps_crash();
             self.step();
             if self.trace.has_failed() {
                 return;
             }
         }
         self.drain();
+        if self.crashes.is_some() && self.schedule.chance(500) && !self.trace.has_failed() {
+            self.crash();
+            self.drain();
+        }
         if !self.trace.has_failed() {
             self.judge();
         }
@@ -262,7 +280,7 @@ impl World {
         }
     }
 
-    fn settle(&mut self) -> u64 {
+    pub(crate) fn settle(&mut self) -> u64 {
         let now_us = self.clock.us();
         self.trace.set_now(now_us);
         self.model.now_us = now_us;
@@ -428,14 +446,15 @@ impl World {
         self.come_to_rest("after all came back");
     }
 
-    fn sum(&self, counter: Counter) -> u64 {
+    pub(crate) fn sum(&self, counter: Counter) -> u64 {
         self.counters.iter().fold(0, |sum, own| sum.wrapping_add(own.value(counter)))
     }
 
     fn judge(&mut self) {
+        let before = self.crashes.as_ref().map_or(Dropped::default(), |own| own.dropped);
         let dropped = Dropped {
-            queued: self.sum(Counter::DroppedQueueFull),
-            slow: self.sum(Counter::DroppedSlow),
+            queued: before.queued + self.sum(Counter::DroppedQueueFull),
+            slow: before.slow + self.sum(Counter::DroppedSlow),
         };
         for counter in Counter::ALL {
             let (path, value) = (counter.path(), self.sum(*counter));
@@ -447,7 +466,10 @@ impl World {
         }
         self.model.check_all_came(dropped);
         self.model.check_groups(dropped);
-        self.wills.check(&self.net.borrow(), self.clock.us());
+        self.wills.check(&self.net.borrow(), self.clock.us(), dropped.queued > 0);
+        if self.trace.has_failed() {
+            return;
+        }
         self.clients[0].collected.clear();
         self.with_client(0, |client, around| client.subscribe_to(around, &["#", "$x/#"]));
         self.come_to_rest("after the observer asked for everything");

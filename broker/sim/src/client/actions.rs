@@ -40,7 +40,7 @@ impl Client {
         if self.wire.is_none() {
             let may = self.may_connect(&around.net.borrow());
             if may && around.now_us >= self.not_before_us && around.random.chance(300) {
-                let clean = around.random.chance(120);
+                let clean = around.random.chance(120) && !self.profile.observer;
                 self.connect(around, clean);
             }
             return;

@@ -134,7 +134,7 @@ impl Client {
         let late = |at_us: Option<u64>| {
             at_us.is_some_and(|at_us| asked_us > at_us + expiry_us + 2_000_000)
         };
-        let over = links.iter().all(|link| late(net.server_closed_us(*link)));
+        let over = links.iter().all(|link| late(net.server_forgot_us(*link)));
         if present && over {
             self.fail(around, "its session is there after its time");
         }
@@ -213,6 +213,7 @@ impl Client {
                 packet.dup, packet.retain
             ),
         );
+        let crashes = around.net.borrow().crashes();
         let delivery = Delivery {
             topic: &topic,
             payload: packet.payload,
@@ -222,6 +223,7 @@ impl Client {
             expiry_s: packet.properties.message_expiry_s,
             fresh,
             dup: packet.dup,
+            stale: (crashes - self.wire.as_ref().map_or(crashes, |wire| wire.crashes)) as u32,
             v5,
         };
         let message = around.model.delivered(session, &delivery);
@@ -257,7 +259,8 @@ impl Client {
 
     /// Whether a delivery is no repetition of one that was not finished; judges packet id and DUP.
     fn is_fresh(&mut self, around: &Surroundings<'_>, id: u16, packet: &Publish<'_>) -> bool {
-        let serial = self.wire.as_ref().map_or(0, |wire| wire.serial);
+        let (serial, crashes) =
+            self.wire.as_ref().map_or((0, 0), |wire| (wire.serial, wire.crashes));
         let message = crate::model::number(packet.payload);
         let qos = packet.qos as u8;
         if packet.dup && self.held.connections < 2 {
@@ -270,13 +273,17 @@ impl Client {
             let same = old.message == message && old.qos == qos && old.serial != serial;
             return !(same && packet.dup && (qos == 1 || old.refused));
         }
+        if old.qos == 1 && old.crashes < crashes {
+            // Under which id a QoS 1 message was sent does not outlive the process.
+            return !(old.message == message && packet.dup);
+        }
         if old.serial == serial {
             self.fail(around, &format!("packet id {id} is used again while it is in flight"));
             return true;
         }
         if old.message != message || old.qos != qos {
             // A PUBREC that refused may have been lost, an accepting one binds the id.
-            self.fail(around, &format!("packet id {id} has another message than before"));
+            self.fail(around, &format!("packet id {id} has another message than {old:?}"));
             return true;
         }
         if !packet.dup {
@@ -295,12 +302,12 @@ impl Client {
         let maximum = u32::from(self.profile.receive_maximum);
         let Some(wire) = &mut self.wire else { return };
         wire.charged += 1;
-        let (charged, serial) = (wire.charged, wire.serial);
+        let (charged, serial, crashes) = (wire.charged, wire.serial, wire.crashes);
         let answered = self.held.incoming.get(&id).is_some_and(|one| {
             one.message == message && one.phase == InPhase::Received && one.answered
         });
         let phase = InPhase::Got;
-        let one = Incoming { message, qos, phase, serial, answered, refused: false };
+        let one = Incoming { message, qos, phase, serial, crashes, answered, refused: false };
         self.held.incoming.insert(id, one);
         if charged > maximum {
             self.fail(around, &format!("{charged} deliveries are in flight, {maximum} may be"));
@@ -420,9 +427,17 @@ impl Client {
 
     fn on_pingresp(&mut self, around: &mut Surroundings<'_>) {
         let Some(wire) = &mut self.wire else { return };
-        let Some((_, mark)) = wire.pings.pop_front() else {
+        let Some((_, mark, acked)) = wire.pings.pop_front() else {
             return self.fail(around, "PINGRESP came for nothing");
         };
+        for ping in &mut wire.pings {
+            ping.2 -= acked;
+        }
+        for message in wire.acked.drain(..acked) {
+            if let Some(session) = self.held.session {
+                around.model.settled(session, message);
+            }
+        }
         while wire.unconfirmed.front().is_some_and(|no| *no < mark) {
             if let Some(no) = wire.unconfirmed.pop_front() {
                 around.model.accepted(no);

@@ -1,0 +1,202 @@
+//! The simulated disk: a log per shard that keeps its records, becomes durable some turns late,
+//! and after a crash holds everything durable and, by seed, any number of the batches that were
+//! on their way, in order.
+//!
+//! The disk outlives the shard: the world keeps it, a [`SimStore`] is what the shard sees of it.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use ringtide_storage::{Lsn, RecordKind, Store};
+
+use crate::random::Random;
+use crate::sabotage::Sabotage;
+
+/// The most turns that a batch stays undurable.
+const DELAY_TURNS_MAX: u64 = 5;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    pub(crate) lsn: Lsn,
+    pub(crate) kind: RecordKind,
+    pub(crate) body: Vec<u8>,
+}
+
+/// The log of one shard.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    pub(crate) records: VecDeque<Record>,
+    pub(crate) appended: Lsn,
+    durable: Lsn,
+    turn: u64,
+    /// Batches under way: the turn at which each is durable, and its last position.
+    pending: VecDeque<(u64, Lsn)>,
+    /// The first record of the checkpoint under way.
+    checkpoint: Option<Lsn>,
+    /// Checkpoints written: first and last record.
+    checkpoints: VecDeque<(Lsn, Lsn)>,
+    /// Records after which a checkpoint is asked for, and where the last one began.
+    checkpoint_every: u64,
+    checkpointed: Lsn,
+    keeps: bool,
+    random: Random,
+    sabotage: Sabotage,
+}
+
+impl Disk {
+    /// An empty disk; one that does not keep is as fast as memory's, and forgets.
+    pub(crate) fn new(seed: u64, shard: u16, keeps: bool, sabotage: Sabotage) -> Disk {
+        let mut random = Random::stream(seed, &format!("disk {shard}"));
+        let checkpoint_every = *random.pick(&[10, 40, 200, 1000]);
+        Disk {
+            records: VecDeque::new(),
+            appended: Lsn(0),
+            durable: Lsn(0),
+            turn: 0,
+            pending: VecDeque::new(),
+            checkpoint: None,
+            checkpoints: VecDeque::new(),
+            checkpoint_every,
+            checkpointed: Lsn(0),
+            keeps,
+            random,
+            sabotage,
+        }
+    }
+
+    /// True if a crash now would find a checkpoint that is not whole.
+    pub(crate) fn is_at_checkpoint(&self) -> bool {
+        self.checkpoint.is_some() || self.checkpoints.back().is_some_and(|one| one.1 > self.durable)
+    }
+
+    /// True if a crash now could lose something.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.appended > self.durable
+    }
+
+    /// The process is gone: what is left is what a disk may have. Says how many records were lost.
+    pub(crate) fn crash(&mut self) -> u64 {
+        let survive = match self.random.below(3) {
+            0 => 0,
+            1 => self.pending.len(),
+            _ => self.random.below(self.pending.len() as u64 + 1) as usize,
+        };
+        let mut last = match survive {
+            0 => self.durable,
+            some => self.pending[some - 1].1,
+        };
+        if self.sabotage == Sabotage::DropLastDurable {
+            last = Lsn(last.0.saturating_sub(3).max(self.checkpointed.0));
+        }
+        let lost = self.appended.0 - last.0.min(self.appended.0);
+        self.records.retain(|record| record.lsn <= last);
+        self.checkpoint = None;
+        self.checkpoints.retain(|(_, end)| *end <= last);
+        if let Some((begin, _)) = self.checkpoints.back().copied() {
+            // Where the oldest segment that is left begins is chance, too.
+            let before = self.records.iter().take_while(|record| record.lsn < begin).count();
+            let void = if self.random.chance(300) {
+                self.random.below(before as u64 + 1) as usize
+            } else {
+                before
+            };
+            self.records.drain(..void);
+        }
+        if self.sabotage == Sabotage::LoseRecord && !self.records.is_empty() {
+            let one = self.random.below(self.records.len() as u64) as usize;
+            self.records.remove(one);
+        }
+        self.pending.clear();
+        (self.appended, self.durable) = (last, last);
+        self.checkpointed = self.checkpointed.min(last);
+        self.turn = 0;
+        lost
+    }
+
+    /// Writes a record that is durable at once, as when a state is written offline.
+    pub(crate) fn write(&mut self, kind: RecordKind, parts: &[&[u8]]) {
+        self.appended.0 += 1;
+        self.records.push_back(Record { lsn: self.appended, kind, body: parts.concat() });
+        self.durable = self.appended;
+    }
+
+    fn end_turn(&mut self) {
+        let last = self.pending.back().map_or(self.durable, |(_, lsn)| *lsn);
+        if self.appended > last {
+            let earliest = self.pending.back().map_or(0, |(turn, _)| *turn);
+            let due = self.turn + self.random.below(DELAY_TURNS_MAX + 1);
+            self.pending.push_back((due.max(earliest), self.appended));
+        }
+        while let Some(&(due, lsn)) = self.pending.front() {
+            if due > self.turn {
+                break;
+            }
+            self.durable = lsn;
+            self.pending.pop_front();
+        }
+        self.turn += 1;
+    }
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct SimStore(pub(crate) Rc<RefCell<Disk>>);
+
+impl Store for SimStore {
+    fn append(&mut self, kind: RecordKind, parts: &[&[u8]]) -> Lsn {
+        let mut disk = self.0.borrow_mut();
+        disk.appended.0 += 1;
+        let lsn = disk.appended;
+        if disk.keeps {
+            disk.records.push_back(Record { lsn, kind, body: parts.concat() });
+        }
+        lsn
+    }
+
+    fn end_turn(&mut self) {
+        self.0.borrow_mut().end_turn();
+    }
+
+    fn durable(&self) -> Lsn {
+        let disk = self.0.borrow();
+        if disk.sabotage == Sabotage::EarlyDurable { disk.appended } else { disk.durable }
+    }
+
+    fn appended(&self) -> Lsn {
+        self.0.borrow().appended
+    }
+
+    fn is_immediate(&self) -> bool {
+        false
+    }
+
+    fn keeps(&self) -> bool {
+        true
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.0.borrow().is_behind()
+    }
+
+    fn wants_checkpoint(&self) -> bool {
+        let disk = self.0.borrow();
+        disk.keeps
+            && disk.checkpoint.is_none()
+            && disk.appended.0 - disk.checkpointed.0 > disk.checkpoint_every
+    }
+
+    fn begin_checkpoint(&mut self) {
+        let mut disk = self.0.borrow_mut();
+        let begin = Lsn(disk.appended.0 + 1);
+        disk.checkpoint = Some(begin);
+    }
+
+    fn end_checkpoint(&mut self) {
+        let mut disk = self.0.borrow_mut();
+        let Some(begin) = disk.checkpoint.take() else { return };
+        let end = disk.appended;
+        disk.checkpointed = end;
+        disk.checkpoints.push_back((begin, end));
+    }
+}
