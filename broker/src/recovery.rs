@@ -87,13 +87,17 @@ pub(crate) fn recover(config: &Config, shards: u16) -> Result<Option<Recovery>, 
     Ok(Some(Recovery { dir, shards: align(recovered) }))
 }
 
-/// The place that an origin gives next lies above all that the destination knows.
+/// The place that an origin gives next lies above all that the destination knows, taken over or
+/// under way: a place that was used and lost with the end of the origin's log must not be given to
+/// another message, which the destination would take for the one that it had.
 fn align(mut shards: Vec<Recovered>) -> Vec<Recovered> {
     for origin in 0..shards.len() {
         for to in 0..shards.len() {
-            let marks = &shards[to].parts.watermarks;
-            let known = marks.iter().find(|(from, _)| usize::from(*from) == origin);
-            let Some((_, known)) = known.copied() else { continue };
+            let Parts { watermarks, under_way, .. } = &shards[to].parts;
+            let marks = watermarks.iter().map(|(from, seq)| (*from, *seq));
+            let all = marks.chain(under_way.iter().map(|one| (one.origin, one.seq)));
+            let from_there = all.filter(|(from, _)| usize::from(*from) == origin);
+            let Some(known) = from_there.map(|(_, seq)| seq).max() else { continue };
             let sent = &mut shards[origin].parts.sent;
             match sent.iter_mut().find(|(shard, _)| usize::from(*shard) == to) {
                 Some((_, last)) => *last = known.max(*last),

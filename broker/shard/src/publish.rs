@@ -133,7 +133,11 @@ impl<S: Store> Core<S> {
         self.checked(index, ack, view, original, None)
     }
 
-    fn header_of(&self, index: u32, publish: &Publish<'_>, topic: &str) -> Header {
+    fn header_of(&mut self, index: u32, publish: &Publish<'_>, topic: &str) -> Header {
+        if publish.qos != QoS::AtMostOnce {
+            // The position in the header is to be that of its own record.
+            self.clients.journal.flush(&mut self.store);
+        }
         let session = self.clients.conns.at(index).map_or(NONE, |conn| conn.session);
         let session = self.clients.sessions.at(session);
         let tenant = session.map_or_else(Default::default, |session| session.tenant);

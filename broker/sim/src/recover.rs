@@ -78,9 +78,11 @@ pub(crate) fn align(states: Vec<State>) -> Vec<Parts> {
     let mut shards: Vec<Parts> = states.into_iter().map(State::into_parts).collect();
     for origin in 0..shards.len() {
         for to in 0..shards.len() {
-            let marks = &shards[to].watermarks;
-            let known = marks.iter().find(|(from, _)| usize::from(*from) == origin);
-            let Some((_, known)) = known.copied() else { continue };
+            let Parts { watermarks, under_way, .. } = &shards[to];
+            let marks = watermarks.iter().map(|(from, seq)| (*from, *seq));
+            let all = marks.chain(under_way.iter().map(|one| (one.origin, one.seq)));
+            let from_there = all.filter(|(from, _)| usize::from(*from) == origin);
+            let Some(known) = from_there.map(|(_, seq)| seq).max() else { continue };
             let sent = &mut shards[origin].sent;
             match sent.iter_mut().find(|(shard, _)| usize::from(*shard) == to) {
                 Some((_, last)) => *last = known.max(*last),
