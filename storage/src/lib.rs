@@ -43,8 +43,6 @@ pub enum RecordKind {
     /// A message and all that waits for it on its way to other shards, as a checkpoint writes it:
     /// what it had been before is void. Same body as [`RecordKind::Message`].
     Checkpoint = 9,
-    /// Messages that their origin has lost are void: [`record::DiscardRecord`].
-    Discard = 10,
 }
 
 /// A write for the shard's driver, and what must follow it before its records are durable.

@@ -246,12 +246,3 @@ pub struct WatermarkRecord {
     /// holds no messages that were taken over.
     pub sent: Vec<(u16, u64)>,
 }
-
-/// What was recorded here, before this record, of messages that their origin has lost is void. A
-/// recovery that finds such messages writes it, and nothing may be appended to the origin's log
-/// before it is durable: positions of lost records are used again.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DiscardRecord {
-    /// Origin shard and the last position of its log: later ones are lost.
-    pub lost: Vec<(u16, u64)>,
-}

@@ -38,8 +38,8 @@ mod session;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::record::{
-    ConnectionRecord, Destination, DiscardRecord, Entry, ExchangeRecord, MessageHead, QueueRecord,
-    RecordError, SessionEndRecord, SessionId, SessionRecord, SubscriptionRecord, WatermarkRecord,
+    ConnectionRecord, Destination, Entry, ExchangeRecord, MessageHead, QueueRecord, RecordError,
+    SessionEndRecord, SessionId, SessionRecord, SubscriptionRecord, WatermarkRecord,
 };
 use crate::{Lsn, RecordKind};
 
@@ -61,7 +61,6 @@ pub type OriginOf = fn(&[u8]) -> Option<(u16, u64)>;
 pub struct State {
     shard: u16,
     topic_of: TopicOf,
-    origin_of: OriginOf,
     sessions: HashMap<SessionId, Session>,
     messages: Messages,
     /// The position of the message of each tenant and topic.
@@ -84,11 +83,10 @@ pub struct State {
 
 impl State {
     /// An empty state of the shard with this number.
-    pub fn new(shard: u16, topic_of: TopicOf, origin_of: OriginOf) -> State {
+    pub fn new(shard: u16, topic_of: TopicOf) -> State {
         State {
             shard,
             topic_of,
-            origin_of,
             sessions: HashMap::new(),
             messages: Messages::default(),
             retained: BTreeMap::new(),
@@ -142,11 +140,6 @@ impl State {
             RecordKind::Connection => self.apply_connection(ConnectionRecord::decode(body)?),
             RecordKind::SessionEnd => self.end_session(SessionEndRecord::decode(body)?.session),
             RecordKind::Watermark => self.apply_watermark(&WatermarkRecord::decode(body)?),
-            RecordKind::Discard => {
-                for (origin, last) in DiscardRecord::decode(body)?.lost {
-                    self.discard_uncommitted(origin, Lsn(last));
-                }
-            }
         }
         Ok(())
     }
@@ -324,14 +317,10 @@ impl State {
 
     /// Discards what follows from messages that their origin has lost: those whose first record
     /// would be in the log of `origin` behind `last`, the last position of that log. Their
-    /// publishers were told nothing and send them again. Says how many messages that concerns.
-    ///
-    /// If there are any, the recovery writes a [`DiscardRecord`] that says the same, because
-    /// `origin` will use the lost positions again.
+    /// publishers were told nothing and send them again. Says how many entries went.
     ///
     /// A retained message stays: which of the two the topic holds was never promised.
-    pub fn discard_uncommitted(&mut self, origin: u16, last: Lsn) -> u64 {
-        let origin_of = self.origin_of;
+    pub fn discard_uncommitted(&mut self, origin: u16, last: Lsn, origin_of: OriginOf) -> u64 {
         let is_lost = |message: &[u8]| {
             origin_of(message).is_some_and(|(shard, lsn)| shard == origin && lsn > last.0)
         };
@@ -343,6 +332,7 @@ impl State {
         for session in self.sessions.values_mut() {
             session.discard(&lost, &mut gone);
         }
+        let entries = gone.len() as u64;
         let pending = self.pending.extract_if(.., |_, (lsn, _)| lost.contains(lsn));
         gone.extend(pending.map(|(_, (lsn, _))| lsn));
         for lsn in gone {
@@ -351,6 +341,6 @@ impl State {
         for (_, _, lsn) in self.open.extract_if(.., |(_, _, lsn)| lost.contains(lsn)) {
             self.messages.close(lsn);
         }
-        lost.len() as u64
+        entries
     }
 }

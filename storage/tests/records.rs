@@ -9,9 +9,9 @@ use std::fmt::Debug;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use ringtide_storage::record::{
-    ConnectionRecord, Destination, DiscardRecord, Entry, EntryWriter, Exchange, ExchangeRecord,
-    Filter, MessageHead, QueueRecord, RecordError, SessionEndRecord, SessionId, SessionRecord,
-    Step, SubscriptionRecord, WatermarkRecord, WillRecord,
+    ConnectionRecord, Destination, Entry, EntryWriter, Exchange, ExchangeRecord, Filter,
+    MessageHead, QueueRecord, RecordError, SessionEndRecord, SessionId, SessionRecord, Step,
+    SubscriptionRecord, WatermarkRecord, WillRecord,
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -177,10 +177,6 @@ fn golden_session_end_and_watermark() {
     let golden = "01 02000000 0100 0200000000000000 0403 0605000000000000
         01000000 0000 0900000000000000";
     check_golden(&marks, &bytes, golden, WatermarkRecord::decode);
-    let discard = DiscardRecord { lost: vec![(2, 0x0405)] };
-    let bytes = encoded(|out| discard.encode(out));
-    let golden = "01 01000000 0200 0504000000000000";
-    check_golden(&discard, &bytes, golden, DiscardRecord::decode);
 }
 
 fn sample_session() -> SessionRecord {
@@ -252,7 +248,6 @@ fn all_decoders(body: &[u8]) -> usize {
         ConnectionRecord::decode(body).is_ok(),
         SessionEndRecord::decode(body).is_ok(),
         WatermarkRecord::decode(body).is_ok(),
-        DiscardRecord::decode(body).is_ok(),
     ];
     results.into_iter().filter(|ok| *ok).count()
 }
@@ -308,9 +303,6 @@ proptest! {
         let record = SubscriptionRecord { session: SessionId(5), filter: &filter, options };
         let bytes = encoded(|out| record.encode(out));
         prop_assert_eq!(SubscriptionRecord::decode(&bytes), Ok(record));
-        let record = DiscardRecord { lost: sent.clone() };
-        let bytes = encoded(|out| record.encode(out));
-        prop_assert_eq!(DiscardRecord::decode(&bytes), Ok(record));
         let record = WatermarkRecord { marks, sent };
         let bytes = encoded(|out| record.encode(out));
         prop_assert_eq!(WatermarkRecord::decode(&bytes), Ok(record));
@@ -322,7 +314,7 @@ proptest! {
         if let Some(first) = body.first_mut() {
             *first = 1;
         }
-        prop_assert!(any_version <= 9 && all_decoders(&body) <= 9);
+        prop_assert!(any_version <= 8 && all_decoders(&body) <= 8);
     }
 
     #[test]
@@ -342,7 +334,7 @@ proptest! {
                 let len = bytes.len();
                 bytes[at.index(len)] = *value;
             }
-            prop_assert!(all_decoders(&bytes) <= 9);
+            prop_assert!(all_decoders(&bytes) <= 8);
         }
     }
 }

@@ -7,7 +7,7 @@ mod common;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use common::message::{message, number_of, origin_of, topic_of};
+use common::message::{message, number_of, topic_of};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use ringtide_storage::record::{
@@ -44,7 +44,7 @@ struct World {
 impl World {
     fn new() -> World {
         World {
-            states: (0..OLD).map(|shard| State::new(shard, topic_of, origin_of)).collect(),
+            states: (0..OLD).map(|shard| State::new(shard, topic_of)).collect(),
             lsns: vec![0; usize::from(OLD)],
             seqs: vec![0; usize::from(OLD)],
             clients: Vec::new(),
@@ -185,7 +185,7 @@ proptest! {
         for (shard, state) in (0..).zip(states) {
             prop_assert_eq!(state.pending(), 0);
             // What it amounts to can be written and read.
-            let mut again = State::new(shard, topic_of, origin_of);
+            let mut again = State::new(shard, topic_of);
             let mut lsn = 0;
             state.write_checkpoint(&mut |kind, parts| {
                 lsn += 1;

@@ -8,8 +8,8 @@ use std::borrow::Cow;
 
 use common::message::{message, number_of, origin_of, topic_of};
 use ringtide_storage::record::{
-    Destination, DiscardRecord, Entry, Exchange, ExchangeRecord, MessageHead, QueueRecord,
-    RecordError, SessionId, SessionRecord, Step, WatermarkRecord,
+    Destination, Entry, Exchange, ExchangeRecord, MessageHead, QueueRecord, RecordError, SessionId,
+    SessionRecord, Step, WatermarkRecord,
 };
 use ringtide_storage::{Lsn, RecordKind, State};
 
@@ -21,7 +21,7 @@ struct Log {
 
 impl Log {
     fn new() -> Log {
-        Log { state: State::new(0, topic_of, origin_of), lsn: 0 }
+        Log { state: State::new(0, topic_of), lsn: 0 }
     }
 
     fn put(&mut self, kind: RecordKind, encode: impl FnOnce(&mut Vec<u8>)) -> u64 {
@@ -201,11 +201,9 @@ fn what_its_origin_has_lost_is_discarded() {
     });
     log.step(1, Step::Sent { seq: 3, packet_id: 1 });
     let mut other = log.state.clone();
-    let mut again = Log { state: log.state.clone(), lsn: log.lsn };
-    assert_eq!(other.discard_uncommitted(6, Lsn(0)), 0);
-    assert_eq!(other.discard_uncommitted(5, Lsn(12)), 0);
-    // Two messages, one of them with a copy.
-    assert_eq!(log.state.discard_uncommitted(5, Lsn(10)), 3);
+    assert_eq!(other.discard_uncommitted(6, Lsn(0), origin_of), 0);
+    assert_eq!(other.discard_uncommitted(5, Lsn(12), origin_of), 0);
+    assert_eq!(log.state.discard_uncommitted(5, Lsn(10), origin_of), 2);
     let parts = log.state.clone().into_parts();
     let waiting = &parts.sessions[0].waiting;
     assert_eq!(waiting.iter().map(|one| one.seq).collect::<Vec<_>>(), [1]);
@@ -215,14 +213,7 @@ fn what_its_origin_has_lost_is_discarded() {
     assert_eq!(parts.pending.iter().map(|one| one.seq).collect::<Vec<_>>(), [1]);
     assert_eq!(number_of(&parts.retained[0].message.bytes), 3, "what is retained stays");
     assert_eq!(log.state.messages(), 2);
-    // The record says the same, and nothing of what comes behind it.
-    let record = DiscardRecord { lost: vec![(5, 10)] };
-    again.put(RecordKind::Discard, |out| record.encode(out));
-    assert_eq!(again.state.clone().into_parts(), parts);
-    let head = MessageHead { origin: Some((5, 2)), ..for_entries(vec![entry(1, 9)]) };
-    again.message(&head, &message("t", 4, (5, 11), false));
-    let parts = again.state.into_parts();
-    assert_eq!(parts.sessions[0].waiting.len(), 2);
+    assert_eq!(log.state.discard_uncommitted(5, Lsn(10), origin_of), 0);
 }
 
 #[test]
@@ -275,7 +266,6 @@ fn a_bad_record_changes_nothing() {
         RecordKind::SessionEnd,
         RecordKind::Watermark,
         RecordKind::Checkpoint,
-        RecordKind::Discard,
     ];
     for kind in kinds {
         assert_eq!(log.state.apply(Lsn(9), kind, &[]), Err(RecordError::Truncated));

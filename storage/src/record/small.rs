@@ -2,8 +2,8 @@
 
 use super::reader::{Reader, put_block};
 use super::{
-    ConnectionRecord, DiscardRecord, ExchangeRecord, RecordError, SessionEndRecord, SessionId,
-    Step, SubscriptionRecord, WatermarkRecord, WillRecord,
+    ConnectionRecord, ExchangeRecord, RecordError, SessionEndRecord, SessionId, Step,
+    SubscriptionRecord, WatermarkRecord, WillRecord,
 };
 
 /// The version that is written.
@@ -176,8 +176,13 @@ impl WatermarkRecord {
     /// Appends the record.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.push(VERSION);
-        put_places(&self.marks, out);
-        put_places(&self.sent, out);
+        for list in [&self.marks, &self.sent] {
+            out.extend_from_slice(&(list.len() as u32).to_le_bytes());
+            for (shard, seq) in list {
+                out.extend_from_slice(&shard.to_le_bytes());
+                out.extend_from_slice(&seq.to_le_bytes());
+            }
+        }
     }
 
     /// Takes a record apart.
@@ -190,33 +195,6 @@ impl WatermarkRecord {
         let sent = decode_places(&mut body)?;
         body.end()?;
         Ok(WatermarkRecord { marks, sent })
-    }
-}
-
-impl DiscardRecord {
-    /// Appends the record.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        out.push(VERSION);
-        put_places(&self.lost, out);
-    }
-
-    /// Takes a record apart.
-    ///
-    /// # Errors
-    /// The body is not such a record.
-    pub fn decode(body: &[u8]) -> Result<DiscardRecord, RecordError> {
-        let mut body = Reader::new(body, VERSION)?;
-        let lost = decode_places(&mut body)?;
-        body.end()?;
-        Ok(DiscardRecord { lost })
-    }
-}
-
-fn put_places(places: &[(u16, u64)], out: &mut Vec<u8>) {
-    out.extend_from_slice(&(places.len() as u32).to_le_bytes());
-    for (shard, place) in places {
-        out.extend_from_slice(&shard.to_le_bytes());
-        out.extend_from_slice(&place.to_le_bytes());
     }
 }
 

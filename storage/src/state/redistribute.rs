@@ -56,9 +56,8 @@ impl State {
     ) -> Vec<State> {
         settle(&mut states, take_over);
         let shards = shards.max(1);
-        let Some(first) = states.first() else { return Vec::new() };
-        let empty = |shard| State::new(shard, first.topic_of, first.origin_of);
-        let mut new: Vec<State> = (0..shards).map(empty).collect();
+        let Some(topic_of) = states.first().map(|state| state.topic_of) else { return Vec::new() };
+        let mut new: Vec<State> = (0..shards).map(|shard| State::new(shard, topic_of)).collect();
         let last_seq = states.iter().map(|state| state.last_seq).max().unwrap_or(0);
         for state in &mut new {
             state.last_seq = last_seq;

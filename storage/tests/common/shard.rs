@@ -12,7 +12,7 @@ use ringtide_storage::record::{
 use ringtide_storage::state::Parts;
 use ringtide_storage::{Lsn, RecordKind, State};
 
-use super::message::{message, origin_of, topic_of};
+use super::message::{message, topic_of};
 
 /// This shard's number.
 pub(crate) const ME: u16 = 1;
@@ -461,7 +461,7 @@ impl Shard {
 
 /// The truth that some records of a log give.
 pub(crate) fn replayed(log: &[Logged], from: usize, to: usize) -> State {
-    let mut state = State::new(ME, topic_of, origin_of);
+    let mut state = State::new(ME, topic_of);
     for (place, (kind, body)) in log.iter().enumerate().take(to).skip(from) {
         state.apply(Lsn(place as u64 + 1), *kind, body).expect("the model writes good records");
     }
