@@ -11,9 +11,6 @@ use smallvec::SmallVec;
 
 use crate::message::Message;
 
-/// The group of a message that waits to be published here as a whole: a will.
-pub(crate) const ANEW: u64 = u64::MAX;
-
 /// A message that a destination has not taken over yet.
 #[derive(Clone, Debug)]
 pub(crate) struct Pending {

@@ -8,14 +8,16 @@ use std::sync::Arc;
 use ringtide_codec::{PacketId, QoS};
 use ringtide_session::{Delivery, Inbound, Outbound, Unfinished, WillState, expiry};
 use ringtide_storage::Store;
-use ringtide_storage::record::{Filter as KeptFilter, SessionId, SessionRecord, WillRecord};
+use ringtide_storage::record::{
+    ANEW, Filter as KeptFilter, SessionId, SessionRecord, WillRecord,
+};
 use ringtide_storage::state::{Parts, Pending as Kept, SessionPart, UnderWay, Waiting};
 use ringtide_topics::{Filter, SessionRef, Subscription, TenantId};
 
 use crate::conn::NONE;
 use crate::core::Core;
 use crate::counters::Counter;
-use crate::custody::{ANEW, Pending};
+use crate::custody::Pending;
 use crate::message::Message;
 use crate::note::{Change, Note};
 use crate::persist::count_kept;

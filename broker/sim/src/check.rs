@@ -97,7 +97,7 @@ impl Model {
         got.fresh += 1;
         got.flagged += u32::from(delivery.retain);
         got.last = step;
-        got.qos = if got.fresh == 1 { delivery.qos } else { got.qos.min(delivery.qos) };
+        got.seen[usize::from(delivery.qos.min(2))] = true;
         got.settled_us = None;
         // What the connection still held when the broker crashed came before the crash.
         got.again += if delivery.qos < 2 { delivery.stale } else { 0 };
