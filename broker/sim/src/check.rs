@@ -195,5 +195,6 @@ fn allowance(message: &Message, possible: &[&Subscription]) -> (u32, u32) {
     let replays = possible.iter().filter(|own| !own.shared && own.retain_handling < 2).count();
     let replays = if message.retain { replays as u32 } else { 0 };
     let copies = groups.len() as u32 + u32::from(plain);
-    (copies * times + replays, copies + replays)
+    let all = copies * times + replays;
+    (all, all)
 }

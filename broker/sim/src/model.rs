@@ -236,6 +236,9 @@ impl Model {
         if message.outcome == Outcome::Unknown {
             message.outcome = outcome;
             message.accepted_us = self.now_us;
+            // The answer may be one from before a crash.
+            let crashed = self.crashed.iter().any(|crash| *crash > message.sent);
+            message.shaky |= message.qos == 0 && crashed;
         }
     }
 
