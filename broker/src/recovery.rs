@@ -113,8 +113,9 @@ fn settle(states: &mut [State], last: &[Lsn]) -> Vec<Vec<(SessionId, u64)>> {
             if origin == to {
                 continue;
             }
-            let lost = states[to].discard_uncommitted(origin as u16, last[origin], origin_of);
-            gone[to].extend(lost);
+            let sent = states[origin].sent(to as u16);
+            let (shard, last) = (origin as u16, last[origin]);
+            gone[to].extend(states[to].discard_uncommitted(shard, last, sent, origin_of));
             let mark = states[to].watermark(origin as u16);
             states[origin].taken_over(to as u16, mark);
         }

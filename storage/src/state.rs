@@ -165,6 +165,7 @@ impl State {
         }
         if let Some((origin, seq)) = head.origin {
             self.open(lsn, origin, seq);
+            self.messages.note_from(lsn, (origin, seq));
         }
         for destination in head.destinations.iter() {
             self.add_pending(lsn, destination);
@@ -314,8 +315,14 @@ impl State {
         self.watermarks.get(&origin).copied().unwrap_or(0)
     }
 
+    /// The last place given to a message for another shard, 0 = none.
+    pub fn sent(&self, shard: u16) -> u64 {
+        self.sent.get(&shard).copied().unwrap_or(0)
+    }
+
     /// Discards what follows from messages that their origin has lost: those whose first record
-    /// would be in the log of `origin` behind `last`, the last position of that log. Their
+    /// would be in the log of `origin` behind `last`, the last position of that log, and those that
+    /// came from there at a place behind `sent`, the last that its log says was given. Their
     /// publishers were told nothing and send them again. Gives the entries that went.
     ///
     /// The log still has them, and by the next start its origin may have used their positions for
@@ -327,10 +334,12 @@ impl State {
         &mut self,
         origin: u16,
         last: Lsn,
+        sent: u64,
         origin_of: OriginOf,
     ) -> Vec<(SessionId, u64)> {
-        let is_lost = |message: &[u8]| {
+        let is_lost = |message: &[u8], from: Option<(u16, u64)>| {
             origin_of(message).is_some_and(|(shard, lsn)| shard == origin && lsn > last.0)
+                || from.is_some_and(|(shard, seq)| shard == origin && seq > sent)
         };
         let lost = self.messages.select(is_lost);
         if lost.is_empty() {

@@ -95,11 +95,9 @@ fn settle(states: &mut [State], last: &[Lsn]) -> Vec<Vec<(SessionId, u64)>> {
     let mut gone = vec![Vec::new(); states.len()];
     for origin in 0..states.len() {
         for to in (0..states.len()).filter(|to| *to != origin) {
-            gone[to].extend(states[to].discard_uncommitted(
-                origin as u16,
-                last[origin],
-                origin_of,
-            ));
+            let sent = states[origin].sent(to as u16);
+            let (shard, last) = (origin as u16, last[origin]);
+            gone[to].extend(states[to].discard_uncommitted(shard, last, sent, origin_of));
             let mark = states[to].watermark(origin as u16);
             states[origin].taken_over(to as u16, mark);
         }
