@@ -94,19 +94,17 @@ fn settle_between(
     let under_way: BTreeMap<u64, UnderWay> = under_way.map(|one| (one.seq, one)).collect();
     for (seq, lsn, group) in pending {
         let message = states[from].messages.bytes(lsn);
-        if group == ANEW {
+        let had = under_way.get(&seq);
+        // One member has it, or another shard that has one.
+        let settled =
+            group != 0 && had.is_some_and(|one| !one.had.is_empty() || !one.forwarded.is_empty());
+        if group == ANEW && !settled {
             for shard in 0..states.len() as u16 {
                 let due = Due { shard, origin, group: 0, message: &message };
                 let followed = take_over(&due);
                 states[usize::from(shard)].follow(&due, None, followed, None);
             }
-            continue;
-        }
-        let had = under_way.get(&seq);
-        // One member has it, or another shard that has one.
-        let settled =
-            group != 0 && had.is_some_and(|one| !one.had.is_empty() || !one.forwarded.is_empty());
-        if !settled {
+        } else if !settled {
             let due = Due { shard, origin, group, message: &message };
             let followed = take_over(&due);
             states[to].follow(&due, Some(seq), followed, had);
