@@ -143,12 +143,13 @@ impl<S: Store> Core<S> {
         };
         for delivery in waiting {
             let Delivery { qos, retain, membership, .. } = delivery;
-            let Stored { seq, message, .. } = delivery.message;
+            let Stored { seq, message, origin } = delivery.message;
+            let origin = origin.map(|(shard, seq)| (shard, seq.get()));
             debug_assert!(qos != QoS::AtMostOnce);
             let ids = &delivery.subscription_ids;
             let journal = &mut self.clients.journal;
             journal.entry(kept, seq, qos as u8, retain, membership, ids);
-            journal.copy(&mut self.store, &message);
+            journal.copy(&mut self.store, &message, origin);
         }
         Checkpoint::Queue(index, last)
     }

@@ -8,9 +8,7 @@ use std::sync::Arc;
 use ringtide_codec::{PacketId, QoS};
 use ringtide_session::{Delivery, Inbound, Outbound, Unfinished, WillState, expiry};
 use ringtide_storage::Store;
-use ringtide_storage::record::{
-    ANEW, Filter as KeptFilter, SessionId, SessionRecord, WillRecord,
-};
+use ringtide_storage::record::{ANEW, Filter as KeptFilter, SessionId, SessionRecord, WillRecord};
 use ringtide_storage::state::{Parts, Pending as Kept, SessionPart, UnderWay, Waiting};
 use ringtide_topics::{Filter, SessionRef, Subscription, TenantId};
 

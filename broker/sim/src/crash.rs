@@ -80,7 +80,8 @@ impl World {
             ),
         );
         let old = self.scenario.shards;
-        let new = if crashes.random.chance(250) { *crashes.random.pick(&[1, 2, 3, 8]) } else { old };
+        let new =
+            if crashes.random.chance(250) { *crashes.random.pick(&[1, 2, 3, 8]) } else { old };
         let mut states = recover::replay(&self.disks, &self.trace);
         if new != old {
             self.trace.event([61, new.into(), 0, 0], format_args!("{old} shards, now {new}"));

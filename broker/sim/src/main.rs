@@ -33,11 +33,7 @@ fn main() -> ExitCode {
     let arguments: Arguments = argh::from_env();
     let mut failed = 0;
     for seed in arguments.seed..arguments.seed.saturating_add(arguments.seeds) {
-        let plan = Plan {
-            steps: arguments.ticks,
-            crashes: arguments.crashes,
-            ..Plan::new(seed)
-        };
+        let plan = Plan { steps: arguments.ticks, crashes: arguments.crashes, ..Plan::new(seed) };
         let outcome = run(plan);
         if outcome.failures.is_empty() {
             if arguments.seeds == 1 {

@@ -6,12 +6,12 @@ use std::rc::Rc;
 
 use ringtide_shard::message::{View, forget_position};
 use ringtide_shard::partition::PartitionMap;
-use ringtide_storage::{Lsn, RecordKind};
 use ringtide_storage::record::{
     ConnectionRecord, ExchangeRecord, MessageHead, SessionEndRecord, SessionId, SessionRecord,
     Step, SubscriptionRecord, WatermarkRecord,
 };
 use ringtide_storage::state::{Parts, State};
+use ringtide_storage::{Lsn, RecordKind};
 use ringtide_topics::TenantId;
 
 use crate::offline;

@@ -71,8 +71,7 @@ impl Scenario {
         ]);
         let clients = random.range(2, 9) as usize;
         let limits = limits(&mut random, lane_bytes);
-        let mut profiles: Vec<Profile> =
-            (0..=clients).map(|no| profile(&mut random, no)).collect();
+        let mut profiles: Vec<Profile> = (0..=clients).map(|no| profile(&mut random, no)).collect();
         if crashes {
             // What the observer must see waits for it.
             profiles[0].expiry_s = u32::MAX;

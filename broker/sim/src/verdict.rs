@@ -149,7 +149,8 @@ impl Model {
             ));
         }
         // What a member was given with QoS 1 another may be given after a crash.
-        let low = |session: &&Session| session.got.get(&no).is_some_and(|got| got.seen[0] || got.seen[1]);
+        let low =
+            |session: &&Session| session.got.get(&no).is_some_and(|got| got.seen[0] || got.seen[1]);
         let crashed = self.crashed.iter().any(|step| *step > message.sent)
             && members.iter().copied().any(|session| low(&session));
         if settled && !crashed && message.sends == 1 && got > groups.len() as u32 {
@@ -175,7 +176,12 @@ impl Model {
                 let steady = own.qos != 1 || own.sends == 1 || later.qos == 1;
                 let same = later.publisher == own.publisher && other > no && steady;
                 let ordered = later.sent > accepted || same;
-                other != no && later.accepted().is_some() && !later.shaky && ordered && !own.will && !later.will
+                other != no
+                    && later.accepted().is_some()
+                    && !later.shaky
+                    && ordered
+                    && !own.will
+                    && !later.will
             })
         };
         let mut candidates: Vec<Option<MessageNo>> = all

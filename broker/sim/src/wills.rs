@@ -56,7 +56,13 @@ pub(crate) struct Wills {
 impl Wills {
     /// Judges by what client `observer` sees.
     pub(crate) fn new(observer: usize, trace: Trace) -> Wills {
-        Wills { records: BTreeMap::new(), events: BTreeMap::new(), observer, outages: Vec::new(), trace }
+        Wills {
+            records: BTreeMap::new(),
+            events: BTreeMap::new(),
+            observer,
+            outages: Vec::new(),
+            trace,
+        }
     }
 
     /// A will is in a CONNECT that is being sent.

@@ -15,6 +15,7 @@ use ringtide_shard::{Limits, Parts, Settings, Shard, Stage, Steering};
 use ringtide_storage::state::Parts as Restored;
 use ringtide_topics::interest::InterestTable;
 
+use crate::Plan;
 use crate::client::{Client, Scene, Surroundings};
 use crate::clock::SimClock;
 use crate::crash::Crashes;
@@ -26,7 +27,6 @@ use crate::random::Random;
 use crate::sabotage::Saboteur;
 use crate::scenario::{DENIED, Rules, Scenario};
 use crate::store::{Disk, SimStore};
-use crate::Plan;
 use crate::trace::Trace;
 use crate::verdict::Dropped;
 use crate::wills::Wills;
