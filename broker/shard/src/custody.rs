@@ -20,6 +20,9 @@ pub(crate) struct Pending {
     pub(crate) message: Message,
 }
 
+/// A place in the order by shard.
+type Marks = Vec<(u16, u64)>;
+
 /// What this shard owes to one other, or to itself, and has taken over from it.
 #[derive(Debug, Default)]
 struct Peer {
@@ -130,7 +133,7 @@ impl Custody {
     }
 
     /// All watermarks, and the last places given: for a checkpoint.
-    pub(crate) fn all_marks(&self) -> (Vec<(u16, u64)>, Vec<(u16, u64)>) {
+    pub(crate) fn all_marks(&self) -> (Marks, Marks) {
         let number = |(shard, peer): (usize, &Peer)| (shard as u16, mark(peer), peer.sent);
         let all: Vec<_> = self.peers.iter().enumerate().map(number).collect();
         let marks = all.iter().map(|(shard, mark, _)| (*shard, *mark)).collect();

@@ -153,7 +153,7 @@ impl Groups {
         custody_of: &mut Custody,
     ) -> Option<GivenAgain> {
         for _ in 0..self.again.len() {
-            let Some(again) = self.again.pop_front() else { return None };
+            let again = self.again.pop_front()?;
             let Again { group, exclude, message, custody, until_ms } = again;
             let here = self.by_key.get(&group).and_then(|&index| self.here.get_mut(index as usize));
             let header = message.view().header;
