@@ -33,7 +33,10 @@ impl<S: Store> Core<S> {
     pub(crate) fn checkpoint(&mut self) -> bool {
         let mut at = match self.checkpoint.take() {
             Some(at) => at,
-            None if self.store.wants_checkpoint() => self.begin_checkpoint(),
+            // Who had a message whose fan-out is not over a checkpoint cannot say.
+            None if self.store.wants_checkpoint() && !self.routes.custody.is_under_way() => {
+                self.begin_checkpoint()
+            }
             None => return false,
         };
         if self.store.is_waiting() {

@@ -126,6 +126,11 @@ impl Custody {
         }
     }
 
+    /// True if what follows from a message is recorded in part only.
+    pub(crate) fn is_under_way(&self) -> bool {
+        !self.given.is_empty() || self.peers.iter().any(|peer| !peer.unfinished.is_empty())
+    }
+
     /// The watermarks that have moved since they were recorded.
     pub(crate) fn moved(&self) -> impl Iterator<Item = (u16, u64)> + '_ {
         let marks = self.peers.iter().enumerate().map(|(shard, peer)| (shard, peer, mark(peer)));

@@ -277,7 +277,7 @@ impl<S: Store> Core<S> {
     /// A message of an earlier run for a member of a shared group has come from another shard.
     pub(crate) fn on_member_again(&mut self, from: u16, seq: u64, group: u64, message: Message) {
         let custody = &mut self.routes.custody;
-        if !custody.take(from, seq) || custody.given.contains_key(&(from, seq)) {
+        if !custody.take(from, seq) || custody.given.remove(&(from, seq)).is_some() {
             return;
         }
         custody.begin(from, seq);
