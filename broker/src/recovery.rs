@@ -10,7 +10,7 @@ use std::time::Instant;
 use ringtide_shard::message::{View, forget_position};
 use ringtide_shard::partition::PartitionMap;
 use ringtide_storage::log::{LogConfig, Opened, Sync, inspect};
-use ringtide_storage::record::DiscardRecord;
+use ringtide_storage::record::{ExchangeRecord, SessionId, Step};
 use ringtide_storage::state::{Parts, State};
 use ringtide_storage::{Log, Lsn, RecordKind, Store};
 use ringtide_topics::TenantId;
@@ -51,7 +51,7 @@ pub(crate) fn recover(config: &Config, shards: u16) -> Result<Option<Recovery>, 
         redistribute(config, &mut dir, shards)?;
     }
     let found = in_parallel(shards, |shard| {
-        let mut state = State::new(shard, topic_of, origin_of);
+        let mut state = State::new(shard, topic_of);
         let config = log_config(config, &dir, dir.manifest.generation, shard);
         let opened = Log::open(config, &mut |lsn, kind, body| state.apply(lsn, kind, body));
         opened.map(|(log, opened)| (log, opened, state))
@@ -66,9 +66,9 @@ pub(crate) fn recover(config: &Config, shards: u16) -> Result<Option<Recovery>, 
         logs.push(log);
         states.push(state);
     }
-    let lost = settle(&mut states, &last);
-    for (shard, (log, lost)) in logs.iter_mut().zip(lost).enumerate() {
-        record_lost(log, lost).map_err(|text| {
+    let gone = settle(&mut states, &last);
+    for (shard, (log, gone)) in logs.iter_mut().zip(&gone).enumerate() {
+        record_gone(log, gone).map_err(|text| {
             let path = dir.log_dir(dir.manifest.generation, shard as u16);
             Failure::host(format!("{}: {text}", path.display()))
         })?;
@@ -109,34 +109,35 @@ fn align(mut shards: Vec<Recovered>) -> Vec<Recovered> {
 }
 
 /// What a log says of the others: which messages were taken over, and which were lost by their
-/// origin before anybody was told of them. For every shard, the origins of those and the last
-/// position of each one's log.
-fn settle(states: &mut [State], last: &[Lsn]) -> Vec<Vec<(u16, u64)>> {
-    let mut lost = vec![Vec::new(); states.len()];
+/// origin before anybody was told of them. What every shard must record as done with.
+fn settle(states: &mut [State], last: &[Lsn]) -> Vec<Vec<(SessionId, u64)>> {
+    let mut gone = vec![Vec::new(); states.len()];
     for origin in 0..states.len() {
         for to in 0..states.len() {
             if origin == to {
                 continue;
             }
-            if states[to].discard_uncommitted(origin as u16, last[origin]) > 0 {
-                lost[to].push((origin as u16, last[origin].0));
-            }
+            let sent = states[origin].sent(to as u16);
+            let (shard, last) = (origin as u16, last[origin]);
+            gone[to].extend(states[to].discard_uncommitted(shard, last, sent, origin_of));
             let mark = states[to].watermark(origin as u16);
             states[origin].taken_over(to as u16, mark);
         }
     }
-    lost
+    gone
 }
 
-/// Records, to the disk, what of a log is void because its origin has lost it. Later it could not
-/// be told: by then the origin has used the positions for other messages.
-fn record_lost(log: &mut Log, lost: Vec<(u16, u64)>) -> Result<(), String> {
-    if lost.is_empty() {
+/// Records, to the disk, that entries are done with which the log still has. Later it could not be
+/// told: by then their origin has used the positions of their messages for others.
+fn record_gone(log: &mut Log, gone: &[(SessionId, u64)]) -> Result<(), String> {
+    if gone.is_empty() {
         return Ok(());
     }
-    let mut body = Vec::new();
-    DiscardRecord { lost }.encode(&mut body);
-    log.append(RecordKind::Discard, &[&body]);
+    for &(session, seq) in gone {
+        let mut body = Vec::new();
+        ExchangeRecord { session, step: Step::Done { seq } }.encode(&mut body);
+        log.append(RecordKind::Exchange, &[&body]);
+    }
     log.end_turn();
     drain(log, 0)
 }
@@ -197,7 +198,7 @@ fn redistribute(config: &Config, dir: &mut DataDir, shards: u16) -> Result<(), F
     let mut last = Vec::new();
     for shard in 0..old {
         let path = dir.log_dir(dir.manifest.generation, shard);
-        let mut state = State::new(shard, topic_of, origin_of);
+        let mut state = State::new(shard, topic_of);
         if path.exists() {
             let opened = inspect(&path, shard, &mut |lsn, kind, body| state.apply(lsn, kind, body));
             let opened = opened.map_err(|error| unusable(dir, shard.into(), &error))?;

@@ -59,6 +59,9 @@ pub struct Entry<'a> {
     pub ids: std::borrow::Cow<'a, [u32]>,
 }
 
+/// The group of a message that its own shard is to publish as a whole: nobody has it yet.
+pub const ANEW: u64 = u64::MAX;
+
 /// Another shard (or this one, later) that must take a message over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Destination {
@@ -66,7 +69,8 @@ pub struct Destination {
     pub shard: u16,
     /// Its place in the order between this shard and that.
     pub seq: u64,
-    /// The shared group for one of whose members it is, by hash; 0 = for all that match there.
+    /// The shared group for one of whose members it is, by hash; 0 = for all that match there;
+    /// [`ANEW`].
     pub group: u64,
 }
 

@@ -165,6 +165,7 @@ impl State {
         }
         if let Some((origin, seq)) = head.origin {
             self.open(lsn, origin, seq);
+            self.messages.note_from(lsn, (origin, seq));
         }
         for destination in head.destinations.iter() {
             self.add_pending(lsn, destination);
@@ -217,13 +218,12 @@ impl State {
     fn add_entries(&mut self, lsn: u64, entries: &[Entry<'_>]) {
         for entry in entries {
             self.last_seq = self.last_seq.max(entry.seq);
-            // Also of a session that a checkpoint under way has not come to.
-            self.messages.note_had(lsn, entry.session, entry.membership);
             let Some(session) = self.sessions.get_mut(&entry.session) else {
                 self.ignored += 1;
                 continue;
             };
             self.messages.hold(lsn);
+            self.messages.note_had(lsn, entry.session, entry.membership);
             if let Some(old) = session.add_entry(lsn, entry) {
                 self.messages.release(old);
             }
@@ -315,24 +315,47 @@ impl State {
         self.watermarks.get(&origin).copied().unwrap_or(0)
     }
 
+    /// The last place given to a message for another shard, 0 = none.
+    pub fn sent(&self, shard: u16) -> u64 {
+        self.sent.get(&shard).copied().unwrap_or(0)
+    }
+
     /// Discards what follows from messages that their origin has lost: those whose first record
-    /// would be in the log of `origin` behind `last`, the last position of that log. Their
-    /// publishers were told nothing and send them again. Says how many entries went.
+    /// would be in the log of `origin` behind `last`, the last position of that log, and those that
+    /// came from there at a place behind `sent`, the last that its log says was given. Their
+    /// publishers were told nothing and send them again. Gives the entries that went.
+    ///
+    /// The log still has them, and by the next start its origin may have used their positions for
+    /// other messages: the caller must record ([`ExchangeRecord`] with [`crate::record::Step::Done`]) that they
+    /// are done with, durably, before the origin's log goes on.
     ///
     /// A retained message stays: which of the two the topic holds was never promised.
-    pub fn discard_uncommitted(&mut self, origin: u16, last: Lsn, origin_of: OriginOf) -> u64 {
-        let is_lost = |message: &[u8]| {
+    pub fn discard_uncommitted(
+        &mut self,
+        origin: u16,
+        last: Lsn,
+        sent: u64,
+        origin_of: OriginOf,
+    ) -> Vec<(SessionId, u64)> {
+        let is_lost = |message: &[u8], from: Option<(u16, u64)>| {
             origin_of(message).is_some_and(|(shard, lsn)| shard == origin && lsn > last.0)
+                || from.is_some_and(|(shard, seq)| shard == origin && seq > sent)
         };
         let lost = self.messages.select(is_lost);
         if lost.is_empty() {
-            return 0;
+            return Vec::new();
         }
+        let mut entries = Vec::new();
         let mut gone = Vec::new();
-        for session in self.sessions.values_mut() {
-            session.discard(&lost, &mut gone);
+        let mut of_session = Vec::new();
+        for (id, session) in &mut self.sessions {
+            session.discard(&lost, &mut of_session);
+            for (seq, lsn) in of_session.drain(..) {
+                entries.push((*id, seq));
+                gone.push(lsn);
+            }
         }
-        let entries = gone.len() as u64;
+        entries.sort_unstable();
         let pending = self.pending.extract_if(.., |_, (lsn, _)| lost.contains(lsn));
         gone.extend(pending.map(|(_, (lsn, _))| lsn));
         for lsn in gone {

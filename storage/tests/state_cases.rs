@@ -201,9 +201,12 @@ fn what_its_origin_has_lost_is_discarded() {
     });
     log.step(1, Step::Sent { seq: 3, packet_id: 1 });
     let mut other = log.state.clone();
-    assert_eq!(other.discard_uncommitted(6, Lsn(0), origin_of), 0);
-    assert_eq!(other.discard_uncommitted(5, Lsn(12), origin_of), 0);
-    assert_eq!(log.state.discard_uncommitted(5, Lsn(10), origin_of), 2);
+    assert_eq!(other.discard_uncommitted(6, Lsn(0), 9, origin_of), []);
+    assert_eq!(other.discard_uncommitted(5, Lsn(12), 9, origin_of), []);
+    // By their places alone, too.
+    let lost = [(SessionId(1), 2), (SessionId(1), 3)];
+    assert_eq!(log.state.clone().discard_uncommitted(5, Lsn(99), 1, origin_of)[..1], lost[..1]);
+    assert_eq!(log.state.discard_uncommitted(5, Lsn(10), 9, origin_of), lost);
     let parts = log.state.clone().into_parts();
     let waiting = &parts.sessions[0].waiting;
     assert_eq!(waiting.iter().map(|one| one.seq).collect::<Vec<_>>(), [1]);
@@ -213,7 +216,7 @@ fn what_its_origin_has_lost_is_discarded() {
     assert_eq!(parts.pending.iter().map(|one| one.seq).collect::<Vec<_>>(), [1]);
     assert_eq!(number_of(&parts.retained[0].message.bytes), 3, "what is retained stays");
     assert_eq!(log.state.messages(), 2);
-    assert_eq!(log.state.discard_uncommitted(5, Lsn(10), origin_of), 0);
+    assert_eq!(log.state.discard_uncommitted(5, Lsn(10), 9, origin_of), []);
 }
 
 #[test]

@@ -11,9 +11,6 @@ use smallvec::SmallVec;
 
 use crate::message::Message;
 
-/// The group of a message that waits to be published here as a whole: a will.
-pub(crate) const ANEW: u64 = u64::MAX;
-
 /// A message that a destination has not taken over yet.
 #[derive(Clone, Debug)]
 pub(crate) struct Pending {
@@ -23,7 +20,7 @@ pub(crate) struct Pending {
     pub(crate) message: Message,
 }
 
-/// A place in the order for each of some shards.
+/// A place in the order by shard.
 type Marks = Vec<(u16, u64)>;
 
 /// What this shard owes to one other, or to itself, and has taken over from it.
@@ -127,6 +124,11 @@ impl Custody {
         if let Ok(at) = peer.unfinished.binary_search(&seq) {
             peer.unfinished.remove(at);
         }
+    }
+
+    /// True if what follows from a message is recorded in part only.
+    pub(crate) fn is_under_way(&self) -> bool {
+        !self.given.is_empty() || self.peers.iter().any(|peer| !peer.unfinished.is_empty())
     }
 
     /// The watermarks that have moved since they were recorded.

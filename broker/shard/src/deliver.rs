@@ -88,11 +88,11 @@ impl<'a> Fan<'a> {
         self.message.get_or_insert_with(|| Message::new(view))
     }
 
-    /// Where a message of QoS 2 must be durable before it goes on, if that is another shard.
+    /// Where a message must be durable, if that is another shard: of QoS 2 before it goes on, of
+    /// QoS 1 or a crash takes it back.
     fn origin(&self, me: u16) -> Option<(u16, NonZeroU64)> {
         let (origin, seq) = self.custody.filter(|(origin, _)| *origin != me)?;
-        let twice = self.view.header.qos == QoS::ExactlyOnce;
-        NonZeroU64::new(seq).filter(|_| twice).map(|seq| (origin, seq))
+        NonZeroU64::new(seq).map(|seq| (origin, seq))
     }
 }
 
@@ -491,6 +491,8 @@ pub(crate) fn hold(journal: &mut Journal, whose: (u32, u32), kept: SessionId, se
     if qos == QoS::ExactlyOnce && seq != 0 {
         journal.step(kept, Step::Sent { seq, packet_id: id.get() });
     }
+    // QoS 1 waits only for its turn.
+    let origin = origin.filter(|_| qos == QoS::ExactlyOnce);
     let origin = origin.map(|(origin, seq)| (origin, seq.get()));
     journal.hold(whose.0, whose.1, Held { id, dup: false, origin, lsn: u64::MAX });
 }

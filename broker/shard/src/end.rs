@@ -6,13 +6,12 @@ use std::num::NonZeroU64;
 use ringtide_codec::ReasonCode;
 use ringtide_session::{EndKind, Unfinished, WillAction, expiry, keepalive};
 use ringtide_storage::Store;
-use ringtide_storage::record::{MessageHead, SessionId};
+use ringtide_storage::record::{ANEW, MessageHead, SessionId};
 use ringtide_topics::SessionRef;
 
 use crate::conn::{Cause, NONE, Phase};
 use crate::core::{Core, Due};
 use crate::counters::Counter;
-use crate::custody::ANEW;
 use crate::message::{Message, View};
 use crate::note::{Change, Chosen};
 use crate::persist::count_kept;

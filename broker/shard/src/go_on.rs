@@ -179,7 +179,7 @@ impl<S: Store> Core<S> {
                 // It counts from here: what the log loses with it the others must forget.
                 let view = internal.message.view();
                 let lsn = self.store.appended().0 + 1;
-                let header = Header { lsn, ..view.header };
+                let header = Header { lsn, origin_log: self.mesh.me, ..view.header };
                 internal.message = Message::new(&View { header, ..view });
             }
             let mut fan = Fan::new(internal.message.view());

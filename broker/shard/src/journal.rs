@@ -164,11 +164,18 @@ impl Journal {
         self.records.clear();
     }
 
-    /// Appends the record of a message that a checkpoint copies, with the entries gathered for it.
-    pub(crate) fn copy<S: Store>(&mut self, store: &mut S, message: &Message) {
+    /// Appends the record of a message that a checkpoint copies, with the entries gathered for it
+    /// and where it came from: that may yet turn out to have lost it.
+    pub(crate) fn copy<S: Store>(
+        &mut self,
+        store: &mut S,
+        message: &Message,
+        origin: Option<(u16, u64)>,
+    ) {
         self.flush(store);
         self.scratch.clear();
-        MessageHead::default().encode_with_entries(&self.entries, self.count, &mut self.scratch);
+        let head = MessageHead { origin, ..MessageHead::default() };
+        head.encode_with_entries(&self.entries, self.count, &mut self.scratch);
         let view = message.view();
         let head = view.head();
         let parts: [&[u8]; 5] =

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::mem;
 
-use ringtide_codec::QoS;
+use ringtide_codec::{PacketId, QoS};
 use ringtide_session::WillState;
 use ringtide_storage::record::{
     ConnectionRecord, Exchange, Filter, MessageHead, SessionEndRecord, SessionId, SessionRecord,
@@ -19,6 +19,7 @@ use crate::core::{Core, WaitsFor};
 use crate::counters::Counter;
 use crate::deliver::Fan;
 use crate::note::Note;
+use crate::park::Parked;
 use crate::pump;
 use crate::session::{Session, Will};
 use crate::share::Share;
@@ -88,7 +89,10 @@ impl<S: Store> Core<S> {
             let filter = membership.filter.to_string();
             Filter { filter, options: membership.options, id: membership.id }
         });
+        // One that waits here is not recorded: were its id, it would be lost when it comes again.
+        let parked = self.parked_id(session.conn);
         let inbound = session.inbound.iter().flat_map(|inbound| inbound.awaiting_release());
+        let inbound = inbound.filter(|id| Some(*id) != parked);
         let under_way = session.outbound.iter().flat_map(|outbound| outbound.under_way());
         let exchanges = under_way.filter_map(|(id, delivery)| {
             let seq = delivery.map(|delivery| delivery.message.seq);
@@ -109,6 +113,16 @@ impl<S: Store> Core<S> {
             inbound: inbound.map(|id| id.get()).collect(),
             exchanges: exchanges.collect(),
         })
+    }
+
+    /// The packet id of a publish that waits in a connection.
+    fn parked_id(&self, conn: u32) -> Option<PacketId> {
+        let conn = self.clients.conns.at(conn)?;
+        match conn.cold.as_ref()?.parked.as_ref()? {
+            Parked::Lanes(parked) => parked.ack.id,
+            Parked::Verdict { ack, .. } => ack.id,
+            Parked::Subscribe(_) => None,
+        }
     }
 
     /// Records that a session was connected or disconnected, or that its will changed.

@@ -87,7 +87,8 @@ fn pump_one(
     match outbound.resend_next() {
         Some(Resend::Publish { id, delivery, dup }) => {
             if must_hold(journal, who.session, who.kept, delivery.qos) {
-                let origin = delivery.message.origin.map(|(origin, seq)| (origin, seq.get()));
+                let origin = delivery.message.origin.filter(|_| delivery.qos == QoS::ExactlyOnce);
+                let origin = origin.map(|(origin, seq)| (origin, seq.get()));
                 let held = Held { id, dup, origin, lsn: u64::MAX };
                 journal.hold(who.session, who.generation, held);
                 return Pumped::Held;

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use ringtide_codec::{PacketId, QoS};
 use ringtide_session::{Delivery, Inbound, Outbound, Unfinished, WillState, expiry};
 use ringtide_storage::Store;
-use ringtide_storage::record::{Filter as KeptFilter, SessionId, SessionRecord, WillRecord};
+use ringtide_storage::record::{ANEW, Filter as KeptFilter, SessionId, SessionRecord, WillRecord};
 use ringtide_storage::state::{Parts, Pending as Kept, SessionPart, UnderWay, Waiting};
 use ringtide_topics::{Filter, SessionRef, Subscription, TenantId};
 
 use crate::conn::NONE;
 use crate::core::Core;
 use crate::counters::Counter;
-use crate::custody::{ANEW, Pending};
+use crate::custody::Pending;
 use crate::message::Message;
 use crate::note::{Change, Note};
 use crate::persist::count_kept;
@@ -278,7 +278,7 @@ impl<S: Store> Core<S> {
     /// A message of an earlier run for a member of a shared group has come from another shard.
     pub(crate) fn on_member_again(&mut self, from: u16, seq: u64, group: u64, message: Message) {
         let custody = &mut self.routes.custody;
-        if !custody.take(from, seq) || custody.given.contains_key(&(from, seq)) {
+        if !custody.take(from, seq) || custody.given.remove(&(from, seq)).is_some() {
             return;
         }
         custody.begin(from, seq);

@@ -31,8 +31,8 @@ pub(crate) struct Stored {
     pub(crate) message: Message,
     /// Its entry in the log; 0 for one that is not kept.
     pub(crate) seq: u64,
-    /// Where it came from and its place in the order from there, for one of QoS 2 of another
-    /// shard: it may not go on before it is durable there.
+    /// The other shard that it came from, and its place in the order from there: with QoS 2 it may
+    /// not go on before it is durable there.
     pub(crate) origin: Option<(u16, NonZeroU64)>,
 }
 

@@ -97,7 +97,7 @@ impl Model {
         got.fresh += 1;
         got.flagged += u32::from(delivery.retain);
         got.last = step;
-        got.qos = if got.fresh == 1 { delivery.qos } else { got.qos.min(delivery.qos) };
+        got.seen[usize::from(delivery.qos.min(2))] = true;
         got.settled_us = None;
         // What the connection still held when the broker crashed came before the crash.
         got.again += if delivery.qos < 2 { delivery.stale } else { 0 };
@@ -195,5 +195,6 @@ fn allowance(message: &Message, possible: &[&Subscription]) -> (u32, u32) {
     let replays = possible.iter().filter(|own| !own.shared && own.retain_handling < 2).count();
     let replays = if message.retain { replays as u32 } else { 0 };
     let copies = groups.len() as u32 + u32::from(plain);
-    (copies * times + replays, copies + replays)
+    let all = copies * times + replays;
+    (all, all)
 }

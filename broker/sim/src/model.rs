@@ -111,8 +111,8 @@ pub(crate) struct Got {
     /// Those of them with the RETAIN flag set.
     pub(crate) flagged: u32,
     pub(crate) last: Step,
-    /// QoS of the last delivery.
-    pub(crate) qos: u8,
+    /// The QoS with which it came.
+    pub(crate) seen: [bool; 3],
     /// When the broker had handled its acknowledgement for certain.
     pub(crate) settled_us: Option<u64>,
     /// Times that it may come once more because a crash may have lost what became of it.
@@ -236,6 +236,9 @@ impl Model {
         if message.outcome == Outcome::Unknown {
             message.outcome = outcome;
             message.accepted_us = self.now_us;
+            // The answer may be one from before a crash.
+            let crashed = self.crashed.iter().any(|crash| *crash > message.sent);
+            message.shaky |= message.qos == 0 && crashed;
         }
     }
 
@@ -264,12 +267,10 @@ impl Model {
                 let message = &messages[no.0 as usize];
                 let known = message.accepted().is_some() && !message.shaky;
                 let kept = got.settled_us.is_some_and(|settled| settled + FORGETS_US < at_us);
-                let stays = match got.qos {
-                    0 => known && message.accepted_us + FORGETS_US < at_us,
-                    1 => kept && (known || message.qos == 1),
-                    _ => true,
-                };
-                got.again += u32::from(!stays);
+                let routed_again = !known || message.accepted_us + FORGETS_US >= at_us;
+                let sent_again = !kept || (!known && message.qos != 1);
+                let again = (got.seen[0] && routed_again) || (got.seen[1] && sent_again);
+                got.again += u32::from(again);
             }
         }
     }

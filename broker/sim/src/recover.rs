@@ -7,8 +7,8 @@ use std::rc::Rc;
 use ringtide_shard::message::{View, forget_position};
 use ringtide_shard::partition::PartitionMap;
 use ringtide_storage::record::{
-    ConnectionRecord, DiscardRecord, ExchangeRecord, MessageHead, SessionEndRecord, SessionRecord,
-    SubscriptionRecord, WatermarkRecord,
+    ConnectionRecord, ExchangeRecord, MessageHead, SessionEndRecord, SessionId, SessionRecord,
+    Step, SubscriptionRecord, WatermarkRecord,
 };
 use ringtide_storage::state::{Parts, State};
 use ringtide_storage::{Lsn, RecordKind};
@@ -24,7 +24,7 @@ pub(crate) fn replay(disks: &[Rc<RefCell<Disk>>], trace: &Trace) -> Vec<State> {
     let mut states = Vec::new();
     let mut last = Vec::new();
     for (shard, disk) in disks.iter().enumerate() {
-        let mut state = State::new(shard as u16, topic_of, origin_of);
+        let mut state = State::new(shard as u16, topic_of);
         let disk = disk.borrow();
         for record in &disk.records {
             let numbers = [62, shard as u64, record.lsn.0, record.kind as u64];
@@ -37,11 +37,11 @@ pub(crate) fn replay(disks: &[Rc<RefCell<Disk>>], trace: &Trace) -> Vec<State> {
         last.push(disk.appended);
         states.push(state);
     }
-    for (to, lost) in settle(&mut states, &last).into_iter().enumerate() {
-        if !lost.is_empty() {
+    for (to, gone) in settle(&mut states, &last).into_iter().enumerate() {
+        for (session, seq) in gone {
             let mut body = Vec::new();
-            DiscardRecord { lost }.encode(&mut body);
-            disks[to].borrow_mut().write(RecordKind::Discard, &[&body]);
+            ExchangeRecord { session, step: Step::Done { seq } }.encode(&mut body);
+            disks[to].borrow_mut().write(RecordKind::Exchange, &[&body]);
         }
     }
     states
@@ -93,18 +93,18 @@ pub(crate) fn align(states: Vec<State>) -> Vec<Parts> {
     shards
 }
 
-fn settle(states: &mut [State], last: &[Lsn]) -> Vec<Vec<(u16, u64)>> {
-    let mut lost = vec![Vec::new(); states.len()];
+fn settle(states: &mut [State], last: &[Lsn]) -> Vec<Vec<(SessionId, u64)>> {
+    let mut gone = vec![Vec::new(); states.len()];
     for origin in 0..states.len() {
         for to in (0..states.len()).filter(|to| *to != origin) {
-            if states[to].discard_uncommitted(origin as u16, last[origin]) > 0 {
-                lost[to].push((origin as u16, last[origin].0));
-            }
+            let sent = states[origin].sent(to as u16);
+            let (shard, last) = (origin as u16, last[origin]);
+            gone[to].extend(states[to].discard_uncommitted(shard, last, sent, origin_of));
             let mark = states[to].watermark(origin as u16);
             states[origin].taken_over(to as u16, mark);
         }
     }
-    lost
+    gone
 }
 
 /// A record in words.
@@ -127,7 +127,6 @@ fn words(record: &Record) -> String {
         RecordKind::Exchange => format!("{:?}", ExchangeRecord::decode(body)),
         RecordKind::Connection => format!("{:?}", ConnectionRecord::decode(body)),
         RecordKind::SessionEnd => format!("{:?}", SessionEndRecord::decode(body)),
-        RecordKind::Discard => format!("{:?}", DiscardRecord::decode(body)),
         RecordKind::Watermark => format!("{:?}", WatermarkRecord::decode(body)),
         RecordKind::Queue => format!("{kind:?}"),
     }

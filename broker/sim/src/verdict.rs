@@ -149,7 +149,8 @@ impl Model {
             ));
         }
         // What a member was given with QoS 1 another may be given after a crash.
-        let low = |session: &&Session| session.got.get(&no).is_some_and(|got| got.qos < 2);
+        let low =
+            |session: &&Session| session.got.get(&no).is_some_and(|got| got.seen[0] || got.seen[1]);
         let crashed = self.crashed.iter().any(|step| *step > message.sent)
             && members.iter().copied().any(|session| low(&session));
         if settled && !crashed && message.sends == 1 && got > groups.len() as u32 {

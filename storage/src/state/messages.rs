@@ -17,6 +17,8 @@ struct Stored {
     open: u32,
     had: Vec<(SessionId, u16)>,
     forwarded: Vec<(u16, u64)>,
+    /// The shard that it came from, and its place in the order from there.
+    from: Option<(u16, u64)>,
 }
 
 /// See the module's documentation.
@@ -46,6 +48,7 @@ impl Messages {
             open: 0,
             had: Vec::new(),
             forwarded: Vec::new(),
+            from: None,
         });
         stored.holds += 1;
     }
@@ -99,6 +102,13 @@ impl Messages {
         }
     }
 
+    /// The message came from another shard.
+    pub(super) fn note_from(&mut self, lsn: u64, from: (u16, u64)) {
+        if let Some(stored) = self.by_lsn.get_mut(&lsn) {
+            stored.from = Some(from);
+        }
+    }
+
     pub(super) fn bytes(&self, lsn: u64) -> Bytes {
         self.by_lsn.get(&lsn).map(|stored| stored.bytes.clone()).unwrap_or_default()
     }
@@ -112,8 +122,8 @@ impl Messages {
     }
 
     /// The positions of the messages that `pick` takes.
-    pub(super) fn select(&self, pick: impl Fn(&[u8]) -> bool) -> HashSet<u64> {
+    pub(super) fn select(&self, pick: impl Fn(&[u8], Option<(u16, u64)>) -> bool) -> HashSet<u64> {
         let all = self.by_lsn.iter();
-        all.filter(|(_, stored)| pick(&stored.bytes)).map(|(lsn, _)| *lsn).collect()
+        all.filter(|(_, stored)| pick(&stored.bytes, stored.from)).map(|(lsn, _)| *lsn).collect()
     }
 }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use super::session::Session;
 use super::{State, UnderWay};
-use crate::record::{Entry, MessageHead, SessionId, WatermarkRecord};
+use crate::record::{ANEW, Entry, MessageHead, SessionId, WatermarkRecord};
 
 /// A message that is taken over under the old number of shards.
 #[derive(Debug)]
@@ -98,10 +98,16 @@ fn settle_between(
         // One member has it, or another shard that has one.
         let settled =
             group != 0 && had.is_some_and(|one| !one.had.is_empty() || !one.forwarded.is_empty());
-        if !settled {
+        if group == ANEW && !settled {
+            for shard in 0..states.len() as u16 {
+                let due = Due { shard, origin, group: 0, message: &message };
+                let followed = take_over(&due);
+                states[usize::from(shard)].follow(&due, None, followed, None);
+            }
+        } else if !settled {
             let due = Due { shard, origin, group, message: &message };
             let followed = take_over(&due);
-            states[to].follow(&due, seq, followed, had);
+            states[to].follow(&due, Some(seq), followed, had);
         }
     }
     let record = WatermarkRecord { marks: vec![(origin, last)], sent: Vec::new() };
@@ -117,7 +123,13 @@ impl State {
     }
 
     /// Adds what follows from a message that was pending, but for those who had it.
-    fn follow(&mut self, due: &Due<'_>, seq: u64, followed: Followed, had: Option<&UnderWay>) {
+    fn follow(
+        &mut self,
+        due: &Due<'_>,
+        seq: Option<u64>,
+        followed: Followed,
+        had: Option<&UnderWay>,
+    ) {
         let had = had.map_or(&[][..], |one| &one.had);
         let mut entries = followed.entries;
         entries.retain(|entry| !had.contains(&(entry.session, entry.membership)));
@@ -125,7 +137,7 @@ impl State {
             self.last_seq += 1;
             entry.seq = self.last_seq;
         }
-        let origin = Some((due.origin, seq));
+        let origin = seq.map(|seq| (due.origin, seq));
         let head = MessageHead {
             retained: followed.retained,
             origin,

@@ -154,11 +154,11 @@ impl Session {
         self.waiting.values().map(|slot| slot.lsn)
     }
 
-    /// Drops the entries of lost messages, with their exchanges, and lists them.
-    pub(super) fn discard(&mut self, lost: &HashSet<u64>, gone: &mut Vec<u64>) {
+    /// Drops the entries of lost messages, with their exchanges, and lists them: seq and position.
+    pub(super) fn discard(&mut self, lost: &HashSet<u64>, gone: &mut Vec<(u64, u64)>) {
         for (seq, slot) in self.waiting.extract_if(.., |_, slot| lost.contains(&slot.lsn)) {
             self.exchanges.retain(|_, (_, own)| *own != Some(seq));
-            gone.push(slot.lsn);
+            gone.push((seq, slot.lsn));
         }
     }
 
