@@ -145,6 +145,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             forward_scratch: Vec::new(),
             next_tag: 0,
             next_join: 0,
+            started: false,
             draining: false,
             walks: Walks::default(),
             random: parts.seed,

@@ -83,6 +83,8 @@ counters! {
     RecordsOut => "shards/records_sent",
     /// Records taken from other shards.
     RecordsIn => "shards/records_received",
+    /// 1 once the shard has taken in what an earlier run left and announced its subscriptions.
+    ShardReady => "shards/ready",
     /// Times that a publisher waited because a lane to another shard was full.
     Parked => "shards/parked",
     /// Dropped: QoS 0 to a subscriber whose write buffer is full.

@@ -28,11 +28,13 @@ impl<S: Store> Core<S> {
     /// could be done at once.
     pub(crate) fn go_on(&mut self, over: &dyn Fn() -> bool) -> bool {
         let sends = self.limits.turn_sends_max / SENDS_PART;
-        self.resend();
         let mut more = self.take_verdicts(over);
         // What a connection left behind goes before what its client sends on the next.
         self.routes.at_least(sends);
-        more |= self.publish_own(over);
+        if self.started {
+            self.resend();
+            more |= self.publish_own(over);
+        }
         self.retry_interest();
         more |= self.retry_parked(over);
         self.routes.at_least(sends);

@@ -9,6 +9,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use ringtide_driver::{
@@ -107,14 +108,14 @@ impl<D: Driver, S: Store, C: Clock> Turn for Shard<D, S, C> {
         let mut again = self.core.go_on(&|| clock.now_us() >= until_us);
         again |= self.handle_ends(until_us);
         again |= self.answer_retained(until_us);
-        again |= self.fire_timers(until_us);
+        again |= self.core.started && self.fire_timers(until_us);
         again |= self.core.checkpoint();
         let clock = &self.clock;
         again |= self.core.end_of_log_turn(&|| clock.now_us() >= until_us);
         again |= self.core.has_news();
         self.flush();
         self.core.mesh.shared.end_turn(me);
-        if self.core.routes.custody.resend.is_empty() {
+        if self.core.started && self.core.routes.custody.resend.is_empty() {
             self.core.clients.counters.add(Counter::Turns, 1);
         }
         if again || !self.received.is_empty() {
@@ -167,9 +168,22 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         }
     }
 
-    /// Starts accepting once every shard has had a turn.
+    /// Starts publishing what an earlier run left once every shard has announced what it has taken
+    /// in, and accepting once all of that is on its way.
     fn accept_when_all_run(&mut self) {
         let Some(all) = &self.waits_for else { return };
+        if !self.core.started {
+            if self.core.insertions.is_empty() {
+                // Whoever sees the counter sees the interest that was announced before.
+                fence(Ordering::Release);
+                self.core.clients.counters.set(Counter::ShardReady, 1);
+            }
+            if all.iter().any(|shard| shard.value(Counter::ShardReady) == 0) {
+                return;
+            }
+            fence(Ordering::Acquire);
+            self.core.started = true;
+        }
         if all.iter().all(|shard| shard.value(Counter::Turns) > 0) {
             self.waits_for = None;
             for listener in 0..self.listeners {
