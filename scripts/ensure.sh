@@ -29,11 +29,15 @@ as_root() {
     fi
 }
 
+may_install() {
+    [ "$(id -u)" = 0 ] || have sudo ||
+        fail "missing:$1, and no sudo here; as root: apt-get update && apt-get install$1"
+}
+
 install_packages() {
     [ -n "$packages" ] || return 0
     have apt-get || fail "please install what provides:$packages (no apt-get here)"
-    [ "$(id -u)" = 0 ] || have sudo ||
-        fail "missing, and no sudo here; as root run: apt-get install$packages"
+    may_install "$packages"
     say "installing Debian packages:$packages"
     as_root apt-get update -q >/dev/null || say "apt-get update failed; trying with the old lists"
     # shellcheck disable=SC2086
@@ -115,6 +119,7 @@ real_clients() {
 # The broker to compare with. Installing it must not start it: it would take port 1883.
 peer() {
     have mosquitto && return 0
+    may_install " mosquitto"
     guard=/usr/sbin/policy-rc.d
     if [ ! -e "$guard" ]; then
         printf '#!/bin/sh\nexit 101\n' | as_root tee "$guard" >/dev/null
