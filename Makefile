@@ -43,6 +43,7 @@ test-clients: ## only mosquitto, paho-mqtt, gmqtt and mqtt.js against the broker
 		cargo test --locked --profile $(PROFILE) -p ringtide --test clients
 
 lint: ## format check and clippy
+	@scripts/ensure.sh lint
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
@@ -55,20 +56,21 @@ bench: ## measure every row of the figures into perf/results/ (BENCH="--rows NAM
 	$(TARGET)/release/ringtide-perf bench --broker $(TARGET)/release/ringtide $(BENCH)
 
 bench-peer: ## the same rows in alternation with Debian's mosquitto
+	@scripts/ensure.sh peer
 	@$(MAKE) --no-print-directory bench BENCH="--against /usr/sbin/mosquitto $(BENCH)"
 
 fuzz: ## run every fuzz target for FUZZ_SECONDS each
 	@scripts/ensure.sh fuzz
-	cd broker && for target in $$(cargo +nightly fuzz list); do \
-		cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
+	scripts/fuzz.sh $(FUZZ_SECONDS)
 
 miri: ## the lanes' tests under miri
 	@scripts/ensure.sh miri
-	cargo +nightly miri test -p ringtide-ring
+	cargo +nightly miri test --locked -p ringtide-ring
 
 loom: ## every interleaving of the lanes and the interest table
-	RUSTFLAGS="--cfg loom" cargo test --release -p ringtide-ring --test loom
-	RUSTFLAGS="--cfg loom" cargo test --release -p ringtide-topics loom
+	@scripts/ensure.sh run
+	RUSTFLAGS="--cfg loom" cargo test --release --locked -p ringtide-ring --test loom
+	RUSTFLAGS="--cfg loom" cargo test --release --locked -p ringtide-topics --test loom_interest
 
 install: ## install binary, configuration and systemd unit (PREFIX=/usr/local DESTDIR=)
 	@test -x $(TARGET)/release/ringtide || { echo "run 'make build' first"; exit 1; }
@@ -88,4 +90,4 @@ uninstall: ## remove what install put there; the configuration stays
 
 clean: ## remove what was built and what was installed into the tree
 	cargo clean
-	rm -rf .venv broker/tests/clients/node_modules
+	rm -rf .venv broker/fuzz/target broker/tests/clients/node_modules

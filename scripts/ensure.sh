@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what this machine lacks for one task, and says so. Silent where nothing is missing.
-# Usage: scripts/ensure.sh run|test|bench|fuzz|miri
+# Usage: scripts/ensure.sh run|lint|test|bench|peer|fuzz|miri
 # Debian packages come by apt-get (with sudo unless root); Python and npm packages stay in the tree.
 set -eu
 cd "$(dirname "$0")/.."
@@ -29,9 +29,15 @@ as_root() {
     fi
 }
 
+may_install() {
+    [ "$(id -u)" = 0 ] || have sudo ||
+        fail "missing:$1, and no sudo here; as root: apt-get update && apt-get install$1"
+}
+
 install_packages() {
     [ -n "$packages" ] || return 0
     have apt-get || fail "please install what provides:$packages (no apt-get here)"
+    may_install "$packages"
     say "installing Debian packages:$packages"
     as_root apt-get update -q >/dev/null || say "apt-get update failed; trying with the old lists"
     # shellcheck disable=SC2086
@@ -113,6 +119,7 @@ real_clients() {
 # The broker to compare with. Installing it must not start it: it would take port 1883.
 peer() {
     have mosquitto && return 0
+    may_install " mosquitto"
     guard=/usr/sbin/policy-rc.d
     if [ ! -e "$guard" ]; then
         printf '#!/bin/sh\nexit 101\n' | as_root tee "$guard" >/dev/null
@@ -132,22 +139,34 @@ tool() {
     cargo install --locked "$2"
 }
 
+# A nightly Rust, by what it says it is: the name can be a link to another toolchain.
+has_nightly() { rustc +nightly --version 2>/dev/null | grep -q nightly; }
+
 nightly() {
-    have rustup || fail "this needs a nightly Rust by rustup"
-    rustup toolchain list | grep -q '^nightly' && return 0
+    has_nightly && return 0
+    have rustup || return 1
     say "installing the nightly toolchain"
-    rustup toolchain install nightly --profile minimal
+    rustup toolchain install nightly --profile minimal >/dev/null 2>&1 && has_nightly
+}
+
+miri() {
+    nightly || fail "miri needs a nightly Rust; try: rustup toolchain install nightly"
+    cargo +nightly miri --version >/dev/null 2>&1 && return 0
+    say "installing the Rust components miri and rust-src of the nightly toolchain"
+    rustup +nightly component add miri rust-src >/dev/null 2>&1 ||
+        fail "could not install miri; try: rustup +nightly component add miri rust-src"
 }
 
 case "${1:-}" in
-run) build ;;
+run | bench) build ;;
+lint) build && component rustfmt fmt && component clippy clippy ;;
 test) build && component rustfmt fmt && component clippy clippy && real_clients ;;
-bench) build && peer ;;
-fuzz) build && nightly && tool cargo-fuzz cargo-fuzz ;;
-miri)
-    build && nightly
-    cargo +nightly miri --version >/dev/null 2>&1 ||
-        rustup +nightly component add miri rust-src
+peer) peer ;;
+fuzz)
+    build
+    nightly || say "no nightly Rust to be had"
+    tool cargo-fuzz cargo-fuzz
     ;;
-*) fail "usage: scripts/ensure.sh run|test|bench|fuzz|miri" ;;
+miri) build && miri ;;
+*) fail "usage: scripts/ensure.sh run|lint|test|bench|peer|fuzz|miri" ;;
 esac
