@@ -277,4 +277,11 @@ pub enum TurnEnd {
 pub trait Turn {
     /// Runs one turn.
     fn turn(&mut self) -> TurnEnd;
+
+    /// Why the last turn was [`TurnEnd::Done`] although nobody had asked for an end: what happened,
+    /// where, and what to do. `None` if the end was asked for. The host reports it, and the whole
+    /// process must end for it.
+    fn failure(&self) -> Option<String> {
+        None
+    }
 }

@@ -172,6 +172,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             listeners: parts.listeners,
             waits_for: Some(counters),
             drain_until_ms: None,
+            failure: None,
         }
     }
 

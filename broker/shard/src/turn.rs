@@ -74,6 +74,8 @@ pub struct Shard<D: Driver, S: Store, C: Clock> {
     pub(crate) waits_for: Option<Arc<[Arc<Counters>]>>,
     /// When a shutdown stops waiting for connections.
     pub(crate) drain_until_ms: Option<u64>,
+    /// Why the shard ended without being asked to.
+    pub(crate) failure: Option<String>,
 }
 
 /// The end of one connection.
@@ -87,6 +89,10 @@ pub(crate) struct End {
 }
 
 impl<D: Driver, S: Store, C: Clock> Turn for Shard<D, S, C> {
+    fn failure(&self) -> Option<String> {
+        self.failure.clone()
+    }
+
     fn turn(&mut self) -> TurnEnd {
         let me = self.core.mesh.me;
         let started_us = self.clock.now_us();
@@ -473,7 +479,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         match result {
             Ok(()) => TurnEnd::Again,
             Err(error) => {
-                tracing::error!(shard = me, %error, "the driver has failed; the shard ends");
+                self.failure = Some(format!("shard {me}: the driver has failed: {error}"));
                 TurnEnd::Done
             }
         }
@@ -481,10 +487,12 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
 
     /// True if the store keeps nothing any more: what is on the disk is in doubt, so the shard
     /// ends, and nothing is acknowledged that might be lost.
-    fn store_has_failed(&self) -> bool {
+    fn store_has_failed(&mut self) -> bool {
         let Some(failure) = self.core.store.failed() else { return false };
-        let shard = self.core.mesh.me;
-        tracing::error!(shard, %failure, "the store has failed; the shard ends");
+        let me = self.core.mesh.me;
+        let text =
+            format!("shard {me}: the store has failed: {failure}; mend the disk and restart");
+        self.failure = Some(text);
         true
     }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement};
 use ringtide_driver::{Turn, TurnEnd};
 
-use super::{ShardContext, ShardError, Shards};
+use super::{ShardContext, ShardError, Shards, ended};
 use crate::uring::HostWatch;
 use crate::uring::probe::ProbeError;
 use crate::{memlock, sys};
@@ -82,16 +82,16 @@ where
         let watch = HostWatch { fds, ..HostWatch::default() };
         let context = ShardContext { shard, shards, cpu, watch: watch.clone() };
         executor.run(async {
-            let turns = build(context)?;
+            let mut turns = build(context)?;
             line.built();
-            turn_by_turn(turns, &watch).await;
-            Ok(())
+            turn_by_turn(&mut turns, &watch).await;
+            ended(&turns)
         })
     })
 }
 
 /// The loop. Between two turns it lets glommio work, if glommio has something to do.
-async fn turn_by_turn(mut turns: impl Turn, watch: &HostWatch) {
+async fn turn_by_turn(turns: &mut impl Turn, watch: &HostWatch) {
     while turns.turn() == TurnEnd::Again {
         if watch.ready.replace(false) {
             StepAside { stepped: false }.await;

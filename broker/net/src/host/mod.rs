@@ -144,9 +144,15 @@ where
         let mut turns = build(ShardContext { shard, shards, cpu, watch })?;
         line.built();
         while turns.turn() == TurnEnd::Again {}
-        Ok(())
+        ended(&turns)
     })
     .map_err(io::Error::other)
+}
+
+/// The result of turns that are done. One that failed must not pass for one that was asked to end:
+/// the other shards would go on without it.
+fn ended(turns: &impl Turn) -> Result<(), ShardError> {
+    turns.failure().map_or(Ok(()), |text| Err(text.into()))
 }
 
 fn pin(cpu: usize) -> Result<(), ShardError> {
