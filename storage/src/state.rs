@@ -326,8 +326,9 @@ impl State {
     /// publishers were told nothing and send them again. Gives the entries that went.
     ///
     /// The log still has them, and by the next start its origin may have used their positions for
-    /// other messages: the caller must record ([`ExchangeRecord`] with [`crate::record::Step::Done`]) that they
-    /// are done with, durably, before the origin's log goes on.
+    /// other messages: the caller must record ([`ExchangeRecord`] with
+    /// [`crate::record::Step::Done`]) that they are done with, durably, before the origin's log
+    /// goes on.
     ///
     /// A retained message stays: which of the two the topic holds was never promised.
     pub fn discard_uncommitted(

@@ -407,6 +407,36 @@ fn a_shard_that_panics_is_reported_while_others_run() {
     assert_eq!(error.to_string(), "a shard panicked");
 }
 
+/// Runs for ever as shard 0; as any other it fails at once.
+struct Failing(bool);
+
+impl Turn for Failing {
+    fn turn(&mut self) -> TurnEnd {
+        thread::sleep(Duration::from_millis(1));
+        if self.0 { TurnEnd::Done } else { TurnEnd::Again }
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.0.then(|| "the disk is gone".to_owned())
+    }
+}
+
+#[test]
+fn a_shard_that_fails_is_no_orderly_end() {
+    let builder =
+        |context: ShardContext| -> Result<Failing, ShardError> { Ok(Failing(context.shard != 0)) };
+    let started = run_on_threads(&[], vec![builder; 2]);
+    let error = started.map_err(ShardError::from).and_then(Shards::join).unwrap_err();
+    assert_eq!(error.to_string(), "the disk is gone");
+    #[cfg(feature = "glommio")]
+    {
+        use ringtide_net::host::{ExecutorOptions, run_on_glommio};
+        let alone = |_: ShardContext| -> Result<Failing, ShardError> { Ok(Failing(true)) };
+        let running = run_on_glommio(&[0], &ExecutorOptions::default(), vec![alone]).unwrap();
+        assert_eq!(running.join().unwrap_err().to_string(), "the disk is gone");
+    }
+}
+
 #[cfg(feature = "glommio")]
 #[test]
 fn glommio_tasks_run_beside_a_shard() {

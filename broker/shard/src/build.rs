@@ -105,12 +105,10 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
     /// Puts a shard together. It accepts as soon as every shard has had a turn.
     pub fn new(parts: Parts<D, S, C>) -> Shard<D, S, C> {
         let Parts { driver, store, clock, ports, interest, partitions, counters, .. } = parts;
-        let epoch = parts.steering.epoch();
-        let settings = parts.steering.settings();
+        let (epoch, settings) = (parts.steering.epoch(), parts.steering.settings());
         let limits = Arc::new(settings.limits);
         let now_ms = clock.now_ms();
-        let me = ports.me;
-        let shards = ports.to.len() as u16;
+        let (me, shards) = (ports.me, ports.to.len() as u16);
         let (own, all) = (Arc::clone(&counters[usize::from(me)]), Arc::clone(&counters));
         let mut timers = Wheel::new(now_ms);
         timers.set(now_ms + 1000, Due::Second);

@@ -490,8 +490,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
     fn store_has_failed(&mut self) -> bool {
         let Some(failure) = self.core.store.failed() else { return false };
         let me = self.core.mesh.me;
-        let text =
-            format!("shard {me}: the store has failed: {failure}; mend the disk and restart");
+        let text = format!("shard {me}: the store has failed: {failure}; mend the disk, restart");
         self.failure = Some(text);
         true
     }
