@@ -33,7 +33,9 @@ subscriber() {
     pid=$!
     started="$started $pid"
     until grep -qs "^Subscribed" "$dir/$name.all"; do
-        kill -0 "$pid" 2>/dev/null || fail "$name ended before its SUBACK"
+        # One that has got all that it waits for may have ended since the last look.
+        kill -0 "$pid" 2>/dev/null || grep -qs "^Subscribed" "$dir/$name.all" ||
+            fail "$name ended before its SUBACK"
         sleep 0.05
     done
 }
