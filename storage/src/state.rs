@@ -218,12 +218,13 @@ impl State {
     fn add_entries(&mut self, lsn: u64, entries: &[Entry<'_>]) {
         for entry in entries {
             self.last_seq = self.last_seq.max(entry.seq);
+            // Also one that a checkpoint brings only later: it had the message all the same.
+            self.messages.note_had(lsn, entry.session, entry.membership);
             let Some(session) = self.sessions.get_mut(&entry.session) else {
                 self.ignored += 1;
                 continue;
             };
             self.messages.hold(lsn);
-            self.messages.note_had(lsn, entry.session, entry.membership);
             if let Some(old) = session.add_entry(lsn, entry) {
                 self.messages.release(old);
             }
