@@ -304,7 +304,7 @@ fn accepting_survives_the_end_of_descriptors() {
     }
     let test = std::env::current_exe().unwrap();
     let output = Command::new("sh")
-        .args(["-c", "ulimit -n 40 && exec \"$0\" \"$@\""])
+        .args(["-c", "ulimit -n 64 && exec \"$0\" \"$@\""])
         .arg(test)
         .args(["--exact", "accepting_survives_the_end_of_descriptors", "--test-threads=1"])
         .env(CHILD, "1")
@@ -314,6 +314,7 @@ fn accepting_survives_the_end_of_descriptors() {
 }
 
 fn without_descriptors() {
+    let spare = std::fs::File::open("/dev/null").unwrap();
     let (mut driver, address) = driver(|_| {});
     driver.start_accept(ListenerId(0));
     // Each connection takes two descriptors here, so accepting fails before connecting does.
@@ -331,7 +332,10 @@ fn without_descriptors() {
             }
         }
     }
-    // The last client may have had the last descriptor: then accepting fails now.
+    // Whoever took the last descriptor, and whether or not accepting failed before a client was
+    // there to accept: one more client is let in, and waits.
+    drop(spare);
+    clients.push(TcpStream::connect(address).unwrap());
     let errno = failed.unwrap_or_else(|| {
         until(&mut driver, |_, completion| match completion {
             Completion::AcceptFailed { errno, .. } => Some(errno),
