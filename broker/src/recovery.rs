@@ -7,7 +7,7 @@ use std::io;
 use std::thread;
 use std::time::Instant;
 
-use ringtide_shard::message::{View, forget_position};
+use ringtide_shard::message::{forget_position, origin_of, topic_of};
 use ringtide_shard::partition::PartitionMap;
 use ringtide_storage::log::{LogConfig, Opened, Sync, inspect};
 use ringtide_storage::record::{ExchangeRecord, SessionId, Step};
@@ -66,7 +66,7 @@ pub(crate) fn recover(config: &Config, shards: u16) -> Result<Option<Recovery>, 
         logs.push(log);
         states.push(state);
     }
-    let gone = settle(&mut states, &last);
+    let gone = State::settle(&mut states, &last, origin_of);
     for (shard, (log, gone)) in logs.iter_mut().zip(&gone).enumerate() {
         record_gone(log, gone).map_err(|text| {
             let path = dir.log_dir(dir.manifest.generation, shard as u16);
@@ -75,56 +75,16 @@ pub(crate) fn recover(config: &Config, shards: u16) -> Result<Option<Recovery>, 
     }
     let sessions: usize = states.iter().map(State::sessions).sum();
     let pending: usize = states.iter().map(State::pending).sum();
-    let parts = states.into_iter().map(State::into_parts);
-    let recovered: Vec<Recovered> =
-        logs.into_iter().zip(parts).map(|(log, parts)| Recovered { log, parts }).collect();
-    let retained: usize = recovered.iter().map(|one| one.parts.retained.len()).sum();
+    let parts = State::into_aligned_parts(states);
+    let retained: usize = parts.iter().map(|parts| parts.retained.len()).sum();
+    let both = logs.into_iter().zip(parts);
+    let shards = both.map(|(log, parts)| Recovered { log, parts }).collect();
     info!(
         "store: {sessions} sessions, {retained} retained messages, {pending} messages on their \
          way, read in {} ms",
         started.elapsed().as_millis()
     );
-    Ok(Some(Recovery { dir, shards: align(recovered) }))
-}
-
-/// The place that an origin gives next lies above all that the destination knows, taken over or
-/// under way: a place that was used and lost with the end of the origin's log must not be given to
-/// another message, which the destination would take for the one that it had.
-fn align(mut shards: Vec<Recovered>) -> Vec<Recovered> {
-    for origin in 0..shards.len() {
-        for to in 0..shards.len() {
-            let Parts { watermarks, under_way, .. } = &shards[to].parts;
-            let marks = watermarks.iter().map(|(from, seq)| (*from, *seq));
-            let all = marks.chain(under_way.iter().map(|one| (one.origin, one.seq)));
-            let from_there = all.filter(|(from, _)| usize::from(*from) == origin);
-            let Some(known) = from_there.map(|(_, seq)| seq).max() else { continue };
-            let sent = &mut shards[origin].parts.sent;
-            match sent.iter_mut().find(|(shard, _)| usize::from(*shard) == to) {
-                Some((_, last)) => *last = known.max(*last),
-                None => sent.push((to as u16, known)),
-            }
-        }
-    }
-    shards
-}
-
-/// What a log says of the others: which messages were taken over, and which were lost by their
-/// origin before anybody was told of them. What every shard must record as done with.
-fn settle(states: &mut [State], last: &[Lsn]) -> Vec<Vec<(SessionId, u64)>> {
-    let mut gone = vec![Vec::new(); states.len()];
-    for origin in 0..states.len() {
-        for to in 0..states.len() {
-            if origin == to {
-                continue;
-            }
-            let sent = states[origin].sent(to as u16);
-            let (shard, last) = (origin as u16, last[origin]);
-            gone[to].extend(states[to].discard_uncommitted(shard, last, sent, origin_of));
-            let mark = states[to].watermark(origin as u16);
-            states[origin].taken_over(to as u16, mark);
-        }
-    }
-    gone
+    Ok(Some(Recovery { dir, shards }))
 }
 
 /// Records, to the disk, that entries are done with which the log still has. Later it could not be
@@ -182,7 +142,11 @@ fn in_parallel<T: Send>(shards: u16, work: impl Fn(u16) -> T + std::marker::Sync
     thread::scope(|scope| {
         let work = &work;
         let threads: Vec<_> = (0..shards).map(|shard| scope.spawn(move || work(shard))).collect();
-        threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+        // One that panicked must not be left out: the others would take each other's places.
+        let join = |thread: thread::ScopedJoinHandle<'_, T>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().map(join).collect()
     })
 }
 
@@ -209,7 +173,7 @@ fn redistribute(config: &Config, dir: &mut DataDir, shards: u16) -> Result<(), F
         }
         states.push(state);
     }
-    settle(&mut states, &last);
+    State::settle(&mut states, &last, origin_of);
     let key = dir.partition_key();
     let (before, after) = (PartitionMap::even(key, old), PartitionMap::even(key, shards));
     let mut matcher = offline::Matcher::new(&states, &before);
@@ -267,14 +231,4 @@ pub(crate) fn drain(log: &mut Log, bytes: u64) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-fn topic_of(message: &[u8]) -> Option<(u32, &str, bool)> {
-    let view = View::read(message).ok()?;
-    Some((view.header.tenant.0, view.topic, view.payload.is_empty()))
-}
-
-fn origin_of(message: &[u8]) -> Option<(u16, u64)> {
-    let header = View::read(message).ok()?.header;
-    Some((header.origin_log, header.lsn))
 }

@@ -86,7 +86,10 @@ pub fn run(plan: Plan) -> Result<(), Failure> {
         }
     }
     let recovery = match store::is_for_tests() {
-        true => None,
+        true => {
+            tracing::warn!("the tests' store is asked for: nothing is kept on the disk");
+            None
+        }
         false => recovery::recover(&plan.config, shards)?,
     };
     let partition_key =

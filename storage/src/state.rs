@@ -34,6 +34,7 @@ mod messages;
 mod parts;
 mod redistribute;
 mod session;
+mod together;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

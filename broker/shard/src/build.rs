@@ -106,8 +106,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
     pub fn new(parts: Parts<D, S, C>) -> Shard<D, S, C> {
         let Parts { driver, store, clock, ports, interest, partitions, counters, .. } = parts;
         let (epoch, settings) = (parts.steering.epoch(), parts.steering.settings());
-        let limits = Arc::new(settings.limits);
-        let now_ms = clock.now_ms();
+        let (limits, now_ms) = (Arc::new(settings.limits), clock.now_ms());
         let (me, shards) = (ports.me, ports.to.len() as u16);
         let (own, all) = (Arc::clone(&counters[usize::from(me)]), Arc::clone(&counters));
         let mut timers = Wheel::new(now_ms);
@@ -144,6 +143,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             next_tag: 0,
             next_join: 0,
             started: false,
+            store_was_full: false,
             draining: false,
             walks: Walks::default(),
             random: parts.seed,

@@ -13,6 +13,8 @@ use crate::session::Stored;
 
 /// Bytes of records that one turn adds to the log for a checkpoint.
 const TURN_BYTES: usize = 256 << 10;
+/// What a session's record counts as.
+const SESSION_BYTES: usize = 256;
 /// Sessions and retained messages that one turn looks at.
 const TURN_VISITS: usize = 4096;
 
@@ -83,15 +85,9 @@ impl<S: Store> Core<S> {
         Checkpoint::Sessions(0)
     }
 
-    fn append_copy(&mut self, head: &MessageHead<'_>, message: &Message) -> usize {
-        let mut body = Vec::new();
-        head.encode_with_entries(&[], 0, &mut body);
-        let view = message.view();
-        let encoded = view.head();
-        let parts: [&[u8]; 5] =
-            [&body, &encoded, view.topic.as_bytes(), view.properties, view.payload];
-        self.store.append(RecordKind::Checkpoint, &parts);
-        body.len() + view.encoded_len()
+    fn append_copy(&mut self, head: &MessageHead<'_>, message: &Message) {
+        let journal = &mut self.clients.journal;
+        journal.append(&mut self.store, RecordKind::Checkpoint, head, &message.view());
     }
 
     fn checkpoint_step(&mut self, at: Checkpoint, left: &mut usize) -> Option<Checkpoint> {
@@ -105,7 +101,7 @@ impl<S: Store> Core<S> {
                     return Some(Checkpoint::Sessions(index + 1));
                 }
                 self.record_session(index);
-                *left = left.saturating_sub(256);
+                *left = left.saturating_sub(SESSION_BYTES);
                 Some(Checkpoint::Queue(index, 0))
             }
             Checkpoint::Queue(index, behind) => Some(self.checkpoint_queue(index, behind, left)),
@@ -113,7 +109,8 @@ impl<S: Store> Core<S> {
                 let (messages, next) = self.routes.retained.page_of_all(from);
                 for message in messages {
                     let head = MessageHead { retained: true, ..MessageHead::default() };
-                    *left = left.saturating_sub(self.append_copy(&head, &message));
+                    self.append_copy(&head, &message);
+                    *left = left.saturating_sub(message.encoded_len());
                 }
                 next.map(Checkpoint::Retained)
             }
@@ -147,6 +144,7 @@ impl<S: Store> Core<S> {
         let slice = behind + 1..=last;
         let under_way = outbound.under_way().filter_map(|(_, delivery)| delivery);
         waiting.extend(under_way.filter(|one| slice.contains(&one.message.seq)).cloned());
+        drop(queue);
         *left = left.saturating_sub(bytes);
         for delivery in waiting {
             let Delivery { qos, retain, membership, .. } = delivery;
@@ -156,7 +154,9 @@ impl<S: Store> Core<S> {
             let ids = &delivery.subscription_ids;
             let journal = &mut self.clients.journal;
             journal.entry(kept, seq, qos as u8, retain, membership, ids);
-            journal.copy(&mut self.store, &message, origin);
+            // Its origin may yet turn out to have lost it.
+            let head = MessageHead { origin, ..MessageHead::default() };
+            self.append_copy(&head, &message);
         }
         if last == u64::MAX { next } else { Checkpoint::Queue(index, last) }
     }

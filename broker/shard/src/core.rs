@@ -111,6 +111,8 @@ pub(crate) struct Core<S: Store> {
     pub(crate) next_join: u64,
     /// State of [`Core::random`].
     pub(crate) random: u64,
+    /// Whether the store had no room when it was asked last.
+    pub(crate) store_was_full: bool,
     /// Every shard has taken in what an earlier run left: from then on something may be published.
     pub(crate) started: bool,
     /// Stops new connections and new persistent work: the broker is going down.

@@ -188,9 +188,7 @@ impl Custody {
         if peer.committed >= origin.1 {
             return true;
         }
-        if !peer.blocked.contains(&session) {
-            peer.blocked.push(session);
-        }
+        peer.blocked.push(session);
         false
     }
 

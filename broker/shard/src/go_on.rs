@@ -192,6 +192,9 @@ impl<S: Store> Core<S> {
             let sent =
                 route::publish(routes, clients, mesh, &mut fan, publisher, &mut internal.progress);
             if !sent {
+                if fan.retained {
+                    self.commit(&mut fan, None);
+                }
                 self.internal.put_back(internal);
                 return false;
             }
@@ -312,6 +315,7 @@ impl<S: Store> Core<S> {
         self.large.clear();
         self.routes.retained.sweep(&self.clients);
         self.begin_sweep();
+        self.tell_of_shortage();
         let offline = self.clients.offline() as u64;
         self.clients.counters.set(Counter::SessionsOffline, offline);
         for change in self.routes.groups.backlogs(&self.clients) {

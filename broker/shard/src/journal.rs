@@ -10,12 +10,12 @@ use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 
 use ringtide_codec::PacketId;
-use ringtide_storage::record::{Entry, ExchangeRecord, MessageHead, SessionId, Step};
+use ringtide_storage::record::{Entry, EntryWriter, ExchangeRecord, MessageHead, SessionId, Step};
 use ringtide_storage::{RecordKind, Store};
 
-use crate::deliver::Fan;
-use crate::message::{Message, View};
+use crate::message::View;
 
+const MESSAGE: u8 = RecordKind::Message as u8;
 /// Bytes of a gathered record's kind and length.
 const FRAME_BYTES: usize = 5;
 
@@ -40,8 +40,7 @@ pub(crate) struct Journal {
     /// The same, for behind the record of the message under way.
     behind: Vec<u8>,
     /// Entries of the message under way.
-    entries: Vec<u8>,
-    count: u32,
+    entries: EntryWriter,
     next_seq: u64,
     next_session: u64,
     scratch: Vec<u8>,
@@ -88,13 +87,12 @@ impl Journal {
         ids: &[u32],
     ) {
         let ids = Cow::Borrowed(ids);
-        Entry { session, seq, qos, retain, membership, ids }.encode(&mut self.entries);
-        self.count += 1;
+        self.entries.push(&Entry { session, seq, qos, retain, membership, ids });
     }
 
     /// True if the message under way waits for a session.
     pub(crate) fn has_entries(&self) -> bool {
-        self.count > 0
+        !self.entries.is_empty()
     }
 
     /// An exchange moved on.
@@ -104,7 +102,7 @@ impl Journal {
         }
         self.scratch.clear();
         ExchangeRecord { session, step }.encode(&mut self.scratch);
-        let out = if self.count > 0 { &mut self.behind } else { &mut self.records };
+        let out = if self.has_entries() { &mut self.behind } else { &mut self.records };
         frame(out, RecordKind::Exchange, &[&self.scratch]);
     }
 
@@ -117,25 +115,29 @@ impl Journal {
 
     /// Ends the message under way with a record of its own, gathered here.
     pub(crate) fn message(&mut self, head: &MessageHead<'_>, view: &View<'_>) {
-        self.scratch.clear();
-        head.encode_with_entries(&self.entries, self.count, &mut self.scratch);
-        let message = view.head();
-        let parts: [&[u8]; 5] =
-            [&self.scratch, &message, view.topic.as_bytes(), view.properties, view.payload];
-        frame(&mut self.records, RecordKind::Message, &parts);
+        self.encode_head(head);
+        frame(&mut self.records, RecordKind::Message, &view.parts(&self.scratch, &view.head()));
         self.end_message();
+    }
+
+    fn encode_head(&mut self, head: &MessageHead<'_>) {
+        self.scratch.clear();
+        head.encode_with_entries(self.entries.bytes(), self.entries.count(), &mut self.scratch);
     }
 
     fn end_message(&mut self) {
         self.entries.clear();
-        self.count = 0;
         self.records.append(&mut self.behind);
     }
 
     /// A PUBLISH waits for the log.
     pub(crate) fn hold(&mut self, session: u32, generation: u32, held: Held) {
-        self.held.entry(session).or_default().push_back(held);
-        self.holding.push((session, generation));
+        let queue = self.held.entry(session).or_default();
+        // Each session once in a turn.
+        if queue.back().is_none_or(|last| last.lsn != u64::MAX) {
+            self.holding.push((session, generation));
+        }
+        queue.push_back(held);
     }
 
     /// True if a session's sends wait: later ones must wait behind them.
@@ -154,8 +156,9 @@ impl Journal {
         while let Some((head, tail)) = rest.split_first_chunk::<FRAME_BYTES>() {
             let [kind, len @ ..] = *head;
             let (body, tail) = tail.split_at(u32::from_le_bytes(len) as usize);
+            // Nothing else is gathered.
             let kind = match kind {
-                1 => RecordKind::Message,
+                MESSAGE => RecordKind::Message,
                 _ => RecordKind::Exchange,
             };
             store.append(kind, &[body]);
@@ -164,41 +167,17 @@ impl Journal {
         self.records.clear();
     }
 
-    /// Appends the record of a message that a checkpoint copies, with the entries gathered for it
-    /// and where it came from: that may yet turn out to have lost it.
-    pub(crate) fn copy<S: Store>(
-        &mut self,
-        store: &mut S,
-        message: &Message,
-        origin: Option<(u16, u64)>,
-    ) {
-        self.flush(store);
-        self.scratch.clear();
-        let head = MessageHead { origin, ..MessageHead::default() };
-        head.encode_with_entries(&self.entries, self.count, &mut self.scratch);
-        let view = message.view();
-        let head = view.head();
-        let parts: [&[u8]; 5] =
-            [&self.scratch, &head, view.topic.as_bytes(), view.properties, view.payload];
-        store.append(RecordKind::Checkpoint, &parts);
-        self.end_message();
-    }
-
     /// Appends the record of the message under way to the store. Its position.
-    pub(crate) fn append_message<S: Store>(
+    pub(crate) fn append<S: Store>(
         &mut self,
         store: &mut S,
+        kind: RecordKind,
         head: &MessageHead<'_>,
-        fan: &Fan<'_>,
+        view: &View<'_>,
     ) -> u64 {
         self.flush(store);
-        self.scratch.clear();
-        head.encode_with_entries(&self.entries, self.count, &mut self.scratch);
-        let view = &fan.view;
-        let message = view.head();
-        let parts: [&[u8]; 5] =
-            [&self.scratch, &message, view.topic.as_bytes(), view.properties, view.payload];
-        let lsn = store.append(RecordKind::Message, &parts);
+        self.encode_head(head);
+        let lsn = store.append(kind, &view.parts(&self.scratch, &view.head()));
         self.end_message();
         lsn.0
     }

@@ -103,6 +103,18 @@ impl Header {
     }
 }
 
+/// Reads the tenant and topic of a message, and whether its payload is empty.
+pub fn topic_of(message: &[u8]) -> Option<(u32, &str, bool)> {
+    let view = View::read(message).ok()?;
+    Some((view.header.tenant.0, view.topic, view.payload.is_empty()))
+}
+
+/// Reads the shard whose log has a message's first record, and that record's position.
+pub fn origin_of(message: &[u8]) -> Option<(u16, u64)> {
+    let header = View::read(message).ok()?.header;
+    Some((header.origin_log, header.lsn))
+}
+
 /// Makes a message's bytes those of one that no log holds yet: its position in a log that was
 /// dealt out anew means nothing in the new ones.
 pub fn forget_position(message: &mut [u8]) {
@@ -166,6 +178,16 @@ impl<'a> View<'a> {
             self.topic.len() as u16,
             self.properties.len() as u32,
         )
+    }
+
+    /// The encoded form behind something of the caller's, as a record's parts. `head` is
+    /// [`View::head`].
+    pub(crate) fn parts<'p>(
+        &'p self,
+        before: &'p [u8],
+        head: &'p [u8; HEADER_BYTES],
+    ) -> [&'p [u8]; 5] {
+        [before, head, self.topic.as_bytes(), self.properties, self.payload]
     }
 
     /// Bytes of the encoded form.
@@ -244,8 +266,7 @@ impl Message {
     pub(crate) fn canonical(&self) -> Vec<u8> {
         let view = self.view();
         let head = view.head();
-        let parts = [&head[..], view.topic.as_bytes(), view.properties, view.payload];
-        parts.concat()
+        view.parts(&[], &head).concat()
     }
 
     /// True if both are handles to one buffer.

@@ -58,7 +58,7 @@ impl<S: Store> Core<S> {
             destinations: Cow::Borrowed(&destinations),
             entries: Vec::new(),
         };
-        let lsn = journal.append_message(&mut self.store, &head, fan);
+        let lsn = journal.append(&mut self.store, RecordKind::Message, &head, &fan.view);
         for destination in &destinations {
             self.routes.custody.keep(destination, fan.message());
             if fan.view.header.qos == QoS::ExactlyOnce {
@@ -69,11 +69,11 @@ impl<S: Store> Core<S> {
     }
 
     /// Records a session as a whole, but for what waits for it.
-    pub(crate) fn record_session(&mut self, index: u32) -> u64 {
-        let Some(record) = self.session_record(index) else { return 0 };
+    pub(crate) fn record_session(&mut self, index: u32) {
+        let Some(record) = self.session_record(index) else { return };
         let mut body = Vec::new();
         record.encode(&mut body);
-        self.record(RecordKind::Session, &body)
+        self.record(RecordKind::Session, &body);
     }
 
     /// A session as a record.
@@ -126,10 +126,10 @@ impl<S: Store> Core<S> {
     }
 
     /// Records that a session was connected or disconnected, or that its will changed.
-    pub(crate) fn record_connection(&mut self, index: u32) -> u64 {
-        let Some(session) = self.clients.sessions.at(index) else { return 0 };
+    pub(crate) fn record_connection(&mut self, index: u32) {
+        let Some(session) = self.clients.sessions.at(index) else { return };
         if session.log_id == SessionId(0) {
-            return 0;
+            return;
         }
         let record = ConnectionRecord {
             session: session.log_id,
@@ -141,36 +141,34 @@ impl<S: Store> Core<S> {
         };
         let mut body = Vec::new();
         record.encode(&mut body);
-        self.record(RecordKind::Connection, &body)
+        self.record(RecordKind::Connection, &body);
     }
 
     /// Records that a session ended.
-    pub(crate) fn record_end(&mut self, session: SessionId) -> u64 {
+    pub(crate) fn record_end(&mut self, session: SessionId) {
         if session == SessionId(0) {
-            return 0;
+            return;
         }
         let mut body = Vec::new();
         SessionEndRecord { session }.encode(&mut body);
-        self.record(RecordKind::SessionEnd, &body)
+        self.record(RecordKind::SessionEnd, &body);
     }
 
     /// A connected session is kept in the log from now on, if it must be: its state outlives the
-    /// connection, or it has a will. The position that its CONNACK waits for.
-    pub(crate) fn keep_session(&mut self, index: u32, was_persistent: bool) -> u64 {
-        let Some(session) = self.clients.sessions.at_mut(index) else { return 0 };
+    /// connection, or it has a will.
+    pub(crate) fn keep_session(&mut self, index: u32, was_persistent: bool) {
+        let Some(session) = self.clients.sessions.at_mut(index) else { return };
         let persistent = session.is_persistent();
         count_kept(&self.clients.counters, was_persistent, persistent);
         if !self.clients.journal.on {
-            return 0;
+            return;
         }
         if session.log_id != SessionId(0) {
-            return self.record_connection(index);
+            self.record_connection(index);
+        } else if persistent || session.will.is_some() {
+            session.log_id = self.clients.journal.session();
+            self.record_session(index);
         }
-        if !persistent && session.will.is_none() {
-            return 0;
-        }
-        session.log_id = self.clients.journal.session();
-        self.record_session(index)
     }
 
     /// Lets out what waited for the log and ends the turn's batch. True if something that became
@@ -206,6 +204,22 @@ impl<S: Store> Core<S> {
             || lists.into_iter().any(|list| list.front().is_some_and(|front| front.lsn <= durable))
             || self.routes.custody.has_news(durable)
             || !self.clients.journal.is_empty()
+    }
+
+    /// Tells the log, once, that the store has no room, and that it has again: until then nothing
+    /// that must be kept is acknowledged.
+    pub(crate) fn tell_of_shortage(&mut self) {
+        let (full, shard) = (self.store.is_full(), self.mesh.me);
+        match (self.store_was_full, full) {
+            (false, true) => tracing::error!(
+                shard,
+                "the store has no room: nothing that must be kept is acknowledged until there is \
+                 space on the disk, or below store.disk_bytes_max"
+            ),
+            (true, false) => tracing::info!(shard, "the store has room again"),
+            _ => {}
+        }
+        self.store_was_full = full;
     }
 
     /// True if the log holds everything that was recorded.

@@ -93,16 +93,8 @@ fn pump_one(
                 journal.hold(who.session, who.generation, held);
                 return Pumped::Held;
             }
-            let out = out_of(delivery, id, dup);
-            let message = &delivery.message.message;
-            let view = message.view();
-            if write_publish(conn, &view, Some(message), &out, now_ms) {
-                return Pumped::Sent(Some(out.qos));
-            }
-            let hash = view.header.topic_hash;
-            journal.done(who.kept, delivery.message.seq);
-            outbound.too_large(id);
-            return Pumped::Dropped(hash, DropReason::TooLarge);
+            let sent = write_one(conn, delivery, id, dup, now_ms);
+            return pumped(sent, outbound, journal, who.kept, id);
         }
         Some(Resend::Pubrel { id }) => {
             let kind = ringtide_codec::AckKind::PubRel;
@@ -119,17 +111,8 @@ fn pump_one(
                 hold(journal, (who.session, who.generation), who.kept, sending);
                 return Pumped::Held;
             }
-            let out = out_of(delivery, id, false);
-            let message = &delivery.message.message;
-            let view = message.view();
-            if write_publish(conn, &view, Some(message), &out, now_ms) {
-                return Pumped::Sent(Some(out.qos));
-            }
-            //= [MQTT-3.1.2-25]
-            let hash = view.header.topic_hash;
-            journal.done(who.kept, delivery.message.seq);
-            outbound.too_large(id);
-            Pumped::Dropped(hash, DropReason::TooLarge)
+            let sent = write_one(conn, delivery, id, false, now_ms);
+            pumped(sent, outbound, journal, who.kept, id)
         }
         //= [MQTT-3.3.2-5]
         Next::Expired(delivery) => {
@@ -151,26 +134,59 @@ pub(crate) fn send_held(clients: &mut Clients, index: u32, held: &Held) {
         return;
     };
     prepare(conn, conn_index, &mut clients.dirty, &mut clients.pool);
-    let out = out_of(delivery, held.id, held.dup);
-    let message = &delivery.message.message;
-    let view = message.view();
-    if write_publish(conn, &view, Some(message), &out, clients.now_ms) {
-        clients.counters.add(sent_counter(out.qos), 1);
-        return;
+    let sent = write_one(conn, delivery, held.id, held.dup, clients.now_ms);
+    match pumped(sent, outbound, &mut clients.journal, kept, held.id) {
+        Pumped::Sent(Some(qos)) => clients.counters.add(sent_counter(qos), 1),
+        Pumped::Dropped(hash, reason) => clients.note_drop(index, hash, reason),
+        Pumped::Sent(None) | Pumped::Held | Pumped::Idle => {}
     }
-    let hash = view.header.topic_hash;
-    clients.journal.done(kept, delivery.message.seq);
-    outbound.too_large(held.id);
-    clients.note_drop(index, hash, DropReason::TooLarge);
 }
 
-fn out_of(delivery: &Delivery<Stored>, id: PacketId, dup: bool) -> Out<'_> {
-    Out {
+/// A PUBLISH that is larger than the client takes.
+struct Large {
+    topic_hash: u64,
+    seq: u64,
+}
+
+/// Writes a PUBLISH to its connection.
+fn write_one(
+    conn: &mut Conn,
+    delivery: &Delivery<Stored>,
+    id: PacketId,
+    dup: bool,
+    now_ms: u64,
+) -> Result<QoS, Large> {
+    let out = Out {
         qos: delivery.qos,
         id: Some(id),
         dup,
         retain: delivery.retain,
         ids: &delivery.subscription_ids,
         expires_ms: delivery.expires_at_ms.map_or(0, NonZeroU64::get),
+    };
+    let Stored { message, seq, .. } = &delivery.message;
+    let view = message.view();
+    match write_publish(conn, &view, Some(message), &out, now_ms) {
+        true => Ok(out.qos),
+        false => Err(Large { topic_hash: view.header.topic_hash, seq: *seq }),
+    }
+}
+
+/// What became of a PUBLISH; the exchange of one that is too large is over.
+//= [MQTT-3.1.2-25]
+fn pumped(
+    sent: Result<QoS, Large>,
+    outbound: &mut Outbound<Stored>,
+    journal: &mut Journal,
+    kept: SessionId,
+    id: PacketId,
+) -> Pumped {
+    match sent {
+        Ok(qos) => Pumped::Sent(Some(qos)),
+        Err(Large { topic_hash, seq }) => {
+            journal.done(kept, seq);
+            outbound.too_large(id);
+            Pumped::Dropped(topic_hash, DropReason::TooLarge)
+        }
     }
 }

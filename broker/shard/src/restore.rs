@@ -1,7 +1,7 @@
 //! From the log's state back to a running shard: sessions with their subscriptions and what waits
 //! for them, retained messages, what other shards have not taken over yet.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
@@ -54,6 +54,11 @@ impl<S: Store> Core<S> {
         }
         self.restore_pending(pending, under_way, &numbers);
         self.end_restored();
+        let errors = self.clients.counters.value(Counter::RestoreErrors);
+        if errors > 0 {
+            let shard = self.mesh.me;
+            tracing::error!(shard, errors, "records of the last run could not be taken in");
+        }
     }
 
     fn restore_pending(
@@ -63,16 +68,16 @@ impl<S: Store> Core<S> {
         numbers: &HashMap<SessionId, u32>,
     ) {
         let me = self.mesh.me;
+        let own = under_way.iter().filter(|one| one.origin == me);
+        let passed_on = own.filter(|one| !one.had.is_empty() || !one.forwarded.is_empty());
+        let passed_on: HashSet<u64> = passed_on.map(|one| one.seq).collect();
         for Kept { shard, seq, group, message } in pending {
             let Ok(message) = Message::from_encoded(message.bytes) else {
                 self.clients.counters.add(Counter::RestoreErrors, 1);
                 continue;
             };
-            let mut own = under_way.iter().filter(|one| one.origin == me && shard == me);
-            let had = own.find(|one| one.seq == seq);
-            let found = had.is_some_and(|one| !one.had.is_empty() || !one.forwarded.is_empty());
             self.routes.custody.restore_pending(shard, Pending { seq, group, message });
-            if group != 0 && found {
+            if group != 0 && shard == me && passed_on.contains(&seq) {
                 // One member has it, or a shard that has one.
                 self.routes.custody.begin(me, seq);
                 self.routes.custody.finish(me, seq);
@@ -130,6 +135,7 @@ impl<S: Store> Core<S> {
         if waiting.is_empty() && record.exchanges.is_empty() {
             return None;
         }
+        let seqs: Vec<u64> = waiting.iter().map(|one| one.seq).collect();
         let mut deliveries: Vec<Option<Delivery<Stored>>> =
             waiting.into_iter().map(|one| self.restored_delivery(one)).collect();
         let mut unfinished = Vec::new();
@@ -139,10 +145,9 @@ impl<S: Store> Core<S> {
                 unfinished.push(Unfinished::Released { id });
                 continue;
             };
-            let is_it = |one: &&mut Option<Delivery<Stored>>| {
-                one.as_ref().is_some_and(|one| one.message.seq == seq)
-            };
-            if let Some(delivery) = deliveries.iter_mut().find(is_it).and_then(Option::take) {
+            let place = seqs.binary_search(&seq).ok();
+            let delivery = place.and_then(|place| deliveries.get_mut(place)?.take());
+            if let Some(delivery) = delivery {
                 unfinished.push(Unfinished::Published { id, delivery });
             }
         }

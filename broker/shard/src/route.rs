@@ -90,10 +90,15 @@ pub(crate) fn publish(
     publisher: Option<SessionRef>,
     progress: &mut Progress,
 ) -> bool {
+    if !progress.local_done && routes.fans.len() >= FANS_MAX {
+        return false;
+    }
+    // Probed anew at each try: a subscription made while the publish waited must not be missed.
+    let shards = match mesh.shards {
+        1 => ShardSet::default(),
+        _ => interested(routes, mesh, &fan.view),
+    };
     if !progress.local_done {
-        if routes.fans.len() >= FANS_MAX {
-            return false;
-        }
         if !progress.chosen {
             progress.chosen = true;
             routes.groups.choose(fan, clients, mesh.me, &mut progress.members);
@@ -102,7 +107,7 @@ pub(crate) fn publish(
         // all that it is for.
         if clients.journal.on
             && fan.view.header.qos != QoS::AtMostOnce
-            && !has_room(routes, mesh, fan, &progress.members)
+            && !has_room(mesh, fan, &shards, &progress.members)
         {
             return false;
         }
@@ -120,9 +125,7 @@ pub(crate) fn publish(
     let mut all_sent = true;
     // The members go last: one that finds no room is chosen again later, by this shard's own
     // custody, while the record of what has gone to a part of the shards could not be written.
-    if mesh.shards > 1 {
-        all_sent &= remote(routes, mesh, fan, progress, clients.journal.on);
-    }
+    all_sent &= remote(routes, mesh, fan, &shards, progress, clients.journal.on);
     if !progress.members.is_empty() {
         all_sent &= members(routes, clients, mesh, fan, &mut progress.members);
     }
@@ -131,16 +134,12 @@ pub(crate) fn publish(
 
 /// True if every other shard that a message is for can be sent it now.
 fn has_room(
-    routes: &mut Routes,
     mesh: &mut MeshOut,
     fan: &Fan<'_>,
+    shards: &ShardSet,
     members: &[(u16, Chosen)],
 ) -> bool {
-    if mesh.shards <= 1 {
-        return true;
-    }
     let me = mesh.me;
-    let shards = interested(routes, mesh, &fan.view);
     (0..mesh.shards).filter(|shard| *shard != me).all(|shard| {
         let chosen = members.iter().filter(|(own, _)| *own == shard).count();
         let count = chosen + usize::from(shards.contains(shard));
@@ -306,12 +305,11 @@ fn remote(
     routes: &mut Routes,
     mesh: &mut MeshOut,
     fan: &mut Fan<'_>,
+    shards: &ShardSet,
     progress: &mut Progress,
     keeps: bool,
 ) -> bool {
     let view = fan.view;
-    // Probed anew at each try: a subscription made while the publish waited must not be missed.
-    let shards = interested(routes, mesh, &view);
     let asked = view.header.qos != QoS::AtMostOnce;
     let mut all_sent = true;
     for shard in shards.iter() {

@@ -94,7 +94,8 @@ impl World {
         self.net.borrow_mut().crash((crash_us, back_us), new, &mut crashes.random);
         self.model.crash(crash_us);
         self.wills.crash(crash_us, back_us);
-        let restored = recover::align(states).into_iter().map(Some).collect();
+        let restored =
+            ringtide_storage::State::into_aligned_parts(states).into_iter().map(Some).collect();
         let start = crashes.count;
         self.crashes = Some(crashes);
         self.make_shards(start, restored);

@@ -4,14 +4,14 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use ringtide_shard::message::{View, forget_position};
+use ringtide_shard::message::{View, forget_position, origin_of, topic_of};
 use ringtide_shard::partition::PartitionMap;
+use ringtide_storage::RecordKind;
 use ringtide_storage::record::{
-    ConnectionRecord, ExchangeRecord, MessageHead, SessionEndRecord, SessionId, SessionRecord,
-    Step, SubscriptionRecord, WatermarkRecord,
+    ConnectionRecord, ExchangeRecord, MessageHead, SessionEndRecord, SessionRecord, Step,
+    SubscriptionRecord, WatermarkRecord,
 };
-use ringtide_storage::state::{Parts, State};
-use ringtide_storage::{Lsn, RecordKind};
+use ringtide_storage::state::State;
 use ringtide_topics::TenantId;
 
 use crate::offline;
@@ -37,7 +37,7 @@ pub(crate) fn replay(disks: &[Rc<RefCell<Disk>>], trace: &Trace) -> Vec<State> {
         last.push(disk.appended);
         states.push(state);
     }
-    for (to, gone) in settle(&mut states, &last).into_iter().enumerate() {
+    for (to, gone) in State::settle(&mut states, &last, origin_of).into_iter().enumerate() {
         for (session, seq) in gone {
             let mut body = Vec::new();
             ExchangeRecord { session, step: Step::Done { seq } }.encode(&mut body);
@@ -72,41 +72,6 @@ pub(crate) fn redistribute(
     states.iter().enumerate().map(write).collect()
 }
 
-/// The parts that shards go on with: the place that an origin gives next lies above all that the
-/// destination knows.
-pub(crate) fn align(states: Vec<State>) -> Vec<Parts> {
-    let mut shards: Vec<Parts> = states.into_iter().map(State::into_parts).collect();
-    for origin in 0..shards.len() {
-        for to in 0..shards.len() {
-            let Parts { watermarks, under_way, .. } = &shards[to];
-            let marks = watermarks.iter().map(|(from, seq)| (*from, *seq));
-            let all = marks.chain(under_way.iter().map(|one| (one.origin, one.seq)));
-            let from_there = all.filter(|(from, _)| usize::from(*from) == origin);
-            let Some(known) = from_there.map(|(_, seq)| seq).max() else { continue };
-            let sent = &mut shards[origin].sent;
-            match sent.iter_mut().find(|(shard, _)| usize::from(*shard) == to) {
-                Some((_, last)) => *last = known.max(*last),
-                None => sent.push((to as u16, known)),
-            }
-        }
-    }
-    shards
-}
-
-fn settle(states: &mut [State], last: &[Lsn]) -> Vec<Vec<(SessionId, u64)>> {
-    let mut gone = vec![Vec::new(); states.len()];
-    for origin in 0..states.len() {
-        for to in (0..states.len()).filter(|to| *to != origin) {
-            let sent = states[origin].sent(to as u16);
-            let (shard, last) = (origin as u16, last[origin]);
-            gone[to].extend(states[to].discard_uncommitted(shard, last, sent, origin_of));
-            let mark = states[to].watermark(origin as u16);
-            states[origin].taken_over(to as u16, mark);
-        }
-    }
-    gone
-}
-
 /// A record in words.
 fn words(record: &Record) -> String {
     let body = &record.body;
@@ -130,14 +95,4 @@ fn words(record: &Record) -> String {
         RecordKind::Watermark => format!("{:?}", WatermarkRecord::decode(body)),
         RecordKind::Queue => format!("{kind:?}"),
     }
-}
-
-fn topic_of(message: &[u8]) -> Option<(u32, &str, bool)> {
-    let view = View::read(message).ok()?;
-    Some((view.header.tenant.0, view.topic, view.payload.is_empty()))
-}
-
-fn origin_of(message: &[u8]) -> Option<(u16, u64)> {
-    let header = View::read(message).ok()?.header;
-    Some((header.origin_log, header.lsn))
 }
