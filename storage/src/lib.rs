@@ -40,9 +40,13 @@ pub enum RecordKind {
     SessionEnd = 7,
     /// How far the messages of other shards have been taken over: [`record::WatermarkRecord`].
     Watermark = 8,
-    /// A message and all that waits for it on its way to other shards, as a checkpoint writes it:
-    /// what it had been before is void. Same body as [`RecordKind::Message`].
+    /// A message as a checkpoint writes it, with a session that it waits for or a shard that must
+    /// take it over; further sessions may follow in [`RecordKind::Queue`] records until
+    /// [`RecordKind::CheckpointEnd`]. Same body as [`RecordKind::Message`].
     Checkpoint = 9,
+    /// The checkpoint has named all that its messages wait for:
+    /// [`record::CheckpointEndRecord`].
+    CheckpointEnd = 10,
 }
 
 /// A write for the shard's driver, and what must follow it before its records are durable.

@@ -171,6 +171,10 @@ pub struct QueueRecord<'a> {
     pub entries: Vec<Entry<'a>>,
 }
 
+/// A checkpoint has named everything: no [`QueueRecord`] follows for the messages that it wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckpointEndRecord;
+
 /// How an exchange moved on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {

@@ -27,7 +27,8 @@
 //! As long as an entry waits, it is pending, it is retained, or it came from an origin (another
 //! shard, or this shard's own custody) whose watermark has not passed it. So a message to which
 //! [`QueueRecord`](crate::record::QueueRecord)s may still be added must be pending to its own
-//! shard, or above its origin's watermark.
+//! shard, or above its origin's watermark, or of a checkpoint whose end has not come: those stay
+//! until it does.
 
 mod checkpoint;
 mod messages;
@@ -39,8 +40,9 @@ mod together;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::record::{
-    ConnectionRecord, Destination, Entry, ExchangeRecord, MessageHead, QueueRecord, RecordError,
-    SessionEndRecord, SessionId, SessionRecord, SubscriptionRecord, WatermarkRecord,
+    CheckpointEndRecord, ConnectionRecord, Destination, Entry, ExchangeRecord, MessageHead,
+    QueueRecord, RecordError, SessionEndRecord, SessionId, SessionRecord, SubscriptionRecord,
+    WatermarkRecord,
 };
 use crate::{Lsn, RecordKind};
 
@@ -76,6 +78,9 @@ pub struct State {
     sent: BTreeMap<u16, u64>,
     /// By destination: the last place that it has taken over, as far as is known.
     taken: BTreeMap<u16, u64>,
+    /// Messages of a checkpoint whose end has not come: further sessions may follow, also when the
+    /// first have done with them.
+    followed: Vec<u64>,
     last_lsn: u64,
     last_session: SessionId,
     last_seq: u64,
@@ -96,6 +101,7 @@ impl State {
             watermarks: BTreeMap::new(),
             sent: BTreeMap::new(),
             taken: BTreeMap::new(),
+            followed: Vec::new(),
             last_lsn: 0,
             last_session: SessionId(0),
             last_seq: 0,
@@ -132,7 +138,18 @@ impl State {
         match kind {
             RecordKind::Message | RecordKind::Checkpoint => {
                 let (head, message) = MessageHead::decode(body)?;
-                return self.apply_message(lsn.0, &head, message);
+                self.apply_message(lsn.0, &head, message)?;
+                if kind == RecordKind::Checkpoint {
+                    self.followed.push(lsn.0);
+                } else {
+                    self.messages.release(lsn.0);
+                }
+            }
+            RecordKind::CheckpointEnd => {
+                CheckpointEndRecord::decode(body)?;
+                for lsn in self.followed.drain(..) {
+                    self.messages.release(lsn);
+                }
             }
             RecordKind::Session => self.apply_session(SessionRecord::decode(body)?),
             RecordKind::Subscription => self.apply_subscription(SubscriptionRecord::decode(body)?),
@@ -145,6 +162,7 @@ impl State {
         Ok(())
     }
 
+    /// Leaves the message with a hold that is the caller's to release.
     fn apply_message(
         &mut self,
         lsn: u64,
@@ -191,7 +209,6 @@ impl State {
             self.messages.note_forwarded(lsn, forwarded);
         }
         self.add_entries(lsn, &head.entries);
-        self.messages.release(lsn);
         Ok(())
     }
 

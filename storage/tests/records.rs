@@ -9,9 +9,9 @@ use std::fmt::Debug;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use ringtide_storage::record::{
-    ConnectionRecord, Destination, Entry, EntryWriter, Exchange, ExchangeRecord, Filter,
-    MessageHead, QueueRecord, RecordError, SessionEndRecord, SessionId, SessionRecord, Step,
-    SubscriptionRecord, WatermarkRecord, WillRecord,
+    CheckpointEndRecord, ConnectionRecord, Destination, Entry, EntryWriter, Exchange,
+    ExchangeRecord, Filter, MessageHead, QueueRecord, RecordError, SessionEndRecord, SessionId,
+    SessionRecord, Step, SubscriptionRecord, WatermarkRecord, WillRecord,
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -167,10 +167,12 @@ fn golden_connection() {
 }
 
 #[test]
-fn golden_session_end_and_watermark() {
+fn golden_ends_and_watermark() {
     let end = SessionEndRecord { session: SessionId(0x0a0b) };
     let bytes = encoded(|out| end.encode(out));
     check_golden(&end, &bytes, "01 0b0a000000000000", SessionEndRecord::decode);
+    let bytes = encoded(|out| CheckpointEndRecord.encode(out));
+    check_golden(&CheckpointEndRecord, &bytes, "01", CheckpointEndRecord::decode);
     let marks = vec![(1, 2), (0x0304, 0x0506)];
     let marks = WatermarkRecord { marks, sent: vec![(0, 9)] };
     let bytes = encoded(|out| marks.encode(out));
@@ -248,6 +250,7 @@ fn all_decoders(body: &[u8]) -> usize {
         ConnectionRecord::decode(body).is_ok(),
         SessionEndRecord::decode(body).is_ok(),
         WatermarkRecord::decode(body).is_ok(),
+        CheckpointEndRecord::decode(body).is_ok(),
     ];
     results.into_iter().filter(|ok| *ok).count()
 }

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use common::shard::{Op, Shard, comparable, found, replayed};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use ringtide_storage::RecordKind;
+use ringtide_storage::record::CheckpointEndRecord;
 
 fn ops(len: usize) -> impl Strategy<Value = Vec<Op>> {
     vec((0..120_u8, any::<u16>(), any::<u16>(), any::<u16>()), 0..len)
@@ -81,6 +83,10 @@ proptest! {
                 log.remove(at);
             }
         }
+        // What a checkpoint that was cut short holds goes with the next one's end.
+        let mut end = Vec::new();
+        CheckpointEndRecord.encode(&mut end);
+        log.push((RecordKind::CheckpointEnd, end));
         let state = replayed(&log, 0, log.len());
         let messages = state.messages();
         let parts = state.into_parts();

@@ -8,8 +8,8 @@ use std::borrow::Cow;
 
 use common::message::{message, number_of, origin_of, topic_of};
 use ringtide_storage::record::{
-    Destination, Entry, Exchange, ExchangeRecord, MessageHead, QueueRecord, RecordError, SessionId,
-    SessionRecord, Step, WatermarkRecord,
+    CheckpointEndRecord, Destination, Entry, Exchange, ExchangeRecord, MessageHead, QueueRecord,
+    RecordError, SessionId, SessionRecord, Step, WatermarkRecord,
 };
 use ringtide_storage::{Lsn, RecordKind, State};
 
@@ -162,6 +162,27 @@ fn queue_records_find_a_message_in_custody_whose_first_sessions_have_done_with_i
 }
 
 #[test]
+fn a_checkpoint_names_further_sessions_for_a_message_until_its_end() {
+    let mut log = Log::new();
+    (1..=3).for_each(|id| log.session(id));
+    let mut body = Vec::new();
+    for_entries(vec![entry(1, 1)]).encode(&mut body);
+    body.extend_from_slice(&message("t", 1, (0, 0), false));
+    log.put(RecordKind::Checkpoint, |out| out.extend_from_slice(&body));
+    let lsn = log.lsn;
+    log.step(1, Step::Done { seq: 1 });
+    let queue = |id| QueueRecord { message: lsn, entries: vec![entry(id, id)] };
+    log.put(RecordKind::Queue, |out| queue(2).encode(out));
+    log.put(RecordKind::CheckpointEnd, |out| CheckpointEndRecord.encode(out));
+    assert_eq!(log.state.messages(), 1);
+    assert_eq!(log.state.clone().into_parts().sessions[1].waiting.len(), 1);
+    log.step(2, Step::Done { seq: 2 });
+    assert_eq!(log.state.messages(), 0);
+    log.put(RecordKind::Queue, |out| queue(3).encode(out));
+    assert_eq!(log.state.ignored(), 1);
+}
+
+#[test]
 fn a_message_that_came_twice_is_known_by_all_who_had_it() {
     let mut log = Log::new();
     (1..=3).for_each(|id| log.session(id));
@@ -199,6 +220,7 @@ fn what_its_origin_has_lost_is_discarded() {
         copy.encode(out);
         out.extend_from_slice(&message("t", 3, (5, 12), false));
     });
+    log.put(RecordKind::CheckpointEnd, |out| CheckpointEndRecord.encode(out));
     log.step(1, Step::Sent { seq: 3, packet_id: 1 });
     let mut other = log.state.clone();
     assert_eq!(other.discard_uncommitted(6, Lsn(0), 9, origin_of), []);
@@ -269,6 +291,7 @@ fn a_bad_record_changes_nothing() {
         RecordKind::SessionEnd,
         RecordKind::Watermark,
         RecordKind::Checkpoint,
+        RecordKind::CheckpointEnd,
     ];
     for kind in kinds {
         assert_eq!(log.state.apply(Lsn(9), kind, &[]), Err(RecordError::Truncated));

@@ -10,7 +10,9 @@ use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 
 use ringtide_codec::PacketId;
-use ringtide_storage::record::{Entry, EntryWriter, ExchangeRecord, MessageHead, SessionId, Step};
+use ringtide_storage::record::{
+    Entry, EntryWriter, ExchangeRecord, MessageHead, QueueRecord, SessionId, Step,
+};
 use ringtide_storage::{RecordKind, Store};
 
 use crate::message::View;
@@ -180,6 +182,16 @@ impl Journal {
         let lsn = store.append(kind, &view.parts(&self.scratch, &view.head()));
         self.end_message();
         lsn.0
+    }
+
+    /// Appends the gathered entries to the store for the message whose record is at `message`.
+    pub(crate) fn append_entries<S: Store>(&mut self, store: &mut S, message: u64) {
+        self.flush(store);
+        let (bytes, count) = (self.entries.bytes(), self.entries.count());
+        self.scratch.clear();
+        QueueRecord::encode_with_entries(message, bytes, count, &mut self.scratch);
+        store.append(RecordKind::Queue, &[&self.scratch]);
+        self.end_message();
     }
 }
 

@@ -8,8 +8,8 @@ use ringtide_shard::message::{View, forget_position, origin_of, topic_of};
 use ringtide_shard::partition::PartitionMap;
 use ringtide_storage::RecordKind;
 use ringtide_storage::record::{
-    ConnectionRecord, ExchangeRecord, MessageHead, SessionEndRecord, SessionRecord, Step,
-    SubscriptionRecord, WatermarkRecord,
+    ConnectionRecord, ExchangeRecord, MessageHead, QueueRecord, SessionEndRecord, SessionRecord,
+    Step, SubscriptionRecord, WatermarkRecord,
 };
 use ringtide_storage::state::State;
 use ringtide_topics::TenantId;
@@ -93,6 +93,7 @@ fn words(record: &Record) -> String {
         RecordKind::Connection => format!("{:?}", ConnectionRecord::decode(body)),
         RecordKind::SessionEnd => format!("{:?}", SessionEndRecord::decode(body)),
         RecordKind::Watermark => format!("{:?}", WatermarkRecord::decode(body)),
-        RecordKind::Queue => format!("{kind:?}"),
+        RecordKind::Queue => format!("{:?}", QueueRecord::decode(body)),
+        RecordKind::CheckpointEnd => format!("{kind:?}"),
     }
 }

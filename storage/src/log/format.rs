@@ -263,6 +263,7 @@ pub(super) fn record_kind(number: u8) -> Option<RecordKind> {
         RecordKind::SessionEnd,
         RecordKind::Watermark,
         RecordKind::Checkpoint,
+        RecordKind::CheckpointEnd,
     ];
     kinds.into_iter().find(|kind| *kind as u8 == number)
 }

@@ -2,8 +2,8 @@
 
 use super::reader::{Reader, put_block};
 use super::{
-    ConnectionRecord, ExchangeRecord, RecordError, SessionEndRecord, SessionId, Step,
-    SubscriptionRecord, WatermarkRecord, WillRecord,
+    CheckpointEndRecord, ConnectionRecord, ExchangeRecord, RecordError, SessionEndRecord,
+    SessionId, Step, SubscriptionRecord, WatermarkRecord, WillRecord,
 };
 
 /// The version that is written.
@@ -195,6 +195,22 @@ impl WatermarkRecord {
         let sent = decode_places(&mut body)?;
         body.end()?;
         Ok(WatermarkRecord { marks, sent })
+    }
+}
+
+impl CheckpointEndRecord {
+    /// Appends the record.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.push(VERSION);
+    }
+
+    /// Takes a record apart.
+    ///
+    /// # Errors
+    /// The body is not such a record.
+    pub fn decode(body: &[u8]) -> Result<CheckpointEndRecord, RecordError> {
+        Reader::new(body, VERSION)?.end()?;
+        Ok(CheckpointEndRecord)
     }
 }
 

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use super::State;
 use super::session::Session;
 use crate::RecordKind;
-use crate::record::{Destination, EntryWriter, MessageHead, SessionId, WatermarkRecord};
+use crate::record::{
+    CheckpointEndRecord, Destination, EntryWriter, MessageHead, SessionId, WatermarkRecord,
+};
 
 /// Entries of one record: with more sessions than that a message is written again for the rest.
 const ENTRIES_MAX: u32 = 4096;
@@ -62,6 +64,9 @@ impl State {
                 head = MessageHead { origin: head.origin, ..MessageHead::default() };
             }
         }
+        body.clear();
+        CheckpointEndRecord.encode(&mut body);
+        sink(RecordKind::CheckpointEnd, &[&body]);
     }
 
     fn sessions_in_order(&self) -> Vec<(&SessionId, &Session)> {

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ringtide_storage::record::{
-    ConnectionRecord, Destination, Entry, Exchange, ExchangeRecord, Filter, MessageHead,
-    QueueRecord, SessionEndRecord, SessionId, SessionRecord, Step, SubscriptionRecord,
+    CheckpointEndRecord, ConnectionRecord, Destination, Entry, Exchange, ExchangeRecord, Filter,
+    MessageHead, QueueRecord, SessionEndRecord, SessionId, SessionRecord, Step, SubscriptionRecord,
     WatermarkRecord, WillRecord,
 };
 use ringtide_storage::state::Parts;
@@ -69,6 +69,8 @@ pub(crate) struct Shard {
     /// Checkpoints that came to their end: first record, records at the end.
     pub(crate) checkpoints: Vec<(usize, usize)>,
     checkpoint: Option<(usize, Stage)>,
+    /// Messages that the checkpoint has written, with their positions.
+    written: BTreeMap<Vec<u8>, u64>,
     retained_left: VecDeque<String>,
     next_session: u64,
     next_seq: u64,
@@ -402,6 +404,7 @@ impl Shard {
             let Some((begin, stage)) = self.checkpoint else { return };
             self.checkpoint = self.slice(stage).map(|stage| (begin, stage));
             if self.checkpoint.is_none() {
+                self.put(RecordKind::CheckpointEnd, |out| CheckpointEndRecord.encode(out));
                 self.checkpoints.push((begin, self.log.len()));
             }
         }
@@ -413,6 +416,7 @@ impl Shard {
             self.finish(origin, seq);
         }
         self.checkpoint = Some((self.log.len(), Stage::Sessions(0)));
+        self.written.clear();
         let marks = self.truth.watermarks.iter().map(|(s, p)| (*s, *p)).collect();
         let sent = self.truth.sent.iter().map(|(s, p)| (*s, *p)).collect();
         self.put(RecordKind::Watermark, |out| WatermarkRecord { marks, sent }.encode(out));
@@ -443,8 +447,14 @@ impl Shard {
                 let ids = Cow::Owned(ids);
                 let session = SessionId(id);
                 let entries = vec![Entry { session, seq, qos, retain, membership, ids }];
-                let head = MessageHead { entries, ..MessageHead::default() };
-                self.put_message(RecordKind::Checkpoint, &head, &message);
+                if let Some(&message) = self.written.get(&message) {
+                    let record = QueueRecord { message, entries };
+                    self.put(RecordKind::Queue, |out| record.encode(out));
+                } else {
+                    let head = MessageHead { entries, ..MessageHead::default() };
+                    let lsn = self.put_message(RecordKind::Checkpoint, &head, &message);
+                    self.written.insert(message, lsn);
+                }
                 Some(Stage::Queue(id, seq))
             }
             Stage::Retained => {

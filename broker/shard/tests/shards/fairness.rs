@@ -189,11 +189,11 @@ fn what_comes_up_after_the_steps_is_not_slept_over() {
     }
     world.turns(10);
     // The CONNACK waits for the log: the queue is first moved at the end of the turn after.
-    world.held.set(true);
+    world.shelf.held.set(true);
     world.accept(0, 3, &connect_lasting("reader", None));
     world.turns(3);
     assert_eq!(world.sent(0, 3), []);
-    world.held.set(false);
+    world.shelf.held.set(false);
     world.turns(2);
     assert!(!world.sent(0, 3).is_empty());
     assert!(world.polls(0), "messages are left");

@@ -175,21 +175,34 @@ impl Clock for TestClock {
     }
 }
 
-/// Keeps nothing; what is appended is durable at the end of the turn, unless it is held back.
+/// What the test and the shards' stores share.
+#[derive(Default)]
+pub(crate) struct Shelf {
+    /// What is appended does not become durable.
+    pub(crate) held: Cell<bool>,
+    pub(crate) wants_checkpoint: Cell<bool>,
+    /// The last position before the checkpoint that was last begun.
+    pub(crate) begin: Cell<u64>,
+    /// What was appended since then.
+    pub(crate) since_begin: RefCell<Vec<(RecordKind, Vec<u8>)>>,
+}
+
+/// A store in memory; what is appended is durable at the end of the turn, unless it is held back.
 pub(crate) struct HeldStore {
     appended: u64,
     durable: u64,
-    held: Rc<Cell<bool>>,
+    shelf: Rc<Shelf>,
 }
 
 impl Store for HeldStore {
-    fn append(&mut self, _kind: RecordKind, _parts: &[&[u8]]) -> Lsn {
+    fn append(&mut self, kind: RecordKind, parts: &[&[u8]]) -> Lsn {
         self.appended += 1;
+        self.shelf.since_begin.borrow_mut().push((kind, parts.concat()));
         Lsn(self.appended)
     }
 
     fn end_turn(&mut self) {
-        if !self.held.get() {
+        if !self.shelf.held.get() {
             self.durable = self.appended;
         }
     }
@@ -208,6 +221,16 @@ impl Store for HeldStore {
 
     fn keeps(&self) -> bool {
         true
+    }
+
+    fn wants_checkpoint(&self) -> bool {
+        self.shelf.wants_checkpoint.get()
+    }
+
+    fn begin_checkpoint(&mut self) {
+        self.shelf.wants_checkpoint.set(false);
+        self.shelf.begin.set(self.appended);
+        self.shelf.since_begin.borrow_mut().clear();
     }
 }
 
@@ -240,7 +263,7 @@ pub(crate) struct World {
     partitions: Arc<PartitionMap>,
     clock: TestClock,
     told: Arc<Told>,
-    pub(crate) held: Rc<Cell<bool>>,
+    pub(crate) shelf: Rc<Shelf>,
     names: u32,
 }
 
@@ -265,7 +288,7 @@ impl World {
             (0..shards).map(|_| Arc::new(Counters::new())).collect();
         let interest = Arc::new(InterestTable::new(16));
         let partitions = Arc::new(PartitionMap::even(1, shards));
-        let held = Rc::new(Cell::new(false));
+        let shelf = Rc::new(Shelf::default());
         let mut wires = Vec::new();
         let mut all = Vec::new();
         for ports in mesh(shards, 1 << 20, 4096) {
@@ -274,7 +297,7 @@ impl World {
             all.push(Shard::new(Parts {
                 restored: None,
                 driver: MemoryDriver { wire, buffers: Vec::new() },
-                store: HeldStore { appended: 0, durable: 0, held: Rc::clone(&held) },
+                store: HeldStore { appended: 0, durable: 0, shelf: Rc::clone(&shelf) },
                 clock: clock.clone(),
                 ports,
                 interest: Arc::clone(&interest),
@@ -287,7 +310,7 @@ impl World {
                 version: "test",
             }));
         }
-        World { shards: all, wires, counters, partitions, clock, told, held, names: 0 }
+        World { shards: all, wires, counters, partitions, clock, told, shelf, names: 0 }
     }
 
     /// One turn of one shard.

@@ -53,7 +53,7 @@ fn no_more_is_read_from_a_client_that_is_owed_much() {
     world.send(0, 2, &subscribe(1, "x", options(QoS::AtLeastOnce)));
     world.turns(5);
     world.sent(0, 1);
-    world.held.set(true);
+    world.shelf.held.set(true);
     // Older clients and those with a high Receive Maximum may have this many under way.
     let chunk = |at: u16| -> Vec<u8> {
         let one = |number| unsubscribe(number, "never");
@@ -66,7 +66,7 @@ fn no_more_is_read_from_a_client_that_is_owed_much() {
     world.turns(20);
     assert!(!world.is_read(0, 1), "it is still read");
     assert_eq!(world.sent(0, 1), [], "nothing is durable");
-    world.held.set(false);
+    world.shelf.held.set(false);
     world.turns(30);
     let got = read(&world.sent(0, 1));
     assert_eq!(got.len(), 10_001, "every packet is answered");

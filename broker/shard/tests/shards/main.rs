@@ -1,5 +1,6 @@
 //! What shards do, stepped turn by turn: fairness, limits, groups, reloads.
 
+mod checkpoints;
 mod fairness;
 mod groups;
 mod harness;

@@ -41,7 +41,7 @@ fn a_client_is_held_to_what_it_was_told() {
     world.turns(5);
     world.sent(0, 1);
     world.sent(0, 2);
-    world.held.set(true);
+    world.shelf.held.set(true);
     let packet = publish_as("topic", QoS::AtLeastOnce, 0x10);
     let aliased = ringtide_codec::PublishOut { topic_alias: Some(3), ..packet };
     world.send(0, 1, &publish("x", QoS::AtLeastOnce, 1, &[1; 1000]));
@@ -49,7 +49,7 @@ fn a_client_is_held_to_what_it_was_told() {
     world.send(0, 1, &frame_of(aliased, b"1"));
     world.send(0, 1, &retain("x", b"1"));
     world.turns(2);
-    world.held.set(false);
+    world.shelf.held.set(false);
     world.turns(2);
     let ack = |number| Got::PubAck(number, ReasonCode::NoMatchingSubscribers);
     assert_eq!(read(&world.sent(0, 1)), [ack(1), ack(2), ack(0x10)]);
