@@ -77,9 +77,13 @@ impl<S: Store> Core<S> {
                 continue;
             };
             self.routes.custody.restore_pending(shard, Pending { seq, group, message });
-            if group != 0 && shard == me && passed_on.contains(&seq) {
+            if shard != me {
+                continue;
+            }
+            // The watermark may not pass it before it has gone on.
+            self.routes.custody.begin(me, seq);
+            if group != 0 && passed_on.contains(&seq) {
                 // One member has it, or a shard that has one.
-                self.routes.custody.begin(me, seq);
                 self.routes.custody.finish(me, seq);
                 self.routes.custody.resend.pop_back();
             }

@@ -98,6 +98,7 @@ impl Model {
         got.flagged += u32::from(delivery.retain);
         got.last = step;
         got.seen[usize::from(delivery.qos.min(2))] = true;
+        got.open += u32::from(delivery.qos > 0);
         got.settled_us = None;
         // What the connection still held when the broker crashed came before the crash.
         got.again += if delivery.qos < 2 { delivery.stale } else { 0 };

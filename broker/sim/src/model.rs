@@ -113,7 +113,9 @@ pub(crate) struct Got {
     pub(crate) last: Step,
     /// The QoS with which it came.
     pub(crate) seen: [bool; 3],
-    /// When the broker had handled its acknowledgement for certain.
+    /// Copies whose acknowledgements the broker need not have handled.
+    pub(crate) open: u32,
+    /// When the broker had handled the last acknowledgement for certain.
     pub(crate) settled_us: Option<u64>,
     /// Times that it may come once more because a crash may have lost what became of it.
     pub(crate) again: u32,
@@ -266,7 +268,9 @@ impl Model {
             for (no, got) in &mut session.got {
                 let message = &messages[no.0 as usize];
                 let known = message.accepted().is_some() && !message.shaky;
-                let kept = got.settled_us.is_some_and(|settled| settled + FORGETS_US < at_us);
+                let settled = got.settled_us.filter(|_| got.open == 0);
+                let kept = settled.is_some_and(|settled| settled + FORGETS_US < at_us);
+                got.open = 0;
                 let routed_again = !known || message.accepted_us + FORGETS_US >= at_us;
                 let sent_again = !kept || (!known && message.qos != 1);
                 let again = (got.seen[0] && routed_again) || (got.seen[1] && sent_again);
@@ -279,6 +283,7 @@ impl Model {
     pub(crate) fn settled(&mut self, no: SessionNo, message: MessageNo) {
         let now_us = self.now_us;
         if let Some(got) = self.session(no).got.get_mut(&message) {
+            got.open = got.open.saturating_sub(1);
             got.settled_us = Some(now_us);
         }
     }

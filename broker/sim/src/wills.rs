@@ -154,7 +154,8 @@ impl Wills {
         let Some(closed_us) = net.server_closed_us(ended.link) else {
             return Due::Never;
         };
-        let late_us = net.server_forgot_us(ended.link).unwrap_or(closed_us);
+        let forgot_us = net.server_forgot_us(ended.link);
+        let late_us = forgot_us.unwrap_or(closed_us);
         let none = Vec::new();
         let events = self.events.get(&record.client).unwrap_or(&none);
         let mut next = events
@@ -168,8 +169,7 @@ impl Wills {
             // Unless something else ended the connection before DISCONNECT was read.
             let read = net.server_read_all(ended.link);
             let raced = again.is_some_and(|(at_us, _)| at_us <= closed_us);
-            let forgot = late_us > closed_us;
-            return if raced || forgot || !read { Due::Perhaps } else { Due::Never };
+            return if raced || forgot_us.is_some() || !read { Due::Perhaps } else { Due::Never };
         }
         if record.delay_us == 0 {
             return Due::Once;

@@ -15,7 +15,7 @@ fn replayed(world: &World) -> Vec<SessionPart> {
     let mut state = State::new(0, topic_of);
     for (lsn, (kind, body)) in (1..).zip(world.shelf.since_begin.borrow().iter()) {
         // The positions are those that the store gave.
-        state.apply(Lsn(lsn + world.shelf.begin.get()), *kind, body).unwrap();
+        state.apply(Lsn(lsn + world.shelf.begin.get()), *kind, body).expect("a good record");
     }
     state.into_parts().sessions
 }
