@@ -309,16 +309,18 @@ impl Net {
         self.closed.get(&id).map(|(at_us, _)| *at_us)
     }
 
-    /// When the server may have closed this link at the latest, as it knows itself: a crash makes
-    /// it forget what happened shortly before.
+    /// When the server takes this link to have been closed at the latest, if a crash came so soon
+    /// after that it may have forgotten it.
     pub(crate) fn server_forgot_us(&self, id: LinkId) -> Option<u64> {
-        let mut at_us = self.server_closed_us(id)?;
+        let closed_us = self.server_closed_us(id)?;
+        let mut forgot_us = None;
         for (from_us, until_us) in &self.outages {
+            let at_us = forgot_us.unwrap_or(closed_us);
             if at_us <= *until_us && at_us + FORGETS_US >= *from_us {
-                at_us = *until_us;
+                forgot_us = Some(*until_us);
             }
         }
-        Some(at_us)
+        forgot_us
     }
 
     /// How often the server has crashed.
