@@ -134,7 +134,9 @@ impl Client {
         let late = |at_us: Option<u64>| {
             at_us.is_some_and(|at_us| asked_us > at_us + expiry_us + 2_000_000)
         };
-        let over = links.iter().all(|link| late(net.server_forgot_us(*link)));
+        let over = links
+            .iter()
+            .all(|link| late(net.server_forgot_us(*link).or_else(|| net.server_closed_us(*link))));
         if present && over {
             self.fail(around, "its session is there after its time");
         }
