@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::config::{Config, Durability, Listener, Loaded};
+use crate::config::{Config, Durability, Listener, ListenerDurability, Loaded};
 use crate::preflight::Footing;
 
 /// The program's version.
@@ -71,7 +71,11 @@ fn listener((listener, address): (&Listener, &SocketAddr)) -> String {
         true => String::new(),
         false => format!(" ({})", listener.name),
     };
-    format!("listening on {address}{name}, MQTT {} over TCP{limit}", versions.join(", "))
+    let promise = match listener.durability {
+        ListenerDurability::Inherit => String::new(),
+        own => format!(", durability: {}", own.over(Durability::Sync).name()),
+    };
+    format!("listening on {address}{name}, MQTT {} over TCP{limit}{promise}", versions.join(", "))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use ringtide_topics::TenantId;
 use ringtide_topics::shared::Strategy;
 use tracing::error;
 
-use crate::config::{self, Listener, QueuePolicy};
+use crate::config::{self, Listener, ListenerDurability, QueuePolicy};
 use crate::control::{self, Control, Live};
 
 /// Names the number of turns by which tests want verdicts delayed.
@@ -51,6 +51,7 @@ impl ProgramSteering {
             },
             versions: listener.versions.iter().fold(0, |bits, version| bits | 1 << version.level()),
             tenant: TenantId(listener.tenant),
+            durable_acks: listener.durability != ListenerDurability::Memory,
         }
     }
 

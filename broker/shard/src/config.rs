@@ -69,6 +69,8 @@ pub struct ListenerLimits {
     pub versions: u8,
     /// Tenant that the clients belong to.
     pub tenant: TenantId,
+    /// Acknowledgements wait for what the store must hold before them.
+    pub durable_acks: bool,
 }
 
 impl Default for ListenerLimits {
@@ -78,6 +80,7 @@ impl Default for ListenerLimits {
             connections_max: u32::MAX,
             versions: 1 << 3 | 1 << 4 | 1 << 5,
             tenant: TenantId(0),
+            durable_acks: true,
         }
     }
 }

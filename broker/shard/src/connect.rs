@@ -404,7 +404,7 @@ impl<S: Store> Core<S> {
         let mut encoded = Vec::new();
         packet.encode(negotiated.version, &mut encoded);
         // What was recorded of this client: its new session, the end of its old one.
-        let needs = if after > before { after } else { 0 };
+        let needs = self.awaited(index, if after > before { after } else { 0 });
         let Some(conn) = self.clients.conns.at_mut(index) else { return };
         conn.promised = self.promises.give();
         conn.partial = rest;

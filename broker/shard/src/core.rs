@@ -14,7 +14,7 @@ use crate::again::LastPublish;
 use crate::checkpoint::Checkpoint;
 use crate::clients::Clients;
 use crate::config::Limits;
-use crate::conn::{Cause, NONE, Phase};
+use crate::conn::{Cause, Conn, NONE, Phase};
 use crate::counters::Counter;
 use crate::large::LargeBuffers;
 use crate::mesh_out::MeshOut;
@@ -232,5 +232,16 @@ impl<S: Store> Core<S> {
     /// A position of the log up to which what was appended so far must be durable.
     pub(crate) fn durable(&self) -> u64 {
         self.store.durable().0
+    }
+
+    /// The log position that an acknowledgement on this connection waits for, of one that its
+    /// record has: none, if the listener promises nothing.
+    pub(crate) fn awaited(&self, index: u32, needs: u64) -> u64 {
+        let promises = |conn: &Conn| self.limits.listener(conn.listener).durable_acks;
+        match needs {
+            0 => 0,
+            _ if self.clients.conns.at(index).is_some_and(promises) => needs,
+            _ => 0,
+        }
     }
 }

@@ -354,7 +354,7 @@ impl<S: Store> Core<S> {
     ) {
         let Some(conn) = self.clients.conns.at(index) else { return };
         let session_index = conn.session;
-        let durable = self.durable();
+        let (durable, needs) = (self.durable(), self.awaited(index, needs));
         let Some(session) = self.clients.sessions.at_mut(session_index) else { return };
         if needs <= durable && session.owed.as_ref().is_none_or(|owed| owed.is_empty()) {
             acked(session.inbound.as_deref_mut(), kind, id, code);

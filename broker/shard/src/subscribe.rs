@@ -387,7 +387,7 @@ impl<S: Store> Core<S> {
         codes: Box<[u8]>,
         needs: u64,
     ) {
-        let durable = self.durable();
+        let (durable, needs) = (self.durable(), self.awaited(index, needs));
         let Some(record) = self.clients.sessions.at_mut(session) else { return };
         if needs <= durable && record.owed.as_ref().is_none_or(|owed| owed.is_empty()) {
             self.clients.write(index, |version, out| match answer {

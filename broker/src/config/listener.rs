@@ -4,6 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use super::Durability;
+
 /// A protocol version that a listener may accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Version {
@@ -41,6 +43,33 @@ impl Version {
     }
 }
 
+/// What an acknowledgement promises to the clients of one listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ListenerDurability {
+    /// What the broker's own `durability` says.
+    #[default]
+    Inherit,
+    /// Nothing: acknowledgements do not wait for the store.
+    Memory,
+    /// That it survives a crash of the broker.
+    Os,
+    /// That it survives a crash of the machine.
+    Sync,
+}
+
+impl ListenerDurability {
+    /// What it comes to in a broker that promises `global`.
+    pub fn over(self, global: Durability) -> Durability {
+        match self {
+            ListenerDurability::Inherit => global,
+            ListenerDurability::Memory => Durability::Memory,
+            ListenerDurability::Os => Durability::Os,
+            ListenerDurability::Sync => Durability::Sync,
+        }
+    }
+}
+
 /// One address on which clients connect over TCP.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -59,6 +88,8 @@ pub struct Listener {
     pub handshake_timeout_s: u16,
     /// Tenant that all clients of this listener belong to.
     pub tenant: u32,
+    /// What an acknowledgement promises to its clients; not more than the broker's `durability`.
+    pub durability: ListenerDurability,
 }
 
 impl Default for Listener {
@@ -71,6 +102,7 @@ impl Default for Listener {
             versions: vec![Version::V3_1, Version::V3_1_1, Version::V5_0],
             handshake_timeout_s: 10,
             tenant: 0,
+            durability: ListenerDurability::Inherit,
         }
     }
 }

@@ -68,8 +68,8 @@ impl Descriptors {
     }
 }
 
-/// What an acknowledgement to a client promises.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What an acknowledgement to a client promises, from less to more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Durability {
     /// The message is in the broker's memory; it is lost when the broker stops.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::layers::{Layers, Origin};
 use super::load::Problem;
 use super::path::KeyPath;
-use super::{Config, Driver, Limits, Listener, SHARDS_MAX};
+use super::{Config, Driver, Durability, Limits, Listener, SHARDS_MAX};
 
 /// The largest packet that the standard's length field can say, with its fixed header.
 const PACKET_BYTES_MAX: u64 = 268_435_455 + 5;
@@ -14,7 +14,7 @@ const PACKET_BYTES_MAX: u64 = 268_435_455 + 5;
 pub(super) fn validate(config: &Config, layers: &Layers) -> Vec<Problem> {
     let mut report = Report { layers, problems: Vec::new() };
     machine(config, &mut report);
-    listeners(&config.listeners, &mut report);
+    listeners(&config.listeners, config.durability, &mut report);
     limits(&config.limits, &mut report);
     groups(config, &mut report);
     store(config, &mut report);
@@ -74,7 +74,7 @@ fn store(config: &Config, report: &mut Report<'_>) {
     }
 }
 
-fn listeners(listeners: &[Listener], report: &mut Report<'_>) {
+fn listeners(listeners: &[Listener], durability: Durability, report: &mut Report<'_>) {
     let list = KeyPath::default().key("listeners");
     if listeners.is_empty() {
         report.add(&list, "is empty: no client could connect".to_owned());
@@ -95,6 +95,12 @@ fn listeners(listeners: &[Listener], report: &mut Report<'_>) {
         }
         if listener.versions.is_empty() {
             report.add(&at.key("versions"), "is empty: no client could connect".to_owned());
+        }
+        let promised = listener.durability.over(durability);
+        if promised > durability {
+            let (more, less) = (promised.name(), durability.name());
+            let text = format!("is \"{more}\", more than the broker's durability, \"{less}\"");
+            report.add(&at.key("durability"), text);
         }
         report.range(&at.key("backlog"), listener.backlog, 1, i32::MAX as u64);
         report.range(&at.key("handshake_timeout_s"), listener.handshake_timeout_s, 1, 3600);
@@ -146,7 +152,7 @@ fn groups(config: &Config, report: &mut Report<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Group, Version};
+    use crate::config::{Group, ListenerDurability, Version};
 
     fn problems(change: impl FnOnce(&mut Config)) -> String {
         let mut config = Layers::default().resolve().unwrap();
@@ -196,6 +202,17 @@ mod tests {
         assert!(text.contains("`listeners[1].name`") && text.contains("`listeners[1].bind`"));
         let text = problems(|config| config.listeners[0].versions = Vec::<Version>::new());
         assert!(text.contains("listeners[0].versions"), "{text}");
+    }
+
+    #[test]
+    fn a_listener_promises_no_more_than_the_broker() {
+        let text = problems(|config| {
+            config.durability = Durability::Os;
+            config.listeners[0].durability = ListenerDurability::Sync;
+        });
+        assert!(text.contains("`listeners[0].durability` is \"sync\", more than"), "{text}");
+        let less = problems(|config| config.listeners[0].durability = ListenerDurability::Memory);
+        assert_eq!(less, "");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Limits on what one client may cost, and what they must not refuse.
 
-use ringtide_codec::{Connect, ConnectProperties, PublishOut, QoS};
-use ringtide_shard::Limits;
+use ringtide_codec::{Connect, ConnectProperties, PublishOut, QoS, ReasonCode};
 use ringtide_shard::counters::Counter;
+use ringtide_shard::{Limits, ListenerLimits};
 
 use crate::harness::{World, quiet};
 use crate::packets::*;
@@ -134,4 +134,31 @@ fn expired_messages_of_a_session_that_is_away_are_freed() {
     world.accept(0, 3, &connect_lasting("away", None));
     world.turns(6);
     assert_eq!(payloads(&read(&world.sent(0, 3))), ["stays"]);
+}
+
+/// The store is behind: only clients of a listener that promises nothing are answered.
+#[test]
+fn acknowledgements_of_a_listener_that_promises_nothing_do_not_wait() {
+    for durable_acks in [true, false] {
+        let listener = ListenerLimits { durable_acks, ..ListenerLimits::default() };
+        let mut world = World::new(1, Limits { listeners: vec![listener], ..quiet() });
+        world.shelf.held.set(true);
+        world.accept(0, 1, &connect_lasting("lasting", None));
+        world.send(0, 1, &subscribe(1, "x", options(QoS::AtLeastOnce)));
+        world.send(0, 1, &publish("x", QoS::AtLeastOnce, 1, b"1"));
+        world.turns(5);
+        let early = read(&world.sent(0, 1));
+        world.shelf.held.set(false);
+        world.turns(5);
+        let late = read(&world.sent(0, 1));
+        let all = [
+            Got::ConnAck(ReasonCode::Success),
+            Got::SubAck(1, vec![1]),
+            Got::Publish { topic: "x".into(), payload: "1".into(), id: 1, retain: false },
+            Got::PubAck(1, ReasonCode::Success),
+        ];
+        let (first, second) = if durable_acks { (&late, &early) } else { (&early, &late) };
+        assert!(all.iter().all(|one| first.contains(one)), "{first:?}");
+        assert_eq!((first.len(), second.len()), (4, 0));
+    }
 }
