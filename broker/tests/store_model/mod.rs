@@ -19,9 +19,8 @@ pub(crate) const KEY: u64 = 0x0123_4567_89ab_cdef;
 /// Makes a data directory in which the model's shard has this log.
 pub(crate) fn write_store(root: &Path, log: &[Logged]) {
     fs::create_dir_all(root.join("logs-1")).unwrap();
-    let manifest = format!(
-        "format = 1\nshards = {SHARDS}\ngeneration = 1\npartition_key = \"{KEY:016x}\"\n"
-    );
+    let manifest =
+        format!("format = 1\nshards = {SHARDS}\ngeneration = 1\npartition_key = \"{KEY:016x}\"\n");
     fs::write(root.join("store.toml"), manifest).unwrap();
     for number in 0..SHARDS {
         // The others have only given the model's shard what its log names.
