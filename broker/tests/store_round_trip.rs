@@ -109,7 +109,8 @@ fn judge(lines: &[Value], client: &Client) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 60, ..ProptestConfig::default() })]
+    // A case starts the program five times.
+    #![proptest_config(ProptestConfig { max_shrink_iters: 60, ..ProptestConfig::with_cases(24) })]
 
     #[test]
     fn a_store_that_goes_out_and_in_again_is_the_same(

@@ -37,7 +37,7 @@ const OPTION_RAP: u8 = 0b1000;
 /// When a log cannot be read, or the output cannot be written.
 pub(super) fn run(dir: &DataDir, output: &Path) -> Result<Exit, Failure> {
     let replayed = replay::replay(dir)?;
-    let exit = tell_damage(dir, &replayed);
+    let mut exit = tell_damage(dir, &replayed);
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let export = Export {
         format: FORMAT.to_owned(),
@@ -52,6 +52,7 @@ pub(super) fn run(dir: &DataDir, output: &Path) -> Result<Exit, Failure> {
     let contents = Contents::new(parts);
     if contents.left_out > 0 {
         warn(&format!("{} things that no broker takes in are left out", contents.left_out));
+        exit = Exit::Runtime;
     }
     let mut end = End::default();
     let mut write = |to: &mut dyn Write| {

@@ -274,3 +274,6 @@ impl Judge {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

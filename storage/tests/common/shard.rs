@@ -347,7 +347,7 @@ impl Shard {
         let filter = format!("topic/{}", b % 4);
         // No Local and Retain As Published, and a QoS of 0 to 2.
         let options = c as u8 & 0b1100;
-        let options = (c & 3 != 0).then(|| (options | (c as u8 & 3) - 1, u32::from(c)));
+        let options = (c & 3 != 0).then(|| (options | ((c as u8 & 3) - 1), u32::from(c)));
         client.record.filters.retain(|one| one.filter != filter);
         if let Some((options, id)) = options {
             client.record.filters.push(Filter { filter: filter.clone(), options, id });
