@@ -292,6 +292,11 @@ fn a_store_is_carried_to_more_shards_after_an_orderly_end() {
 
 /// A store with a few messages, and its export.
 fn small(dir: &Path) -> (PathBuf, PathBuf) {
+    with_payloads(dir, 1)
+}
+
+/// A store with messages of so many bytes, and its export.
+fn with_payloads(dir: &Path, bytes: usize) -> (PathBuf, PathBuf) {
     let (data, file) = (dir.join("data"), dir.join("exported"));
     let broker = start(&data, 1);
     let mut client = Client::connect(&broker.address, &durable("small"));
@@ -299,7 +304,8 @@ fn small(dir: &Path) -> (PathBuf, PathBuf) {
     client.drop_connection();
     let mut publisher = Client::connect(&broker.address, &Connect::new(V5, "publisher"));
     for number in 0..20 {
-        let publish = Publish::new("small/topic", format!("number {number}")).qos(1);
+        let payload = format!("number {number} {}", "x".repeat(bytes));
+        let publish = Publish::new("small/topic", payload).qos(1);
         assert_eq!(publisher.publish(publish), 0);
     }
     stop(broker, Stop::Kill);
@@ -454,6 +460,51 @@ fn a_file_that_is_not_whole_makes_no_store() {
     ended(0, &good, &dir.join("two"));
     let (_, told) = ended(2, &good, &dir.join("two"));
     assert!(told.contains("it has a store already"), "{told}");
+    fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn an_import_that_is_killed_leaves_no_store() {
+    let dir = scratch();
+    let (_, file) = small(&dir);
+    let two = dir.join("two");
+    let input = file.to_str().unwrap();
+    // The system kills it for the size of the first file that it makes.
+    let mut command = Command::new("prlimit");
+    command.args(["--fsize=65536", "--core=0", "--", &program()]);
+    command.args(["store", "import", "--input", input, "--data-dir"]).arg(&two);
+    let output = command.env("RINGTIDE_CONFIG", "/dev/null").output().unwrap();
+    assert_eq!(output.status.code(), None, "{}", text(&output.stderr));
+    for command in ["check", "export"] {
+        let (_, told) = ended(3, &[command], &two);
+        assert!(told.contains("an import into it was cut short"), "{told}");
+    }
+    let mut run = Command::new(program());
+    run.env_clear().env("RINGTIDE_CONFIG", "/dev/null").args(["run", "--listen", "127.0.0.1:0"]);
+    let output = run.arg("--data-dir").arg(&two).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("run `ringtide store import` again"));
+    ended(0, &["import", "--input", input], &two);
+    ended(0, &["check"], &two);
+    fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn an_import_without_room_takes_back_what_it_wrote() {
+    let dir = scratch();
+    let (_, file) = with_payloads(&dir, 100_000);
+    let two = dir.join("two");
+    let arguments = ["store", "import", "--input", file.to_str().unwrap(), "--data-dir"];
+    let mut command = Command::new(program());
+    command.env_clear().env("RINGTIDE_CONFIG", "/dev/null").args(arguments).arg(&two);
+    for (key, kib) in [("SEGMENT_BYTES", 64), ("CHECKPOINT_BYTES", 64), ("DISK_BYTES_MAX", 512)] {
+        command.env(format!("RINGTIDE_STORE_{key}"), (kib << 10).to_string());
+    }
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+    let left: Vec<_> = fs::read_dir(&two).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["LOCK"], "{}", text(&output.stderr));
+    ended(0, &["import", "--input", file.to_str().unwrap()], &two);
     fs::remove_dir_all(&dir).unwrap();
 }
 
