@@ -362,9 +362,9 @@ impl Shard {
         let Some(client) = self.truth.clients.get_mut(&id) else { return };
         let will = (b & 1 != 0).then(|| WillRecord {
             message: message("will", u64::from(b), (ME, 0), false),
-            expiry_s: None,
+            expiry_s: (b & 4 != 0).then_some(u32::from(b)),
             delay_s: u32::from(b),
-            due_ms: 0,
+            due_ms: u64::from(b >> 3),
         });
         let record = ConnectionRecord {
             session: SessionId(id),
