@@ -1,5 +1,7 @@
 //! The command line.
 
+mod store;
+
 use std::path::PathBuf;
 
 use argh::{EarlyExit, FromArgs};
@@ -8,11 +10,13 @@ use toml::Value;
 use crate::config::{KeyPath, Sources};
 use crate::exit::Failure;
 
+pub use store::StoreCommand;
+
 /// The program's name in messages.
 const PROGRAM: &str = "ringtide";
 
 /// The commands, for hints.
-const COMMANDS: [&str; 4] = ["run", "check-config", "config", "version"];
+const COMMANDS: [&str; 5] = ["run", "check-config", "config", "store", "version"];
 
 /// Ringtide, an MQTT broker. Start it with `ringtide run`.
 #[derive(FromArgs, Debug, PartialEq)]
@@ -23,8 +27,8 @@ const COMMANDS: [&str; 4] = ["run", "check-config", "config", "version"];
     note = "RINGTIDE_CONFIG, else /etc/ringtide/ringtide.toml if it exists), the environment",
     note = "(RINGTIDE_SHARDS, RINGTIDE_LISTENERS_0_BIND, ...), arguments.",
     error_code(0, "ended as asked"),
-    error_code(1, "something failed while running, or a shutdown was cut short"),
-    error_code(2, "arguments or configuration are wrong"),
+    error_code(1, "something failed while running, a shutdown was cut short, a store is damaged"),
+    error_code(2, "arguments, configuration or an imported file are wrong"),
     error_code(3, "the host lacks something: a free port, descriptors, a kernel feature")
 )]
 struct Arguments {
@@ -42,6 +46,7 @@ enum Subcommand {
     Run(Run),
     CheckConfig(CheckConfig),
     Config(ShowConfig),
+    Store(store::Store),
     Version(ShowVersion),
 }
 
@@ -101,6 +106,8 @@ pub enum Command {
     CheckConfig(Settings),
     /// Print the effective configuration.
     Config(Settings),
+    /// Look into a data directory, or carry its contents elsewhere.
+    Store(StoreCommand),
     /// Print the version.
     Version,
     /// Print this text: the help that was asked for.
@@ -135,6 +142,7 @@ pub fn parse(arguments: &[&str]) -> Result<Command, Failure> {
         Some(Subcommand::Run(given)) => Ok(Command::Run(given.into())),
         Some(Subcommand::CheckConfig(given)) => Ok(Command::CheckConfig(given.into())),
         Some(Subcommand::Config(given)) => Ok(Command::Config(given.into())),
+        Some(Subcommand::Store(given)) => Ok(Command::Store(given.into())),
         Some(Subcommand::Version(ShowVersion {})) => Ok(Command::Version),
         None => Err(Failure::usage(
             "no command given: `ringtide run` starts the broker, `ringtide --help` lists the rest",
@@ -255,6 +263,9 @@ mod tests {
         assert_eq!(parse(&["--version"]), Ok(Command::Version));
         assert!(matches!(parse(&["config", "--shards", "1"]), Ok(Command::Config(_))));
         assert!(matches!(parse(&["check-config"]), Ok(Command::CheckConfig(_))));
+        let check = parse(&["store", "check", "--data-dir", "d"]);
+        let settings = Settings { data_dir: Some("d".into()), ..Settings::default() };
+        assert_eq!(check, Ok(Command::Store(StoreCommand::Check(settings))));
         let Ok(Command::Help(help)) = parse(&["--help"]) else { panic!("no help") };
         assert!(help.contains("check-config") && help.contains("RINGTIDE_CONFIG"), "{help}");
     }
@@ -270,6 +281,8 @@ mod tests {
         assert!(text(&["rnu"]).contains("did you mean `ringtide run`?"));
         assert!(text(&["frobnicate"]).contains("commands: run, check-config"));
         assert!(text(&["run", "--shard", "1"]).contains("try `ringtide run --help`"));
+        assert!(text(&["store", "chekc"]).contains("try `ringtide store --help`"));
+        assert!(text(&["store", "import"]).contains("--input"));
         assert!(text(&["run", "--shards", "many"]).contains("shards"));
     }
 

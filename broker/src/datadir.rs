@@ -2,22 +2,27 @@
 //!
 //! ```text
 //! store.toml               format, number of shards, generation, key of the partitions
-//! lock                     held by the broker that runs
+//! LOCK                     held by the broker that runs, or by a command that reads or imports
 //! logs-<generation>/<n>/   the log of shard n
+//! import.unfinished        the logs are those of an import that has not come to its end
 //! ```
 //!
 //! A generation is one way to deal the clients out to shards. Another number of shards makes a
 //! new generation beside the old one; `store.toml`, replaced in one step, says which one counts.
+
+mod import;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use ringtide_storage::log::{DataDirLock, LockError, lock};
+use ringtide_storage::log::{DataDirLock, LockError, lock, lock_shared};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Failure;
+
+pub(crate) use import::{NewStore, refuse_store};
 
 /// The format of the directory that this release writes.
 const FORMAT: u32 = 1;
@@ -44,7 +49,8 @@ pub(crate) struct DataDir {
     root: PathBuf,
     /// What it holds.
     pub(crate) manifest: Manifest,
-    _lock: DataDirLock,
+    /// `None` where only reading is meant and nobody has ever taken the directory.
+    _lock: Option<DataDirLock>,
 }
 
 impl DataDir {
@@ -62,11 +68,7 @@ impl DataDir {
             ))
         };
         let lock = lock(root).map_err(|error| match error {
-            LockError::Taken => Failure::host(format!(
-                "data directory {}: another broker runs on it; stop that one or name another \
-                 directory (--data-dir)",
-                root.display()
-            )),
+            LockError::Taken => taken(root),
             LockError::Io(error) => failed(&error),
         })?;
         let manifest = match fs::read_to_string(root.join(MANIFEST)) {
@@ -84,9 +86,46 @@ impl DataDir {
             }
             Err(error) => return Err(failed(&error)),
         };
-        let dir = DataDir { root: root.to_owned(), manifest, _lock: lock };
+        import::forget(root).map_err(|error| failed(&error))?;
+        let dir = DataDir { root: root.to_owned(), manifest, _lock: Some(lock) };
         dir.remove_other_generations().map_err(|error| failed(&error))?;
         Ok(dir)
+    }
+
+    /// Opens a directory that has a store, to read it: nothing in it is changed, and as long as
+    /// this lives no broker can start on it.
+    ///
+    /// # Errors
+    /// When there is no store, a broker runs on it, it cannot be read, or a newer release wrote it.
+    pub(crate) fn read(root: &Path) -> Result<DataDir, Failure> {
+        let unusable = |error: &dyn std::fmt::Display| {
+            let root = root.display();
+            Failure::host(format!(
+                "data directory {root}: {error}; name one that has a store and that this user may \
+                 read (--data-dir)"
+            ))
+        };
+        // A directory that is not there has no lock file either: it is told apart here.
+        fs::read_dir(root).map_err(|error| unusable(&error))?;
+        let lock = lock_shared(root).map_err(|error| match error {
+            LockError::Taken => taken(root),
+            LockError::Io(error) => unusable(&error),
+        })?;
+        let text = match fs::read_to_string(root.join(MANIFEST)) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                refuse_orphans(root)?;
+                return Err(unusable(&format_args!("it has no store (no {MANIFEST})")));
+            }
+            Err(error) => return Err(unusable(&error)),
+        };
+        let manifest = parse(root, &text)?;
+        Ok(DataDir { root: root.to_owned(), manifest, _lock: lock })
+    }
+
+    /// Where it is.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
     }
 
     /// The key of the partitions.
@@ -179,8 +218,17 @@ fn parse(root: &Path, text: &str) -> Result<Manifest, Failure> {
     })
 }
 
+fn taken(root: &Path) -> Failure {
+    Failure::host(format!(
+        "data directory {}: another broker runs on it, or a `ringtide store` command; stop that \
+         one or name another directory (--data-dir)",
+        root.display()
+    ))
+}
+
 /// Logs without a manifest are somebody's messages: they are not started over.
 fn refuse_orphans(root: &Path) -> Result<(), Failure> {
+    import::refuse_unfinished(root)?;
     let Ok(entries) = fs::read_dir(root) else { return Ok(()) };
     let mut names = entries.flatten().map(|entry| entry.file_name());
     if names.any(|name| name.to_string_lossy().starts_with("logs-")) {
@@ -251,6 +299,27 @@ mod tests {
         drop(dir);
         let dir = DataDir::open(&root, 4).unwrap();
         assert!(!dir.generation_dir(abandoned).exists(), "what a crash left is gone");
+        let _ = fs::remove_dir_all(&root);
+    }
+
+    #[test]
+    fn a_reader_changes_nothing_and_keeps_brokers_out() {
+        let root = scratch("datadir-reader");
+        let text = DataDir::read(&root).unwrap_err().text;
+        assert!(text.contains("No such file") && !root.exists(), "{text}");
+        fs::create_dir(&root).unwrap();
+        let text = DataDir::read(&root).unwrap_err().text;
+        assert!(text.contains("it has no store") && !root.join("LOCK").exists(), "{text}");
+        let writer = DataDir::open(&root, 2).unwrap();
+        assert!(DataDir::read(&root).unwrap_err().text.contains("another broker runs on it"));
+        let abandoned = writer.next_generation().unwrap();
+        drop(writer);
+        let (one, two) = (DataDir::read(&root).unwrap(), DataDir::read(&root).unwrap());
+        assert_eq!(one.manifest, two.manifest);
+        assert!(one.generation_dir(abandoned).exists(), "it is not a reader's to remove");
+        assert!(DataDir::open(&root, 2).unwrap_err().text.contains("`ringtide store`"));
+        drop((one, two));
+        assert!(DataDir::open(&root, 2).is_ok());
         let _ = fs::remove_dir_all(&root);
     }
 

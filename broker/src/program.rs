@@ -13,7 +13,7 @@ use crate::control::{Control, Live, Stage};
 use crate::exit::{Exit, Failure};
 use crate::listen::{self, Opened};
 use crate::logs::{self, LogLevel};
-use crate::{preflight, signals, start};
+use crate::{preflight, signals, start, store_command};
 
 /// Does what the arguments (without the program's name) ask for.
 pub fn main(arguments: &[&str]) -> Exit {
@@ -23,6 +23,7 @@ pub fn main(arguments: &[&str]) -> Exit {
         Ok(Command::Config(settings)) => {
             load(&settings).map(|(_, loaded)| config::effective(&loaded))
         }
+        Ok(Command::Store(command)) => return store_command::run(&command),
         Ok(Command::Version) => Ok(format!("ringtide {VERSION}\n")),
         Ok(Command::Help(text)) => Ok(text),
         Err(failure) => Err(failure),
@@ -37,12 +38,12 @@ pub fn main(arguments: &[&str]) -> Exit {
     }
 }
 
-fn complain(failure: &Failure) -> Exit {
+pub(crate) fn complain(failure: &Failure) -> Exit {
     let _ = writeln!(io::stderr(), "ringtide: {failure}");
     failure.exit
 }
 
-fn load(settings: &Settings) -> Result<(Sources, Loaded), Failure> {
+pub(crate) fn load(settings: &Settings) -> Result<(Sources, Loaded), Failure> {
     let sources = settings.sources()?;
     let loaded = config::load(&sources).map_err(|error| Failure::usage(error.to_string()))?;
     Ok((sources, loaded))

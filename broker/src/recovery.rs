@@ -8,18 +8,16 @@ use std::thread;
 use std::time::Instant;
 
 use ringtide_shard::message::{forget_position, origin_of, topic_of};
-use ringtide_shard::partition::PartitionMap;
-use ringtide_storage::log::{LogConfig, Opened, Sync, inspect};
+use ringtide_storage::log::{LogConfig, Opened, Sync};
 use ringtide_storage::record::{ExchangeRecord, SessionId, Step};
 use ringtide_storage::state::{Parts, State};
-use ringtide_storage::{Log, Lsn, RecordKind, Store};
-use ringtide_topics::TenantId;
+use ringtide_storage::{Log, RecordKind, Store};
 use tracing::{error, info};
 
 use crate::config::{Config, Durability};
 use crate::datadir::DataDir;
 use crate::exit::Failure;
-use crate::offline;
+use crate::replay::{self, Replayed, in_parallel};
 
 /// One shard's log and what it says.
 pub(crate) struct Recovered {
@@ -123,7 +121,7 @@ fn unusable(dir: &DataDir, shard: usize, error: &dyn std::fmt::Display) -> Failu
 }
 
 /// How a shard's log is kept.
-fn log_config(config: &Config, dir: &DataDir, generation: u64, shard: u16) -> LogConfig {
+pub(crate) fn log_config(config: &Config, dir: &DataDir, generation: u64, shard: u16) -> LogConfig {
     let mut log = LogConfig::new(dir.log_dir(generation, shard), shard);
     log.segment_bytes = config.store.segment_bytes;
     log.reserve_bytes = config.store.checkpoint_bytes;
@@ -137,19 +135,6 @@ fn log_config(config: &Config, dir: &DataDir, generation: u64, shard: u16) -> Lo
     log
 }
 
-/// Calls `work` for every shard, each on a thread of its own.
-fn in_parallel<T: Send>(shards: u16, work: impl Fn(u16) -> T + std::marker::Sync) -> Vec<T> {
-    thread::scope(|scope| {
-        let work = &work;
-        let threads: Vec<_> = (0..shards).map(|shard| scope.spawn(move || work(shard))).collect();
-        // One that panicked must not be left out: the others would take each other's places.
-        let join = |thread: thread::ScopedJoinHandle<'_, T>| {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        };
-        threads.into_iter().map(join).collect()
-    })
-}
-
 /// Deals everything out to another number of shards: new logs beside the old ones, which count
 /// until the new ones are whole.
 fn redistribute(config: &Config, dir: &mut DataDir, shards: u16) -> Result<(), Failure> {
@@ -158,27 +143,13 @@ fn redistribute(config: &Config, dir: &mut DataDir, shards: u16) -> Result<(), F
     let failed = |error: io::Error| {
         Failure::host(format!("data directory {}: {error}", config.data_dir.display()))
     };
-    let mut states = Vec::new();
-    let mut last = Vec::new();
-    for shard in 0..old {
-        let path = dir.log_dir(dir.manifest.generation, shard);
-        let mut state = State::new(shard, topic_of);
-        if path.exists() {
-            let opened = inspect(&path, shard, &mut |lsn, kind, body| state.apply(lsn, kind, body));
-            let opened = opened.map_err(|error| unusable(dir, shard.into(), &error))?;
-            tell(shard.into(), &opened);
-            last.push(opened.last);
-        } else {
-            last.push(Lsn(0));
+    let Replayed { states, opened } = replay::replay(dir)?;
+    for (shard, opened) in opened.iter().enumerate() {
+        if let Some(opened) = opened {
+            tell(shard, opened);
         }
-        states.push(state);
     }
-    State::settle(&mut states, &last, origin_of);
-    let key = dir.partition_key();
-    let (before, after) = (PartitionMap::even(key, old), PartitionMap::even(key, shards));
-    let mut matcher = offline::Matcher::new(&states, &before);
-    let home = |tenant: u32, name: &str| after.home(TenantId(tenant), name);
-    let states = State::redistribute(states, shards, home, &mut |due| matcher.take_over(due));
+    let states = replay::deal_out(states, dir.partition_key(), shards);
     let generation = dir.next_generation().map_err(failed)?;
     for (shard, state) in states.iter().enumerate() {
         let path = dir.log_dir(generation, shard as u16);
@@ -216,7 +187,7 @@ fn write_log(mut config: LogConfig, state: &State) -> Result<(), String> {
 }
 
 /// Bytes that may wait while a checkpoint is written offline.
-const MANY_BYTES: u64 = 4 << 20;
+pub(crate) const MANY_BYTES: u64 = 4 << 20;
 
 /// Writes on this thread until at most so many bytes wait.
 pub(crate) fn drain(log: &mut Log, bytes: u64) -> Result<(), String> {

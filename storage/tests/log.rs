@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ringtide_storage::log::{LockError, OpenError, Opened, Sync, inspect, lock};
+use ringtide_storage::log::{LockError, OpenError, Opened, Sync, inspect, lock, lock_shared};
 use ringtide_storage::{Log, LogConfig, Lsn, RecordKind, Store};
 
 struct Scratch(PathBuf);
@@ -186,8 +186,22 @@ fn a_data_directory_has_one_holder() {
     let dir = scratch.0.join("data");
     let held = lock(&dir).unwrap();
     assert!(matches!(lock(&dir), Err(LockError::Taken)));
+    assert!(matches!(lock_shared(&dir), Err(LockError::Taken)));
     drop(held);
     assert!(lock(&dir).is_ok());
+}
+
+#[test]
+fn a_data_directory_has_many_readers_or_one_holder() {
+    let scratch = Scratch::new("lock-shared");
+    assert!(matches!(lock_shared(&scratch.0), Ok(None)), "nobody has ever held it");
+    assert!(!scratch.0.join("LOCK").exists(), "readers make nothing");
+    drop(lock(&scratch.0).unwrap());
+    let readers = (lock_shared(&scratch.0).unwrap(), lock_shared(&scratch.0).unwrap());
+    assert!(readers.0.is_some() && readers.1.is_some());
+    assert!(matches!(lock(&scratch.0), Err(LockError::Taken)));
+    drop(readers);
+    assert!(lock(&scratch.0).is_ok());
 }
 
 #[test]

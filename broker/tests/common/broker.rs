@@ -34,6 +34,8 @@ pub struct Settings {
     pub files: Vec<(&'static str, &'static str)>,
     /// Soft and hard limit of open descriptors, set by prlimit.
     pub nofile: Option<u32>,
+    /// The data directory; none: one of the broker's own.
+    pub data_dir: Option<PathBuf>,
 }
 
 impl Settings {
@@ -45,6 +47,7 @@ impl Settings {
             env: vec![("RINGTIDE_TEST_STORE_SEED", seed)],
             files: Vec::new(),
             nofile: None,
+            data_dir: None,
         };
         match std::env::var("RINGTIDE_TEST_STORE").as_deref() {
             Ok("disk") => settings.on_disk(),
@@ -78,11 +81,17 @@ impl Settings {
         self
     }
 
+    pub fn data_dir(mut self, path: &Path) -> Settings {
+        self.data_dir = Some(path.to_owned());
+        self
+    }
+
     /// Whether a broker that is already there can stand in.
     pub fn is_plain(&self) -> bool {
         self.config.is_empty()
             && self.files.is_empty()
             && self.nofile.is_none()
+            && self.data_dir.is_none()
             && self.env.len() == 1
     }
 }
@@ -255,7 +264,8 @@ fn command(s: &Settings, dir: &Path, address: &str, guarded: bool, log: &Path) -
         words.extend(["--listen".to_owned(), address.to_owned()]);
     }
     words.push("--data-dir".to_owned());
-    words.push(dir.join("data").display().to_string());
+    let data_dir = s.data_dir.clone().unwrap_or_else(|| dir.join("data"));
+    words.push(data_dir.display().to_string());
     for (name, text) in &s.files {
         fs::write(dir.join(name), text).expect("a file for the broker");
     }

@@ -44,7 +44,24 @@ pub fn lock(dir: &Path) -> Result<DataDirLock, LockError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let file = options.open(dir.join(LOCK_NAME)).map_err(LockError::Io)?;
-    match file.try_lock() {
+    held(file.try_lock(), file)
+}
+
+/// Takes the data directory `dir` for reading, beside others that read it, and changes nothing in
+/// it. `None` if it has no lock file: then no process has ever taken it.
+///
+/// # Errors
+/// If a process holds it for writing, or on any error of the file system.
+pub fn lock_shared(dir: &Path) -> Result<Option<DataDirLock>, LockError> {
+    match File::open(dir.join(LOCK_NAME)) {
+        Ok(file) => held(file.try_lock_shared(), file).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(LockError::Io(error)),
+    }
+}
+
+fn held(locked: Result<(), TryLockError>, file: File) -> Result<DataDirLock, LockError> {
+    match locked {
         Ok(()) => Ok(DataDirLock { _file: file }),
         Err(TryLockError::WouldBlock) => Err(LockError::Taken),
         Err(TryLockError::Error(error)) => Err(LockError::Io(error)),

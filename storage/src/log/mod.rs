@@ -139,7 +139,7 @@ use std::path::PathBuf;
 
 pub use error::OpenError;
 use format::{BLOCK_BYTES, padded};
-pub use lock::{DataDirLock, LockError, lock};
+pub use lock::{DataDirLock, LockError, lock, lock_shared};
 pub use open::{inspect, inspect_on};
 pub use store::Log;
 

@@ -69,7 +69,7 @@ impl State {
         sink(RecordKind::CheckpointEnd, &[&body]);
     }
 
-    fn sessions_in_order(&self) -> Vec<(&SessionId, &Session)> {
+    pub(super) fn sessions_in_order(&self) -> Vec<(&SessionId, &Session)> {
         let mut sessions: Vec<_> = self.sessions.iter().collect();
         sessions.sort_unstable_by_key(|(id, _)| **id);
         sessions

@@ -141,9 +141,9 @@ impl State {
         }
     }
 
-    /// Gives every session as a record to `sink`.
+    /// Gives every session as a record to `sink`, in the order of their ids.
     pub fn each_session(&self, sink: &mut dyn FnMut(&SessionRecord)) {
-        for (id, session) in &self.sessions {
+        for (id, session) in self.sessions_in_order() {
             sink(&session.record(*id));
         }
     }

@@ -154,7 +154,7 @@ impl Shard {
             }
             self.next_seq += 1;
             let (seq, retain) = (self.next_seq, place % 3 == 0);
-            let ids: Vec<u32> = (0..place as u32 % 3).collect();
+            let ids: Vec<u32> = (1..=place as u32 % 3).collect();
             let slot = (qos, retain, membership, ids.clone(), message.to_vec());
             client.waiting.insert(seq, slot);
             entries.push(Entry { session, seq, qos, retain, membership, ids: Cow::Owned(ids) });
@@ -176,7 +176,7 @@ impl Shard {
         let (retained, empty) = (c & 1 != 0, c & 6 == 6);
         let lsn = self.log.len() as u64 + 1;
         let bytes = message(&topic, self.next_number, (ME, lsn), empty);
-        let inbound = self.pick(a).filter(|_| c & 8 != 0).map(|id| (SessionId(id), b));
+        let inbound = self.pick(a).filter(|_| c & 8 != 0).map(|id| (SessionId(id), b.max(1)));
         if let Some((SessionId(id), packet_id)) = inbound {
             self.begin_inbound(id, packet_id);
         }
@@ -285,6 +285,7 @@ impl Shard {
     }
 
     fn deliver(&mut self, a: u16, b: u16, c: u16) {
+        let b = b.max(1);
         let Some(id) = self.pick(a) else { return };
         let session = SessionId(id);
         let Some(client) = self.truth.clients.get_mut(&id) else { return };
@@ -323,6 +324,7 @@ impl Shard {
     }
 
     fn inbound(&mut self, a: u16, b: u16) {
+        let b = b.max(1);
         let Some(id) = self.pick(a) else { return };
         let session = SessionId(id);
         let first = self.truth.clients.get(&id).and_then(|c| c.record.inbound.first().copied());
@@ -345,7 +347,9 @@ impl Shard {
         let Some(id) = self.pick(a) else { return };
         let Some(client) = self.truth.clients.get_mut(&id) else { return };
         let filter = format!("topic/{}", b % 4);
-        let options = (c & 3 != 0).then_some((c as u8, u32::from(c)));
+        // No Local and Retain As Published, and a QoS of 0 to 2.
+        let options = c as u8 & 0b1100;
+        let options = (c & 3 != 0).then(|| (options | ((c as u8 & 3) - 1), u32::from(c)));
         client.record.filters.retain(|one| one.filter != filter);
         if let Some((options, id)) = options {
             client.record.filters.push(Filter { filter: filter.clone(), options, id });
@@ -359,10 +363,10 @@ impl Shard {
         let Some(id) = self.pick(a) else { return };
         let Some(client) = self.truth.clients.get_mut(&id) else { return };
         let will = (b & 1 != 0).then(|| WillRecord {
-            message: b.to_le_bytes().to_vec(),
-            expiry_s: None,
+            message: message("will", u64::from(b), (ME, 0), false),
+            expiry_s: (b & 4 != 0).then_some(u32::from(b)),
             delay_s: u32::from(b),
-            due_ms: 0,
+            due_ms: u64::from(b >> 3),
         });
         let record = ConnectionRecord {
             session: SessionId(id),
