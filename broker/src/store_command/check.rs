@@ -7,8 +7,8 @@ use std::path::Path;
 use ringtide_shard::message::View;
 use ringtide_storage::log::{OpenError, Opened, inspect};
 use ringtide_storage::record::{
-    ConnectionRecord, ExchangeRecord, MessageHead, QueueRecord, RecordError, SessionEndRecord,
-    SessionRecord, SubscriptionRecord, WatermarkRecord,
+    CheckpointEndRecord, ConnectionRecord, ExchangeRecord, MessageHead, QueueRecord, RecordError,
+    SessionEndRecord, SessionRecord, SubscriptionRecord, WatermarkRecord,
 };
 use ringtide_storage::{Lsn, RecordKind};
 
@@ -123,6 +123,7 @@ fn understand(kind: RecordKind, body: &[u8]) -> Result<(), RecordError> {
         RecordKind::Connection => ConnectionRecord::decode(body).map(drop),
         RecordKind::SessionEnd => SessionEndRecord::decode(body).map(drop),
         RecordKind::Watermark => WatermarkRecord::decode(body).map(drop),
+        RecordKind::CheckpointEnd => CheckpointEndRecord::decode(body).map(drop),
     }
 }
 

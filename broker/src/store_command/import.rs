@@ -178,7 +178,7 @@ impl Target for Writer {
                 self.body.clear();
                 head.encode_with_entries(entries.bytes(), entries.count(), &mut self.body);
                 let record = [&self.body[..], header, topic, properties, payload];
-                self.shards[usize::from(home)].append(RecordKind::Checkpoint, &record)?;
+                self.shards[usize::from(home)].append(RecordKind::Message, &record)?;
                 retained = false;
             }
         }
