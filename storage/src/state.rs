@@ -26,7 +26,7 @@
 //!
 //! As long as an entry waits, it is pending, it is retained, or it came from an origin (another
 //! shard, or this shard's own custody) whose watermark has not passed it. So a message to which
-//! [`QueueRecord`](crate::record::QueueRecord)s may still be added must be pending to its own
+//! [`QueueRecord`]s may still be added must be pending to its own
 //! shard, or above its origin's watermark, or of a checkpoint whose end has not come: those stay
 //! until it does.
 

@@ -2,7 +2,7 @@
 //! the record's inline bytes (header version 1), large ones as a shared handle.
 //!
 //! Taking a note from a lane never needs room in another lane: answers go through
-//! [`crate::mesh_out::MeshOut`]'s queues, which are bounded by the questions outstanding. So no
+//! `mesh_out.rs`'s queues, which are bounded by the questions outstanding. So no
 //! cycle of full lanes can lock.
 
 use std::net::SocketAddr;
