@@ -2,14 +2,15 @@
 //! one log says of the others is settled; another number of shards than last time is dealt out
 //! anew.
 
+use std::cell::RefCell;
 use std::fs;
 use std::io;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ringtide_shard::message::{forget_position, origin_of, topic_of};
 use ringtide_shard::partition::PartitionMap;
-use ringtide_storage::log::{LogConfig, Opened, Sync, inspect};
+use ringtide_storage::log::{LogConfig, OpenError, Opened, Progress, Replay, Sync, Watch, inspect};
 use ringtide_storage::record::{ExchangeRecord, SessionId, Step};
 use ringtide_storage::state::{Parts, State};
 use ringtide_storage::{Log, Lsn, RecordKind, Store};
@@ -20,6 +21,9 @@ use crate::config::{Config, Durability};
 use crate::datadir::DataDir;
 use crate::exit::Failure;
 use crate::offline;
+
+/// Between two lines about a replay that takes long.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// One shard's log and what it says.
 pub(crate) struct Recovered {
@@ -50,18 +54,21 @@ pub(crate) fn recover(config: &Config, shards: u16) -> Result<Option<Recovery>, 
     if dir.manifest.shards != shards {
         redistribute(config, &mut dir, shards)?;
     }
+    let dealt = Instant::now();
     let found = in_parallel(shards, |shard| {
-        let mut state = State::new(shard, topic_of);
         let config = log_config(config, &dir, dir.manifest.generation, shard);
-        let opened = Log::open(config, &mut |lsn, kind, body| state.apply(lsn, kind, body));
-        opened.map(|(log, opened)| (log, opened, state))
+        replay(shard, |replay, watch| Log::open_watched(config, replay, watch))
     });
+    let replayed = Instant::now();
     let mut logs = Vec::new();
     let mut states = Vec::new();
     let mut last = Vec::new();
+    let (mut records, mut bytes) = (0, 0);
     for (shard, one) in found.into_iter().enumerate() {
-        let (log, opened, state) = one.map_err(|error| unusable(&dir, shard, &error))?;
+        let ((log, opened), state) = one.map_err(|error| unusable(&dir, shard, &error))?;
         tell(shard, &opened);
+        records += opened.records;
+        bytes += opened.bytes;
         last.push(opened.last);
         logs.push(log);
         states.push(state);
@@ -75,16 +82,46 @@ pub(crate) fn recover(config: &Config, shards: u16) -> Result<Option<Recovery>, 
     }
     let sessions: usize = states.iter().map(State::sessions).sum();
     let pending: usize = states.iter().map(State::pending).sum();
+    let settled = Instant::now();
     let parts = State::into_aligned_parts(states);
     let retained: usize = parts.iter().map(|parts| parts.retained.len()).sum();
     let both = logs.into_iter().zip(parts);
     let shards = both.map(|(log, parts)| Recovered { log, parts }).collect();
+    let millis = |from: Instant, to: Instant| (to - from).as_millis() as u64;
+    let ready = Instant::now();
     info!(
+        records,
+        bytes,
+        deal_ms = millis(started, dealt),
+        replay_ms = millis(dealt, replayed),
+        settle_ms = millis(replayed, settled),
+        sort_ms = millis(settled, ready),
         "store: {sessions} sessions, {retained} retained messages, {pending} messages on their \
          way, read in {} ms",
-        started.elapsed().as_millis()
+        millis(started, ready)
     );
     Ok(Some(Recovery { dir, shards }))
+}
+
+/// Lets `open` replay a log into a state of its own, and logs how far it has come.
+fn replay<T>(
+    shard: u16,
+    open: impl FnOnce(&mut Replay<'_>, &mut Watch<'_>) -> Result<T, OpenError>,
+) -> Result<(T, State), OpenError> {
+    let state = RefCell::new(State::new(shard, topic_of));
+    let mut told = Instant::now();
+    let mut watch = |progress: Progress| {
+        if told.elapsed() < TELL_EVERY {
+            return;
+        }
+        told = Instant::now();
+        let Progress { records, bytes, read_bytes, file_bytes } = progress;
+        let sessions = state.borrow().sessions();
+        info!(shard, records, bytes, read_bytes, file_bytes, sessions, "store: replaying the log");
+    };
+    let mut apply = |lsn, kind, body: &[u8]| state.borrow_mut().apply(lsn, kind, body);
+    let opened = open(&mut apply, &mut watch)?;
+    Ok((opened, state.into_inner()))
 }
 
 /// Records, to the disk, that entries are done with which the log still has. Later it could not be
@@ -162,16 +199,16 @@ fn redistribute(config: &Config, dir: &mut DataDir, shards: u16) -> Result<(), F
     let mut last = Vec::new();
     for shard in 0..old {
         let path = dir.log_dir(dir.manifest.generation, shard);
-        let mut state = State::new(shard, topic_of);
         if path.exists() {
-            let opened = inspect(&path, shard, &mut |lsn, kind, body| state.apply(lsn, kind, body));
-            let opened = opened.map_err(|error| unusable(dir, shard.into(), &error))?;
+            let read = replay(shard, |replay, watch| inspect(&path, shard, replay, watch));
+            let (opened, state) = read.map_err(|error| unusable(dir, shard.into(), &error))?;
             tell(shard.into(), &opened);
             last.push(opened.last);
+            states.push(state);
         } else {
             last.push(Lsn(0));
+            states.push(State::new(shard, topic_of));
         }
-        states.push(state);
     }
     State::settle(&mut states, &last, origin_of);
     let key = dir.partition_key();
@@ -227,7 +264,7 @@ pub(crate) fn drain(log: &mut Log, bytes: u64) -> Result<(), String> {
         log.end_turn();
         if !log.write_now() {
             // The next segment is being made.
-            thread::sleep(std::time::Duration::from_millis(1));
+            thread::sleep(Duration::from_millis(1));
         }
     }
     Ok(())

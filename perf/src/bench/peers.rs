@@ -56,7 +56,7 @@ impl Kind {
                 (run.to_vec(), String::new())
             }
             Self::Mosquitto => (vec!["-c", &file], mosquitto(directory, port, keeps)),
-            Self::NatsServer => (vec!["-c", &file], nats(directory, port)),
+            Self::NatsServer => (vec!["-c", &file], nats(directory, port, keeps)),
             Self::Rumqttd => (vec!["-c", &file], rumqttd(port)),
             Self::Reflector => {
                 (vec!["reflect", "--io", "uring", "--listen", &listen], String::new())
@@ -127,13 +127,15 @@ fn mosquitto(directory: &Path, port: u16, keeps: bool) -> String {
     )
 }
 
-fn nats(directory: &Path, port: u16) -> String {
+fn nats(directory: &Path, port: u16, keeps: bool) -> String {
     let store = directory.display();
+    // A session may have 65535 in all, and a filter that ends in # is two subscriptions there.
+    let pending = if keeps { 32_767 } else { 65_535 };
     format!(
         "server_name: bench\n\
          listen: 127.0.0.1:-1\n\
          jetstream {{ store_dir: \"{store}\" }}\n\
-         mqtt {{ listen: \"127.0.0.1:{port}\", max_ack_pending: 65535 }}\n"
+         mqtt {{ listen: \"127.0.0.1:{port}\", max_ack_pending: {pending} }}\n"
     )
 }
 
