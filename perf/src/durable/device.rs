@@ -103,11 +103,15 @@ impl Sampler {
         let seen = Arc::clone(&end);
         let thread = std::thread::spawn(move || {
             let mut largest = 0;
-            while !seen.load(Ordering::Relaxed) {
+            loop {
+                // Looked at once more after the end.
+                let is_last = seen.load(Ordering::Relaxed);
                 largest = disk_bytes(&directory).max(largest);
+                if is_last {
+                    return largest;
+                }
                 std::thread::sleep(SAMPLE_EVERY);
             }
-            largest
         });
         Sampler { end, thread }
     }
@@ -151,8 +155,9 @@ mod tests {
         file.sync_all().unwrap();
         let sampler = Sampler::start(directory.clone());
         let settled = settled_bytes(&directory, SAMPLE_EVERY * 2, TIME_MAX * 10);
-        assert!(settled >= bytes.len() as u64, "{settled}");
-        assert!(sampler.end() >= bytes.len() as u64);
+        // How much that is depends on the file system.
+        assert!(settled > 0);
+        assert!(sampler.end() >= settled);
         fs::remove_dir_all(&directory).unwrap();
     }
 }
