@@ -13,8 +13,8 @@ TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 PROFILE := ci
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-disk test-clients lint fmt bench bench-peer fuzz miri loom \
-	install uninstall clean
+.PHONY: help build run test test-disk test-clients lint fmt bench bench-peer bench-durable fuzz \
+	miri loom install uninstall clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,11 @@ bench: ## measure every row of the figures into perf/results/ (BENCH="--rows NAM
 bench-peer: ## the same rows in alternation with Debian's mosquitto
 	@scripts/ensure.sh peer
 	@$(MAKE) --no-print-directory bench BENCH="--against /usr/sbin/mosquitto $(BENCH)"
+
+bench-durable: ## what durability costs, a million sessions, the disk (BENCH="--against mosquitto")
+	@scripts/ensure.sh bench
+	cargo build --release --locked -p ringtide -p ringtide-perf
+	$(TARGET)/release/ringtide-perf durable --broker $(TARGET)/release/ringtide $(BENCH)
 
 fuzz: ## run every fuzz target for FUZZ_SECONDS each
 	@scripts/ensure.sh fuzz

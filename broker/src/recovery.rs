@@ -5,9 +5,9 @@
 use std::fs;
 use std::io;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use ringtide_shard::message::{forget_position, origin_of, topic_of};
+use ringtide_shard::message::{forget_position, origin_of};
 use ringtide_storage::log::{LogConfig, Opened, Sync};
 use ringtide_storage::record::{ExchangeRecord, SessionId, Step};
 use ringtide_storage::state::{Parts, State};
@@ -48,18 +48,21 @@ pub(crate) fn recover(config: &Config, shards: u16) -> Result<Option<Recovery>, 
     if dir.manifest.shards != shards {
         redistribute(config, &mut dir, shards)?;
     }
+    let dealt = Instant::now();
     let found = in_parallel(shards, |shard| {
-        let mut state = State::new(shard, topic_of);
         let config = log_config(config, &dir, dir.manifest.generation, shard);
-        let opened = Log::open(config, &mut |lsn, kind, body| state.apply(lsn, kind, body));
-        opened.map(|(log, opened)| (log, opened, state))
+        replay::watched(shard, |replay, watch| Log::open_watched(config, replay, watch))
     });
+    let replayed = Instant::now();
     let mut logs = Vec::new();
     let mut states = Vec::new();
     let mut last = Vec::new();
+    let (mut records, mut bytes) = (0, 0);
     for (shard, one) in found.into_iter().enumerate() {
-        let (log, opened, state) = one.map_err(|error| unusable(&dir, shard, &error))?;
+        let ((log, opened), state) = one.map_err(|error| unusable(&dir, shard, &error))?;
         tell(shard, &opened);
+        records += opened.records;
+        bytes += opened.bytes;
         last.push(opened.last);
         logs.push(log);
         states.push(state);
@@ -73,14 +76,23 @@ pub(crate) fn recover(config: &Config, shards: u16) -> Result<Option<Recovery>, 
     }
     let sessions: usize = states.iter().map(State::sessions).sum();
     let pending: usize = states.iter().map(State::pending).sum();
+    let settled = Instant::now();
     let parts = State::into_aligned_parts(states);
     let retained: usize = parts.iter().map(|parts| parts.retained.len()).sum();
     let both = logs.into_iter().zip(parts);
     let shards = both.map(|(log, parts)| Recovered { log, parts }).collect();
+    let millis = |from: Instant, to: Instant| (to - from).as_millis() as u64;
+    let ready = Instant::now();
     info!(
+        records,
+        bytes,
+        deal_ms = millis(started, dealt),
+        replay_ms = millis(dealt, replayed),
+        settle_ms = millis(replayed, settled),
+        sort_ms = millis(settled, ready),
         "store: {sessions} sessions, {retained} retained messages, {pending} messages on their \
          way, read in {} ms",
-        started.elapsed().as_millis()
+        millis(started, ready)
     );
     Ok(Some(Recovery { dir, shards }))
 }
@@ -198,7 +210,7 @@ pub(crate) fn drain(log: &mut Log, bytes: u64) -> Result<(), String> {
         log.end_turn();
         if !log.write_now() {
             // The next segment is being made.
-            thread::sleep(std::time::Duration::from_millis(1));
+            thread::sleep(Duration::from_millis(1));
         }
     }
     Ok(())

@@ -1,19 +1,25 @@
 //! The logs of a data directory at rest: replayed without changing anything, settled with each
 //! other, and dealt out to another number of shards.
 
+use std::cell::RefCell;
 use std::fmt::Display;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use ringtide_shard::message::{origin_of, topic_of};
 use ringtide_shard::partition::PartitionMap;
 use ringtide_storage::Lsn;
-use ringtide_storage::log::{Opened, inspect};
+use ringtide_storage::log::{OpenError, Opened, Progress, Replay, Watch, inspect};
 use ringtide_storage::state::State;
 use ringtide_topics::TenantId;
+use tracing::info;
 
 use crate::datadir::DataDir;
 use crate::exit::Failure;
 use crate::offline;
+
+/// Between two lines about a replay that takes long.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// What the logs of all shards amount to.
 pub(crate) struct Replayed {
@@ -31,12 +37,11 @@ pub(crate) fn replay(dir: &DataDir) -> Result<Replayed, Failure> {
     let found = in_parallel(dir.manifest.shards, |shard| {
         let path = dir.log_dir(dir.manifest.generation, shard);
         let unusable = |error: &dyn Display| Failure::host(format!("{}: {error}", path.display()));
-        let mut state = State::new(shard, topic_of);
         if !path.try_exists().map_err(|error| unusable(&error))? {
-            return Ok((state, None));
+            return Ok((State::new(shard, topic_of), None));
         }
-        let opened = inspect(&path, shard, &mut |lsn, kind, body| state.apply(lsn, kind, body));
-        opened.map(|opened| (state, Some(opened))).map_err(|error| unusable(&error))
+        let read = watched(shard, |replay, watch| inspect(&path, shard, replay, watch));
+        read.map(|(opened, state)| (state, Some(opened))).map_err(|error| unusable(&error))
     });
     let found = found.into_iter().collect::<Result<Vec<_>, Failure>>()?;
     let (mut states, opened): (Vec<State>, Vec<Option<Opened>>) = found.into_iter().unzip();
@@ -44,6 +49,30 @@ pub(crate) fn replay(dir: &DataDir) -> Result<Replayed, Failure> {
     let last: Vec<Lsn> = opened.iter().map(last).collect();
     State::settle(&mut states, &last, origin_of);
     Ok(Replayed { states, opened })
+}
+
+/// Lets `open` replay a log into a state of its own, and logs how far it has come.
+///
+/// # Errors
+/// What `open` says.
+pub(crate) fn watched<T>(
+    shard: u16,
+    open: impl FnOnce(&mut Replay<'_>, &mut Watch<'_>) -> Result<T, OpenError>,
+) -> Result<(T, State), OpenError> {
+    let state = RefCell::new(State::new(shard, topic_of));
+    let mut told = Instant::now();
+    let mut watch = |progress: Progress| {
+        if told.elapsed() < TELL_EVERY {
+            return;
+        }
+        told = Instant::now();
+        let Progress { records, bytes, read_bytes, file_bytes } = progress;
+        let sessions = state.borrow().sessions();
+        info!(shard, records, bytes, read_bytes, file_bytes, sessions, "store: replaying the log");
+    };
+    let mut apply = |lsn, kind, body: &[u8]| state.borrow_mut().apply(lsn, kind, body);
+    let opened = open(&mut apply, &mut watch)?;
+    Ok((opened, state.into_inner()))
 }
 
 /// Settled states as those of another number of shards. What was on its way between shards is

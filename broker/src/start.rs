@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ringtide_net::Findings;
 use ringtide_net::host::{self, ExecutorOptions, ShardContext, ShardError};
@@ -14,6 +14,7 @@ use ringtide_shard::counters::Counters;
 use ringtide_shard::partition::PartitionMap;
 use ringtide_shard::{Note, Parts, Shard};
 use ringtide_topics::interest::InterestTable;
+use tracing::{info, warn};
 
 use crate::config::{Config, Descriptors, Host};
 use crate::control::Control;
@@ -87,7 +88,7 @@ pub fn run(plan: Plan) -> Result<(), Failure> {
     }
     let recovery = match store::is_for_tests() {
         true => {
-            tracing::warn!("the tests' store is asked for: nothing is kept on the disk");
+            warn!("the tests' store is asked for: nothing is kept on the disk");
             None
         }
         false => recovery::recover(&plan.config, shards)?,
@@ -183,7 +184,8 @@ fn build(
         Some(Recovered { log, parts }) => (Some(log), Some(parts)),
         None => (None, None),
     };
-    Ok(Shard::new(Parts {
+    let (began, sessions) = (Instant::now(), restored.as_ref().map(|parts| parts.sessions.len()));
+    let made = Shard::new(Parts {
         driver,
         store: ProgramStore::new(shard, log),
         clock: SystemClock::new(),
@@ -197,7 +199,12 @@ fn build(
         seed: common.seed ^ (u64::from(shard) << 48),
         version: crate::banner::VERSION,
         restored,
-    }))
+    });
+    if let Some(sessions) = sessions {
+        let restore_ms = began.elapsed().as_millis() as u64;
+        info!(shard, sessions, restore_ms, "store: the shard has its sessions");
+    }
+    Ok(made)
 }
 
 /// Differs from start to start, so that assigned client ids do.

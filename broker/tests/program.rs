@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
@@ -222,4 +222,45 @@ fn json_logs_are_one_object_a_line() {
         assert_eq!(value["level"], "INFO", "{line}");
         assert!(value["message"].is_string(), "{line}");
     }
+}
+
+/// The address that a banner with one listener names.
+fn address(running: &Running) -> String {
+    let line = running.banner.last().unwrap();
+    let (_, rest) = line.split_once("listening on ").unwrap();
+    rest.split([',', ' ']).next().unwrap().to_owned()
+}
+
+#[test]
+fn a_start_says_what_it_has_found_and_how_long_each_part_took() {
+    let name = format!("ringtide-program-{}-found", std::process::id());
+    let data = std::env::temp_dir().join(name);
+    let _ = fs::remove_dir_all(&data);
+    let data_dir = data.to_str().unwrap();
+    let arguments = ["run", "--listen", "127.0.0.1:0", "--log", "json", "--data-dir", data_dir];
+    let mut running = Running::start(&mut program(&arguments));
+    let mut client = TcpStream::connect(address(&running)).unwrap();
+    client.write_all(b"\x10\x0e\0\x04MQTT\x04\0\0\0\0\x02me").unwrap();
+    let mut connack = [0; 4];
+    client.read_exact(&mut connack).unwrap();
+    assert_eq!(connack, [0x20, 2, 0, 0]);
+    running.signal("TERM");
+    assert_eq!(running.child.wait().unwrap().code(), Some(0));
+
+    let mut running = Running::start(&mut program(&arguments));
+    let line = running.line_with("messages on their way");
+    let found: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert!(found["message"].as_str().unwrap().starts_with("store: 1 sessions"), "{line}");
+    for field in ["deal_ms", "replay_ms", "settle_ms", "sort_ms"] {
+        assert!(found[field].is_u64(), "{field}: {line}");
+    }
+    assert!(found["records"].as_u64() >= Some(1) && found["bytes"].as_u64() >= Some(1), "{line}");
+    let shards: u64 = std::iter::repeat_with(|| running.line_with("the shard has its sessions"))
+        .map(|line| serde_json::from_str::<serde_json::Value>(&line).unwrap())
+        .map(|line| line["sessions"].as_u64().unwrap())
+        .find(|sessions| *sessions > 0)
+        .unwrap();
+    assert_eq!(shards, 1);
+    drop(running);
+    fs::remove_dir_all(&data).unwrap();
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use ringtide_driver::{Completion, Outgoing, Socket, Token, Wait};
 
 use crate::failure::Failure;
-use crate::io::Io;
-use crate::wire::{self, Scanner, Version, packet};
+use crate::io::{Io, close_all};
+use crate::wire::{self, Connect, Scanner, Version, packet};
 
 /// Filters in one SUBSCRIBE.
 const FILTERS_PER_SUBSCRIBE: usize = 100;
@@ -22,6 +22,8 @@ pub(crate) struct ClientSpec {
     pub(crate) id: String,
     pub(crate) user_name: Option<String>,
     pub(crate) filters: Vec<String>,
+    /// Its session outlives its connection.
+    pub(crate) persistent: bool,
 }
 
 /// How to bring clients up.
@@ -99,10 +101,41 @@ pub(crate) fn start<I: Io>(
     let stream = open(setup, number)?;
     let socket = io.adopt(stream).map_err(|e| Failure::Io("cannot take a socket", e))?;
     io.start_receive(token, socket);
-    let head =
-        wire::connect(setup.version, &spec.id, spec.user_name.as_deref(), setup.keep_alive_s);
+    let head = wire::connect(&setup.connect(spec));
     io.send(token, socket, Outgoing { head, shared: Vec::new() });
     Ok(socket)
+}
+
+impl Setup {
+    /// The CONNECT of a client.
+    pub(crate) fn connect<'a>(&self, spec: &'a ClientSpec) -> Connect<'a> {
+        Connect {
+            version: self.version,
+            client_id: &spec.id,
+            user_name: spec.user_name.as_deref(),
+            keep_alive_s: self.keep_alive_s,
+            persistent: spec.persistent,
+            receive_maximum: None,
+        }
+    }
+}
+
+/// Brings a client up and lets it leave with a DISCONNECT: what stays is its session.
+///
+/// # Errors
+/// As [`establish`].
+pub(crate) fn leave_behind<I: Io>(
+    io: &mut I,
+    setup: Setup,
+    spec: &ClientSpec,
+) -> Result<(), Failure> {
+    let up = establish(io, setup, std::slice::from_ref(spec))?;
+    let sockets: Vec<_> = up.clients.iter().map(|client| client.socket).collect();
+    for socket in &sockets {
+        let head = wire::DISCONNECT.to_vec();
+        io.send(Token(0), *socket, Outgoing { head, shared: Vec::new() });
+    }
+    close_all(io, sockets.into_iter()).map_err(|e| Failure::Io("cannot close the clients", e))
 }
 
 /// Clients on their way up.

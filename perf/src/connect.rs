@@ -61,6 +61,7 @@ fn subscribed(count: usize) -> Vec<ClientSpec> {
             id: client_id(index),
             user_name: Some(format!("user-{index:011}")),
             filters: vec![format!("devices/{index:016}")],
+            persistent: false,
         })
         .collect()
 }
@@ -116,6 +117,7 @@ impl Start {
             memory: target.pid.and_then(|pid| procfs::memory(pid).ok()),
             idle: None,
             latency: None,
+            ack_latency: None,
             faults: Faults::default(),
             order_proved: false,
             notes: Vec::new(),

@@ -4,6 +4,7 @@
 mod bench;
 mod client;
 mod connect;
+mod durable;
 mod epoll;
 mod failure;
 mod io;

@@ -20,7 +20,7 @@ use crate::run::{self, Target};
 use crate::scenario::{Scenario, Work};
 use crate::uring::UringIo;
 use crate::wire::Version;
-use crate::{procfs, reflect};
+use crate::{durable, procfs, reflect};
 
 /// Load generator and bench runner of Ringtide.
 #[derive(FromArgs, Debug)]
@@ -35,13 +35,14 @@ enum Command {
     Load(Load),
     Reflect(Reflect),
     Bench(bench::Bench),
+    Durable(durable::Durable),
 }
 
 /// Send one load to a broker on a loopback address and report.
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "load")]
 struct Load {
-    /// pairs, fan-out, fan-in, wildcard, connect, connect-close or idle
+    /// pairs, fan-out, fan-in, wildcard, offline, connect, connect-close or idle
     #[argh(positional)]
     work: String,
     /// the broker, a loopback address; 127.0.0.1:1883 by default
@@ -150,6 +151,10 @@ pub(crate) fn execute(options: Options) -> Result<(), Failure> {
             Backend::Epoll => bench::bench(epoll, &options),
             Backend::Uring => bench::bench(uring, &options),
         },
+        Command::Durable(options) => match options.io {
+            Backend::Epoll => durable::durable(epoll, &options),
+            Backend::Uring => durable::durable(uring, &options),
+        },
     }
 }
 
@@ -180,6 +185,7 @@ fn work<I: Io>(
         "fan-out" => messages(Work::FanOut),
         "fan-in" => messages(Work::FanIn),
         "wildcard" => messages(Work::Wildcard),
+        "offline" => messages(Work::Offline),
         "connect" => connect::held(make, target, connections),
         "connect-close" => connect::closed(make, target, connections),
         "idle" => connect::idle(make, target, connections),
@@ -205,6 +211,7 @@ impl Load {
             pattern: load.pattern.clone(),
             random_ids: load.random_ids,
             spin: load.spin,
+            persistent: false,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -170,6 +171,23 @@ pub(crate) fn host() -> Host {
     }
 }
 
+/// The type of the file system that a directory is on, as `/proc/mounts` names it.
+pub(crate) fn file_system(directory: &Path) -> String {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let directory = fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
+    mount_of(&mounts, &directory).unwrap_or_default().to_owned()
+}
+
+fn mount_of<'a>(mounts: &'a str, directory: &Path) -> Option<&'a str> {
+    let mounts = mounts.lines().filter_map(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        Some((fields.next()?, fields.next()?))
+    });
+    let above = mounts.filter(|(path, _)| directory.starts_with(path));
+    // The last of those that are mounted at the same place lies on top.
+    above.max_by_key(|(path, _)| path.len()).map(|(_, kind)| kind)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,6 +222,14 @@ mod tests {
     fn ticks_count_when_threads_have_ended() {
         let after = Usage { threads: Vec::new(), user_ns: 1 << 30, system_ns: 0 };
         assert_eq!(after.since(&Usage::default()).cpu_ns, 1 << 30);
+    }
+
+    #[test]
+    fn the_nearest_mount_names_the_file_system() {
+        let mounts = "a / ext4 rw 0 0\nb /tmp tmpfs rw 0 0\nc /tmp xfs rw 0 0\nd /tm zfs rw 0 0\n";
+        assert_eq!(mount_of(mounts, Path::new("/tmp/x")), Some("xfs"));
+        assert_eq!(mount_of(mounts, Path::new("/var")), Some("ext4"));
+        assert_eq!(mount_of("", Path::new("/")), None);
     }
 
     #[test]

@@ -286,6 +286,7 @@ pub(crate) fn serve<I: Io>(io: &mut I, time: Duration) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Connect;
 
     fn matched(filters: &[&str], topic: &str) -> Vec<u32> {
         let mut routes = Routes::default();
@@ -313,7 +314,14 @@ mod tests {
     fn a_message_is_relayed_with_its_own_packet_id() {
         let mut relay = Relay::default();
         let (from, to) = (relay.insert(Socket(1)), relay.insert(Socket(2)));
-        let connect = wire::connect(Version::V5, "c", None, 0);
+        let connect = wire::connect(&Connect {
+            version: Version::V5,
+            client_id: "c",
+            user_name: None,
+            keep_alive_s: 0,
+            persistent: false,
+            receive_maximum: None,
+        });
         let subscribe = wire::subscribe(Version::V5, 9, &["t".to_owned()], 1);
         assert!(relay.on_bytes(to.0 as u32, &[connect.clone(), subscribe].concat()));
         let out = |relay: &mut Relay, token: Token| {

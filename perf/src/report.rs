@@ -44,6 +44,8 @@ impl Latency {
 pub(crate) enum Unit {
     /// Messages received by subscribers.
     Message,
+    /// Messages acknowledged to their publishers, where no subscriber is there.
+    Acknowledgement,
     /// Connections made, or made and closed.
     Connection,
     /// Connections held.
@@ -86,6 +88,8 @@ pub(crate) struct Report {
     pub(crate) memory: Option<Memory>,
     pub(crate) idle: Option<IdleMemory>,
     pub(crate) latency: Option<Latency>,
+    /// From PUBLISH to PUBACK or PUBCOMP.
+    pub(crate) ack_latency: Option<Latency>,
     /// Over the whole run, warm-up included.
     pub(crate) faults: Faults,
     /// True if payloads were long enough to prove order and single delivery, not only the count.
@@ -100,6 +104,7 @@ impl Report {
         let mut line = format!("{}: ", self.title);
         let unit = match self.unit {
             Unit::Message => "msg",
+            Unit::Acknowledgement => "ack",
             Unit::Connection => "conn",
             Unit::IdleClient => "client",
         };
@@ -126,6 +131,11 @@ impl Report {
             let Latency { p50_us, p99_us, max_us, .. } = latency;
             add(&mut line, format_args!(", p50 {p50_us:.1} p99 {p99_us:.1} max {max_us:.0} us"));
         }
+        if let Some(latency) = &self.ack_latency {
+            let Latency { p50_us, p99_us, max_us, .. } = latency;
+            add(&mut line, format_args!(", acknowledged p50 {p50_us:.1} p99 {p99_us:.1}"));
+            add(&mut line, format_args!(" max {max_us:.0} us"));
+        }
         let (busy, user) = (self.generator_busy * 100.0, self.generator_user_share * 100.0);
         add(&mut line, format_args!(", generator {busy:.0} % ({user:.0} % of it its own)"));
         line.push_str(&self.verdict());
@@ -136,18 +146,18 @@ impl Report {
     }
 
     fn verdict(&self) -> String {
-        if self.unit != Unit::Message {
+        if !matches!(self.unit, Unit::Message | Unit::Acknowledgement) {
             return String::new();
         }
         if self.faults.none() {
-            return if self.order_proved { "; all in order" } else { "; none lost" }.to_owned();
+            let verdict = match self.unit {
+                Unit::Acknowledgement => "; all acknowledged",
+                _ if self.order_proved => "; all in order",
+                _ => "; none lost",
+            };
+            return verdict.to_owned();
         }
-        let Faults { lost, duplicates, out_of_order, misrouted, protocol, disconnected } =
-            self.faults;
-        format!(
-            "; FAULTS: {lost} lost, {duplicates} twice, {out_of_order} out of order, \
-             {misrouted} misrouted, {protocol} protocol, {disconnected} disconnected"
-        )
+        format!("; FAULTS: {}", self.faults.text())
     }
 }
 
@@ -174,6 +184,7 @@ mod tests {
             memory: None,
             idle: None,
             latency: None,
+            ack_latency: None,
             faults: Faults::default(),
             order_proved: true,
             notes: vec!["window 20".to_owned()],

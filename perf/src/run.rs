@@ -8,9 +8,9 @@ use crate::failure::Failure;
 use crate::io::Io;
 use crate::procfs::{self, Usage};
 use crate::report::{Latency, Report, Unit};
-use crate::scenario::Scenario;
-use crate::sequence::Stamp;
-use crate::streams::Streams;
+use crate::scenario::{Plan, Scenario};
+use crate::sequence::{Faults, Stamp};
+use crate::streams::{Finished, Streams};
 
 /// Clients that are set up at once; below the backlog of every broker.
 pub(crate) const PARALLEL: usize = 64;
@@ -99,6 +99,77 @@ fn settle<I: Io>(streams: &mut Streams<'_, I>) -> Result<(), Failure> {
     Ok(())
 }
 
+fn bring_up<'a, I: Io>(
+    io: &'a mut I,
+    target: &Target,
+    scenario: &Scenario,
+    plan: Plan,
+) -> Result<Streams<'a, I>, Failure> {
+    let setup = Setup {
+        address: target.address,
+        version: scenario.version(),
+        qos: scenario.qos,
+        keep_alive_s: 0,
+        parallel: PARALLEL,
+        spread_sources: plan.specs.len() > 20_000,
+    };
+    if let Some(away) = &plan.away {
+        client::leave_behind(io, setup, away)?;
+    }
+    let up = client::establish(io, setup, &plan.specs)?;
+    Ok(Streams::new(io, up, plan, scenario))
+}
+
+/// What a run of so many messages came to.
+#[derive(Clone, Debug)]
+pub(crate) struct Passed {
+    pub(crate) faults: Faults,
+    /// How many messages each publisher has sent.
+    pub(crate) sent: Vec<u64>,
+    /// Messages that went through.
+    pub(crate) done: u64,
+    pub(crate) seconds: f64,
+    /// Of the broker.
+    pub(crate) cpu_ns: u64,
+}
+
+/// Lets so many messages through, however long that takes up to `time_max`; the warm-up and
+/// measured time of the scenario do not count.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn pass<I: Io>(
+    io: &mut I,
+    target: &Target,
+    scenario: &Scenario,
+    messages: u64,
+    time_max: Duration,
+) -> Result<Passed, Failure> {
+    let plan = scenario.plan()?;
+    let mut streams = bring_up(io, target, scenario, plan)?;
+    streams.limit(messages);
+    let before = Mark::now(&streams, target)?;
+    streams.start(None);
+    let end = before.at + time_max;
+    while !streams.exhausted() && Instant::now() < end {
+        if !turn_for(&mut streams, Duration::from_millis(100))? {
+            break;
+        }
+    }
+    streams.stop();
+    settle(&mut streams)?;
+    let after = Mark::now(&streams, target)?;
+    let Finished { faults, sent, .. } = streams.finish()?;
+    let spent = after.broker.zip(before.broker).map(|(after, before)| after.since(&before));
+    Ok(Passed {
+        faults,
+        sent,
+        done: after.received,
+        seconds: (after.at - before.at).as_secs_f64(),
+        cpu_ns: spent.map_or(0, |spent| spent.cpu_ns),
+    })
+}
+
 /// Runs a scenario.
 ///
 /// # Errors
@@ -110,17 +181,8 @@ pub(crate) fn run<I: Io>(
     scenario: &Scenario,
 ) -> Result<Report, Failure> {
     let plan = scenario.plan()?;
-    let setup = Setup {
-        address: target.address,
-        version: scenario.version(),
-        qos: scenario.qos,
-        keep_alive_s: 0,
-        parallel: PARALLEL,
-        spread_sources: plan.specs.len() > 20_000,
-    };
     let fan = plan.fan;
-    let up = client::establish(io, setup, &plan.specs)?;
-    let mut streams = Streams::new(io, up, plan, scenario);
+    let mut streams = bring_up(io, target, scenario, plan)?;
     streams.start(scenario.rate);
     let warm = turn_for(&mut streams, Duration::from_millis(scenario.warm_up_ms))?;
     streams.record();
@@ -131,14 +193,14 @@ pub(crate) fn run<I: Io>(
     settle(&mut streams)?;
     let window = streams.window();
     let memory = target.pid.and_then(|pid| procfs::memory(pid).ok());
-    let (faults, latency) = streams.finish()?;
+    let Finished { faults, latency, ack_latency, .. } = streams.finish()?;
     let seconds = (after.at - before.at).as_secs_f64();
     let done = after.received - before.received;
     let spent = after.broker.zip(before.broker).map(|(after, before)| after.since(&before));
     let own = after.own.since(&before.own);
     Ok(Report {
         title: scenario.title(),
-        unit: Unit::Message,
+        unit: if fan == 0 { Unit::Acknowledgement } else { Unit::Message },
         seconds,
         done,
         per_second: done as f64 / seconds,
@@ -149,9 +211,10 @@ pub(crate) fn run<I: Io>(
         memory,
         idle: None,
         latency: Latency::of(&latency, scenario.rate.is_some()),
+        ack_latency: Latency::of(&ack_latency, scenario.rate.is_some()),
         faults,
         order_proved: scenario.payload_bytes >= Stamp::LEN,
-        notes: notes(scenario, window, flowing, done as f64 / seconds / fan as f64),
+        notes: notes(scenario, window, flowing, done as f64 / seconds / fan.max(1) as f64),
     })
 }
 

@@ -23,6 +23,8 @@ pub(crate) enum Work {
     FanIn,
     /// `count` publishers and subscribers, many wildcard filters, one of which matches.
     Wildcard,
+    /// `count` publishers, and one persistent session whose client is away.
+    Offline,
 }
 
 /// One run.
@@ -49,6 +51,8 @@ pub(crate) struct Scenario {
     pub(crate) random_ids: Option<u64>,
     /// Poll without sleeping.
     pub(crate) spin: bool,
+    /// The subscribers' sessions outlive their connections.
+    pub(crate) persistent: bool,
 }
 
 impl Default for Scenario {
@@ -68,6 +72,7 @@ impl Default for Scenario {
             pattern: "w/%g/+/x/#".to_owned(),
             random_ids: None,
             spin: false,
+            persistent: false,
         }
     }
 }
@@ -80,9 +85,14 @@ pub(crate) struct Plan {
     pub(crate) templates: Vec<Templates>,
     /// For each subscriber the first publisher that it hears, and how many.
     pub(crate) hears: Vec<(u32, u32)>,
-    /// Deliveries of one message.
+    /// Deliveries of one message; 0 if nobody is there to get it, and its acknowledgement counts.
     pub(crate) fan: u64,
+    /// The client whose session is to be there before the others come.
+    pub(crate) away: Option<ClientSpec>,
 }
+
+/// The client of [`Work::Offline`] that is away.
+pub(crate) const AWAY: &str = "perf-away";
 
 /// No run is longer than this, its keep-alive is 0.
 const MEASURE_MAX: Duration = Duration::from_secs(600);
@@ -100,6 +110,7 @@ impl Scenario {
             (self.batch >= 1 && self.batch <= self.window, "batch must be from 1 to the window"),
             (self.window <= 60_000, "window must be at most 60000"),
             (self.qos <= 2, "qos must be 0, 1 or 2"),
+            (self.qos > 0 || self.work != Work::Offline, "offline needs qos 1 or 2"),
             (matches!(self.level, 4 | 5), "mqtt must be 4 (3.1.1) or 5"),
             (self.payload_bytes <= 100_000_000, "payload must be at most 100 MB"),
             (self.rate != Some(0), "rate must be at least 1"),
@@ -158,6 +169,7 @@ impl Scenario {
             Work::Pairs => vec![format!("pair/{index:06}")],
             Work::FanOut => vec!["fan/out".to_owned()],
             Work::FanIn => vec!["fan/in".to_owned()],
+            Work::Offline => vec![format!("away/{index:06}")],
             Work::Wildcard => {
                 let topic = |group| self.filter(group).replace('+', "d").replace('#', "y");
                 self.groups(index).map(topic).collect()
@@ -180,7 +192,11 @@ impl Scenario {
     pub(crate) fn plan(&self) -> Result<Plan, Failure> {
         self.check()?;
         let publishers = if self.work == Work::FanOut { 1 } else { self.count };
-        let subscribers = if self.work == Work::FanIn { 1 } else { self.count };
+        let subscribers = match self.work {
+            Work::FanIn => 1,
+            Work::Offline => 0,
+            _ => self.count,
+        };
         let mut specs = Vec::with_capacity(publishers + subscribers);
         let mut templates = Vec::with_capacity(publishers);
         let tail = Templates::tail(self.payload_bytes);
@@ -196,15 +212,27 @@ impl Scenario {
         let mut hears = Vec::with_capacity(subscribers);
         for index in 0..subscribers {
             let id = self.client_id('s', index);
-            specs.push(ClientSpec { id, user_name: None, filters: self.filters(index) });
+            let filters = self.filters(index);
+            let persistent = self.persistent;
+            specs.push(ClientSpec { id, filters, persistent, ..ClientSpec::default() });
             hears.push(match self.work {
-                Work::Pairs | Work::Wildcard => (index as u32, 1),
                 Work::FanOut => (0, 1),
                 Work::FanIn => (0, publishers as u32),
+                _ => (index as u32, 1),
             });
         }
-        let fan = if self.work == Work::FanOut { subscribers as u64 } else { 1 };
-        Ok(Plan { specs, templates, hears, fan })
+        let fan = match self.work {
+            Work::FanOut => subscribers as u64,
+            Work::Offline => 0,
+            _ => 1,
+        };
+        let away = (self.work == Work::Offline).then(|| ClientSpec {
+            id: AWAY.to_owned(),
+            filters: vec!["away/#".to_owned()],
+            persistent: true,
+            ..ClientSpec::default()
+        });
+        Ok(Plan { specs, templates, hears, fan, away })
     }
 
     /// The scenario in a few words.
@@ -213,6 +241,7 @@ impl Scenario {
             Work::Pairs => "pairs".to_owned(),
             Work::FanOut => "fan-out".to_owned(),
             Work::FanIn => "fan-in".to_owned(),
+            Work::Offline => "offline".to_owned(),
             Work::Wildcard => format!("wildcard {} x {}", self.filters, self.pattern),
         };
         let pace = match self.rate {
@@ -253,6 +282,10 @@ mod tests {
         let fan_in = plan(Work::FanIn, 5);
         assert_eq!((fan_in.specs.len(), fan_in.fan), (6, 1));
         assert_eq!(fan_in.hears, [(0, 5)]);
+        let offline = Scenario { work: Work::Offline, count: 5, qos: 1, ..Scenario::default() };
+        let offline = offline.plan().unwrap();
+        assert_eq!((offline.specs.len(), offline.hears.len(), offline.fan), (5, 0, 0));
+        assert!(offline.away.is_some_and(|away| away.persistent && away.filters == ["away/#"]));
     }
 
     #[test]
@@ -282,6 +315,7 @@ mod tests {
             Scenario { level: 6, ..Scenario::default() },
             Scenario { rate: Some(10), payload_bytes: 15, ..Scenario::default() },
             Scenario { work: Work::FanIn, payload_bytes: 8, ..Scenario::default() },
+            Scenario { work: Work::Offline, qos: 0, ..Scenario::default() },
             Scenario { measure_ms: 10_000_000, ..Scenario::default() },
             Scenario { work: Work::Wildcard, pattern: "a/#".into(), ..Scenario::default() },
         ];

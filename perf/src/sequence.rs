@@ -61,6 +61,15 @@ impl Faults {
     pub(crate) fn none(&self) -> bool {
         *self == Self::default()
     }
+
+    /// All of them in words.
+    pub(crate) fn text(&self) -> String {
+        let Self { lost, duplicates, out_of_order, misrouted, protocol, disconnected } = self;
+        format!(
+            "{lost} lost, {duplicates} twice, {out_of_order} out of order, \
+             {misrouted} misrouted, {protocol} protocol, {disconnected} disconnected"
+        )
+    }
 }
 
 /// Gaps that one stream remembers; those beyond count as lost for good.

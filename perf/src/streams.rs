@@ -1,6 +1,7 @@
 //! The hot loop: publishers with windows, subscribers that check and acknowledge. One thread, no
 //! allocation per message, one flush per client and turn.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -39,6 +40,8 @@ struct Publisher {
     acked: u64,
     /// Deliveries seen at the subscribers.
     received: u64,
+    /// When each message was sent, or was to be, whose acknowledgement is still to come.
+    unacked_ns: VecDeque<u64>,
     /// Messages that a fixed rate wants out.
     due: u64,
     /// Its window may have opened.
@@ -70,6 +73,8 @@ struct Receipts {
     faults: Faults,
     received: u64,
     latency: Histogram<u64>,
+    /// From PUBLISH to PUBACK or PUBCOMP.
+    ack_latency: Histogram<u64>,
     /// Latencies of messages sent before this are not recorded.
     record_from_ns: u64,
     /// Record every message, not only the first of each read.
@@ -89,7 +94,25 @@ pub(crate) struct Streams<'a, I> {
     flushing: Vec<u32>,
     base: Instant,
     sending: bool,
+    /// Messages that may still be sent.
+    quota: u64,
     spin: bool,
+}
+
+/// What a run leaves.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) faults: Faults,
+    /// Of deliveries, nanoseconds.
+    pub(crate) latency: Histogram<u64>,
+    /// From PUBLISH to PUBACK or PUBCOMP, nanoseconds.
+    pub(crate) ack_latency: Histogram<u64>,
+    /// How many messages each publisher has sent.
+    pub(crate) sent: Vec<u64>,
+}
+
+fn latencies() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3).expect("the bounds are constant and valid")
 }
 
 impl<'a, I: Io> Streams<'a, I> {
@@ -107,6 +130,7 @@ impl<'a, I: Io> Streams<'a, I> {
             sent: 0,
             acked: 0,
             received: 0,
+            unacked_ns: VecDeque::new(),
             due: 0,
             touched: false,
         };
@@ -114,7 +138,6 @@ impl<'a, I: Io> Streams<'a, I> {
         let receive_maximum =
             if scenario.qos > 0 { u64::from(up.receive_maximum) } else { u64::MAX };
         let window = window.min(receive_maximum);
-        let latency = Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3);
         Self {
             io,
             clients: up.clients,
@@ -125,7 +148,8 @@ impl<'a, I: Io> Streams<'a, I> {
                 touched: Vec::new(),
                 faults: Faults::default(),
                 received: 0,
-                latency: latency.expect("the bounds are constant and valid"),
+                latency: latencies(),
+                ack_latency: latencies(),
                 record_from_ns: u64::MAX,
                 record_all: scenario.rate.is_some(),
             },
@@ -142,6 +166,7 @@ impl<'a, I: Io> Streams<'a, I> {
             flushing: Vec::new(),
             base: Instant::now(),
             sending: false,
+            quota: u64::MAX,
             spin: scenario.spin,
         }
     }
@@ -160,6 +185,16 @@ impl<'a, I: Io> Streams<'a, I> {
         }
     }
 
+    /// Sends no more than this from now on.
+    pub(crate) fn limit(&mut self, messages: u64) {
+        self.quota = messages;
+    }
+
+    /// True if no message may be sent any more.
+    pub(crate) fn exhausted(&self) -> bool {
+        self.quota == 0
+    }
+
     /// Stops sending; what is outstanding still comes in.
     pub(crate) fn stop(&mut self) {
         self.sending = false;
@@ -176,7 +211,7 @@ impl<'a, I: Io> Streams<'a, I> {
         self.limits.window
     }
 
-    /// Messages received since the start.
+    /// Messages received since the start; where nobody receives, those acknowledged.
     pub(crate) fn received(&self) -> u64 {
         self.receipts.received
     }
@@ -191,8 +226,8 @@ impl<'a, I: Io> Streams<'a, I> {
     }
 
     /// Ends the run: closes the clients and says what went wrong.
-    pub(crate) fn finish(self) -> Result<(Faults, Histogram<u64>), Failure> {
-        let Receipts { publishers, mut faults, latency, .. } = self.receipts;
+    pub(crate) fn finish(self) -> Result<Finished, Failure> {
+        let Receipts { publishers, mut faults, latency, ack_latency, .. } = self.receipts;
         let stamped = publishers.iter().all(|publisher| publisher.templates.stamped());
         for subscriber in &self.subscribers {
             for (slot, stream) in subscriber.streams.iter().enumerate() {
@@ -206,9 +241,13 @@ impl<'a, I: Io> Streams<'a, I> {
             let missing = |p: &Publisher| (p.sent * self.limits.fan).saturating_sub(p.received);
             faults.lost = publishers.iter().map(missing).sum();
         }
+        if self.limits.fan == 0 {
+            faults.lost += publishers.iter().map(|p| p.sent - p.acked).sum::<u64>();
+        }
+        let sent = publishers.iter().map(|publisher| publisher.sent).collect();
         let sockets = self.clients.iter().map(|client| client.socket);
         close_all(self.io, sockets).map_err(|e| Failure::Io("cannot close the clients", e))?;
-        Ok((faults, latency))
+        Ok(Finished { faults, latency, ack_latency, sent })
     }
 
     /// One turn: take what came, make due what is due, flush, submit and wait.
@@ -282,7 +321,7 @@ impl<'a, I: Io> Streams<'a, I> {
                 })
             }
             Role::Publisher(number) => client.scanner.scan(bytes, |frame| {
-                acknowledgement(&frame, number, receipts, out);
+                acknowledgement(limits, &frame, number, receipts, out, now_ns);
             }),
         };
         let owes = !out.is_empty();
@@ -332,7 +371,8 @@ impl<'a, I: Io> Streams<'a, I> {
         let now_ns = self.now_ns();
         let publishers = self.limits.publishers;
         let publisher = &mut self.receipts.publishers[number as usize];
-        let count = room(&self.limits, publisher, self.pacer.is_some());
+        let count = room(&self.limits, publisher, self.pacer.is_some()).min(self.quota);
+        self.quota -= count;
         for _ in 0..count {
             let time_ns = self.pacer.as_ref().map_or(now_ns, |pacer| {
                 pacer.intended_ns(publisher.sent * publishers + u64::from(number))
@@ -340,11 +380,14 @@ impl<'a, I: Io> Streams<'a, I> {
             let stamp = Stamp { publisher: number, sequence: publisher.sent as u32, time_ns };
             publisher.templates.append(data, stamp, packet_id(publisher.sent));
             publisher.sent += 1;
+            if self.limits.qos > 0 {
+                publisher.unacked_ns.push_back(time_ns);
+            }
         }
         if self.pacer.is_some() {
             publisher.due -= count;
         }
-        room(&self.limits, publisher, self.pacer.is_some()) > 0
+        self.quota > 0 && room(&self.limits, publisher, self.pacer.is_some()) > 0
     }
 }
 
@@ -356,7 +399,8 @@ fn packet_id(number: u64) -> u16 {
 /// How many messages may go into the next write.
 fn room(limits: &Limits, publisher: &Publisher, paced: bool) -> u64 {
     let outstanding = (publisher.sent * limits.fan).saturating_sub(publisher.received);
-    let mut free = (limits.window * limits.fan).saturating_sub(outstanding) / limits.fan;
+    let free = (limits.window * limits.fan).saturating_sub(outstanding);
+    let mut free = free.checked_div(limits.fan).unwrap_or(limits.window);
     if limits.qos > 0 {
         free = free.min(limits.window.saturating_sub(publisher.sent - publisher.acked));
     }
@@ -424,7 +468,14 @@ fn delivery(
 
 /// A frame that a publisher has received.
 #[inline]
-fn acknowledgement(frame: &Frame<'_>, number: u32, receipts: &mut Receipts, out: &mut Vec<u8>) {
+fn acknowledgement(
+    limits: &Limits,
+    frame: &Frame<'_>,
+    number: u32,
+    receipts: &mut Receipts,
+    out: &mut Vec<u8>,
+    now_ns: u64,
+) {
     let publisher = &mut receipts.publishers[number as usize];
     let id = wire::ack_id(frame.body);
     let refused = frame.body.get(2).is_some_and(|reason| *reason >= 0x80);
@@ -434,6 +485,15 @@ fn acknowledgement(frame: &Frame<'_>, number: u32, receipts: &mut Receipts, out:
                 receipts.faults.protocol += 1;
             }
             publisher.acked += 1;
+            if let Some(sent_ns) = publisher.unacked_ns.pop_front()
+                && sent_ns >= receipts.record_from_ns
+            {
+                let latency_ns = now_ns.saturating_sub(sent_ns).min(LATENCY_MAX_NS);
+                receipts.ack_latency.saturating_record(latency_ns);
+            }
+            if limits.fan == 0 {
+                receipts.received += 1;
+            }
             if !publisher.touched {
                 publisher.touched = true;
                 receipts.touched.push(number);

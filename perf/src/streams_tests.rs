@@ -5,10 +5,13 @@ use crate::wire::Scanner;
 fn receipts(publishers: usize) -> Receipts {
     let templates =
         Templates::new(Version::V3_1_1, 1, &["t".to_owned()], 16, &bytes::Bytes::new()).unwrap();
-    let publisher = Publisher { templates, sent: 8, acked: 0, received: 0, due: 0, touched: false };
+    let unacked_ns = VecDeque::from([100, 200, 300]);
+    let publisher =
+        Publisher { templates, sent: 8, acked: 0, received: 0, unacked_ns, due: 0, touched: false };
     let mut list = Vec::new();
     list.resize_with(publishers, || Publisher {
         templates: publisher.templates.clone(),
+        unacked_ns: publisher.unacked_ns.clone(),
         ..publisher
     });
     Receipts {
@@ -16,7 +19,8 @@ fn receipts(publishers: usize) -> Receipts {
         touched: Vec::new(),
         faults: Faults::default(),
         received: 0,
-        latency: Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3).unwrap(),
+        latency: latencies(),
+        ack_latency: latencies(),
         record_from_ns: 0,
         record_all: true,
     }
@@ -92,9 +96,26 @@ fn acknowledgements_are_taken_in_order() {
     let mut receipts = receipts(1);
     let mut out = Vec::new();
     let bytes = [[0x50, 2, 0, 1], [0x70, 2, 0, 1], [0x40, 2, 0, 2], [0x40, 2, 0, 9]].concat();
-    let on = |frame: Frame<'_>| acknowledgement(&frame, 0, &mut receipts, &mut out);
+    receipts.record_from_ns = 150;
+    let on = |frame: Frame<'_>| acknowledgement(&LIMITS, &frame, 0, &mut receipts, &mut out, 700);
     assert_eq!(Scanner::default().scan(&bytes, on), Ok(()));
     assert_eq!(out, [0x62, 2, 0, 1]);
     assert_eq!((receipts.publishers[0].acked, receipts.faults.protocol), (3, 1));
+    // The first was sent before the recording began.
+    assert_eq!((receipts.ack_latency.len(), receipts.ack_latency.max()), (2, 500));
+    assert_eq!(receipts.received, 0);
     assert_eq!((packet_id(65_534), packet_id(65_535)), (65_535, 1));
+}
+
+#[test]
+fn where_nobody_receives_the_acknowledgement_counts() {
+    let mut receipts = receipts(1);
+    let offline = Limits { fan: 0, ..LIMITS };
+    receipts.publishers[0].sent = 16;
+    assert_eq!(room(&offline, &receipts.publishers[0], false), 0);
+    let acks: Vec<u8> = (1..=8).flat_map(|id| [0x40, 2, 0, id]).collect();
+    let mut out = Vec::new();
+    let on = |frame: Frame<'_>| acknowledgement(&offline, &frame, 0, &mut receipts, &mut out, 700);
+    assert_eq!(Scanner::default().scan(&acks, on), Ok(()));
+    assert_eq!((receipts.received, room(&offline, &receipts.publishers[0], false)), (8, 8));
 }

@@ -98,23 +98,45 @@ fn framed(first: u8, body: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A CONNECT with a clean session.
-pub(crate) fn connect(
-    version: Version,
-    client_id: &str,
-    user_name: Option<&str>,
-    keep_alive_s: u16,
-) -> Vec<u8> {
+/// A DISCONNECT without a reason, in every version.
+pub(crate) const DISCONNECT: [u8; 2] = [0xe0, 0];
+
+/// What a CONNECT asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Connect<'a> {
+    pub(crate) version: Version,
+    pub(crate) client_id: &'a str,
+    pub(crate) user_name: Option<&'a str>,
+    pub(crate) keep_alive_s: u16,
+    /// The session is resumed, and outlives the connection: 3.1.1 Clean Session 0; MQTT 5 Clean
+    /// Start 0 with an expiry of "never". Else it is a clean one that ends with the connection.
+    pub(crate) persistent: bool,
+    /// MQTT 5 only.
+    pub(crate) receive_maximum: Option<u16>,
+}
+
+/// A CONNECT.
+pub(crate) fn connect(asked: &Connect<'_>) -> Vec<u8> {
     let mut body = Vec::with_capacity(64);
     put_string(&mut body, "MQTT");
-    body.push(version.level());
-    body.push(if user_name.is_some() { 0x82 } else { 0x02 });
-    body.extend_from_slice(&keep_alive_s.to_be_bytes());
-    if version == Version::V5 {
-        body.push(0);
+    body.push(asked.version.level());
+    let clean = if asked.persistent { 0 } else { 0x02 };
+    body.push(if asked.user_name.is_some() { 0x80 | clean } else { clean });
+    body.extend_from_slice(&asked.keep_alive_s.to_be_bytes());
+    if asked.version == Version::V5 {
+        let mut properties = Vec::with_capacity(8);
+        if asked.persistent {
+            properties.extend_from_slice(&[0x11, 0xff, 0xff, 0xff, 0xff]);
+        }
+        if let Some(maximum) = asked.receive_maximum {
+            properties.push(0x21);
+            properties.extend_from_slice(&maximum.to_be_bytes());
+        }
+        put_varint(&mut body, properties.len());
+        body.extend_from_slice(&properties);
     }
-    put_string(&mut body, client_id);
-    if let Some(name) = user_name {
+    put_string(&mut body, asked.client_id);
+    if let Some(name) = asked.user_name {
         put_string(&mut body, name);
     }
     framed(0x10, &body)
@@ -168,13 +190,15 @@ pub(crate) fn ack_id(body: &[u8]) -> u16 {
 pub(crate) struct ConnAck {
     /// 0: accepted.
     pub(crate) code: u8,
+    /// The server had the session.
+    pub(crate) session_present: bool,
     /// How many QoS 1 and 2 messages the server takes at once.
     pub(crate) receive_maximum: u16,
 }
 
 /// Reads a CONNACK's body.
 pub(crate) fn connack(version: Version, body: &[u8]) -> Option<ConnAck> {
-    let code = *body.get(1)?;
+    let [flags, code, ..] = *body else { return None };
     let mut receive_maximum = u16::MAX;
     if version == Version::V5
         && let Some(Ok(Some((len, header)))) = body.get(2..).map(varint)
@@ -182,7 +206,7 @@ pub(crate) fn connack(version: Version, body: &[u8]) -> Option<ConnAck> {
         let properties = body.get(2 + header..2 + header + len)?;
         receive_maximum = find_receive_maximum(properties).unwrap_or(u16::MAX);
     }
-    Some(ConnAck { code, receive_maximum })
+    Some(ConnAck { code, session_present: flags & 1 == 1, receive_maximum })
 }
 
 fn find_receive_maximum(mut rest: &[u8]) -> Option<u16> {

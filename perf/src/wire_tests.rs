@@ -97,18 +97,33 @@ fn a_cut_publish_gives_no_head() {
 
 #[test]
 fn connack_gives_code_and_receive_maximum() {
-    let plain = ConnAck { code: 0, receive_maximum: u16::MAX };
+    let plain = ConnAck { code: 0, session_present: false, receive_maximum: u16::MAX };
     assert_eq!(connack(Version::V3_1_1, &[0, 0]), Some(plain));
     assert_eq!(connack(Version::V5, &[0, 0, 0]), Some(plain));
     let body = [0, 0, 9, 0x26, 0, 1, b'k', 0, 0, 0x21, 0, 20];
-    assert_eq!(connack(Version::V5, &body), Some(ConnAck { code: 0, receive_maximum: 20 }));
+    assert_eq!(connack(Version::V5, &body), Some(ConnAck { receive_maximum: 20, ..plain }));
+    let present = ConnAck { session_present: true, ..plain };
+    assert_eq!(connack(Version::V3_1_1, &[1, 0]), Some(present));
     assert_eq!(connack(Version::V5, &[0]), None);
 }
 
 #[test]
 fn cold_packets_have_the_standard_layout() {
-    let bytes = connect(Version::V3_1_1, "id", Some("me"), 60);
+    let asked = Connect {
+        version: Version::V3_1_1,
+        client_id: "id",
+        user_name: Some("me"),
+        keep_alive_s: 60,
+        persistent: false,
+        receive_maximum: None,
+    };
+    let bytes = connect(&asked);
     assert_eq!(bytes, b"\x10\x12\x00\x04MQTT\x04\x82\x00\x3c\x00\x02id\x00\x02me");
+    let asked = Connect { user_name: None, persistent: true, ..asked };
+    assert_eq!(connect(&asked)[8..12], [4, 0, 0, 0x3c]);
+    let asked = Connect { version: Version::V5, receive_maximum: Some(258), ..asked };
+    let properties = b"\x08\x11\xff\xff\xff\xff\x21\x01\x02";
+    assert_eq!(connect(&asked)[8..21], [&b"\x05\x00\x00\x3c"[..], properties].concat());
     let bytes = subscribe(Version::V5, 7, &["a/#".to_owned()], 1);
     assert_eq!(bytes, b"\x82\x09\x00\x07\x00\x00\x03a/#\x01");
     assert_eq!(ack_id(&[0x12, 0x34, 0]), 0x1234);

@@ -64,7 +64,8 @@ pub type OriginOf = fn(&[u8]) -> Option<(u16, u64)>;
 pub struct State {
     shard: u16,
     topic_of: TopicOf,
-    sessions: HashMap<SessionId, Session>,
+    /// Boxed: a table of a million sessions grows without moving them.
+    sessions: HashMap<SessionId, Box<Session>>,
     messages: Messages,
     /// The position of the message of each tenant and topic.
     retained: BTreeMap<(u32, Box<str>), u64>,

@@ -6,7 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ringtide_storage::log::{LockError, OpenError, Opened, Sync, inspect, lock, lock_shared};
+use ringtide_storage::log::{
+    LockError, OpenError, Opened, Progress, Sync, inspect, lock, lock_shared,
+};
 use ringtide_storage::{Log, LogConfig, Lsn, RecordKind, Store};
 
 struct Scratch(PathBuf);
@@ -92,11 +94,20 @@ fn what_was_appended_is_there_after_restarts() {
             last += 200;
             drop(log);
             let mut count = 0;
-            let seen = inspect(&config.dir, 3, &mut |_, _, _| {
+            let mut told = Progress::default();
+            let mut replay = |_, _, _: &[u8]| {
                 count += 1;
                 Ok(())
-            });
-            assert_eq!((seen.unwrap().last, count), (Lsn(last), last));
+            };
+            let mut watch = |now: Progress| {
+                assert!(now.records > told.records && now.bytes > told.bytes);
+                assert!(now.read_bytes > told.read_bytes && now.read_bytes <= now.file_bytes);
+                told = now;
+            };
+            let seen = inspect(&config.dir, 3, &mut replay, &mut watch).unwrap();
+            assert_eq!((seen.last, count), (Lsn(last), last));
+            assert_eq!((seen.records, seen.bytes), (told.records, told.bytes));
+            assert_eq!(seen.file_bytes, told.file_bytes);
         }
     }
 }

@@ -93,6 +93,13 @@ impl Clients {
             .copied()
     }
 
+    /// Makes room for so many sessions more to be found by their clients.
+    pub(crate) fn reserve_sessions(&mut self, count: usize) {
+        let sessions = &self.sessions;
+        self.by_client
+            .reserve(count, |&index| sessions.at(index).map_or(0, |session| session.hash));
+    }
+
     /// Adds a session.
     pub(crate) fn add_session(&mut self, session: Session) -> u32 {
         let hash = session.hash;

@@ -30,10 +30,16 @@ impl<S: Store> Core<S> {
     pub(crate) fn restore(&mut self, parts: Parts) {
         let Parts { sessions, retained, pending, under_way, watermarks, sent, .. } = parts;
         self.clients.journal.start_behind(parts.last_seq, parts.last_session.0);
+        self.clients.reserve_sessions(sessions.len());
+        // Of a million sessions few have had a message that is under way.
+        let had = under_way.iter().flat_map(|one| one.had.iter().map(|(session, _)| *session));
+        let had: HashSet<SessionId> = had.collect();
         let mut numbers = HashMap::new();
         for part in sessions {
             let id = part.record.id;
-            if let Some(index) = self.restore_session(part) {
+            if let Some(index) = self.restore_session(part)
+                && had.contains(&id)
+            {
                 numbers.insert(id, index);
             }
         }

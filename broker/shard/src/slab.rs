@@ -22,7 +22,8 @@ impl<T> Slab<T> {
 
     /// One past the highest number ever used.
     pub(crate) fn end(&self) -> u32 {
-        self.chunks.iter().map(Vec::len).sum::<usize>() as u32
+        let full = self.chunks.len().saturating_sub(1) << CHUNK_BITS;
+        (full + self.chunks.last().map_or(0, Vec::len)) as u32
     }
 
     pub(crate) fn insert(&mut self, value: T) -> u32 {

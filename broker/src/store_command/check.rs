@@ -89,14 +89,15 @@ fn verify(path: &Path, log: u16) -> Verdict {
         Err(error) => return Verdict::Unreadable(error.to_string()),
     }
     let mut bad = Bad::default();
-    let opened = inspect(path, log, &mut |lsn, kind, body| match understand(kind, body) {
+    let mut judge = |lsn, kind, body: &[u8]| match understand(kind, body) {
         Err(RecordError::Truncated | RecordError::Invalid) => {
             bad.count += 1;
             bad.first.get_or_insert((lsn, kind));
             Ok(())
         }
         understood => understood,
-    });
+    };
+    let opened = inspect(path, log, &mut judge, &mut |_| {});
     match opened {
         Ok(opened) => Verdict::Read { opened, bad },
         Err(error @ (OpenError::Foreign { .. } | OpenError::Inconsistent { .. })) => {

@@ -1,7 +1,8 @@
 //! The runner: starts brokers, runs each row several times in alternation, prints and records.
 
-mod broker;
-mod record;
+pub(crate) mod broker;
+pub(crate) mod peers;
+pub(crate) mod record;
 mod rows;
 
 use std::path::PathBuf;
@@ -17,7 +18,8 @@ use crate::procfs;
 use crate::report::Report;
 use crate::run::{self, Target};
 use crate::wire::Version;
-use broker::{Broker, Kind, say};
+use broker::{Broker, say};
+use peers::Kind;
 use record::{Measured, Party, Record, Side};
 use rows::{Load, Row};
 
@@ -75,26 +77,13 @@ impl Bench {
 
     fn broker(&self, program: &std::path::Path, extra: &[String]) -> Broker {
         Broker {
-            program: resolve(program),
+            program: broker::resolve(program),
             kind: Kind::of(program),
             extra: extra.to_vec(),
             cpu: self.broker_cpu,
+            keeps: None,
         }
     }
-}
-
-/// Relative paths must outlive a change of directory; bare names are looked up in `PATH`.
-fn resolve(program: &std::path::Path) -> PathBuf {
-    if program.components().count() > 1 {
-        std::path::absolute(program).unwrap_or_else(|_| program.to_owned())
-    } else {
-        program.to_owned()
-    }
-}
-
-fn side(broker: &Broker) -> Side {
-    let version = broker::version(&broker.program, broker.kind);
-    Side { program: broker.program.clone(), kind: broker.kind, version }
 }
 
 /// Runs the bench.
@@ -123,15 +112,14 @@ pub(crate) fn bench<I: Io>(
         let itself = std::env::current_exe().map_err(|e| Failure::Io("cannot find myself", e))?;
         brokers.push((Party::Relay, options.broker(&itself, &[])));
     }
-    let control = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control");
     let mut record = Record {
         time: record::time(),
         commit: record::commit(),
         command: std::env::args().collect::<Vec<_>>().join(" "),
         host: procfs::host(),
-        congestion_control: control.unwrap_or_default().trim().to_owned(),
-        ours: side(&ours),
-        other: other.as_ref().map(side),
+        congestion_control: record::congestion_control(),
+        ours: Side::of(&ours),
+        other: other.as_ref().map(Side::of),
         rows: Vec::new(),
     };
     if record.congestion_control == "bbr" {

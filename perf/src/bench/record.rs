@@ -7,7 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use crate::bench::broker::Kind;
+use crate::bench::broker::Broker;
+use crate::bench::peers::Kind;
 use crate::bench::rows::{Metric, Row};
 use crate::failure::Failure;
 use crate::procfs::Host;
@@ -19,6 +20,13 @@ pub(crate) struct Side {
     pub(crate) program: PathBuf,
     pub(crate) kind: Kind,
     pub(crate) version: String,
+}
+
+impl Side {
+    pub(crate) fn of(broker: &Broker) -> Side {
+        let version = broker.kind.version(&broker.program);
+        Side { program: broker.program.clone(), kind: broker.kind, version }
+    }
 }
 
 /// A row with all its runs.
@@ -93,14 +101,14 @@ pub(crate) struct Record {
 
 /// Median, smallest and largest.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Spread {
-    median: f64,
+pub(crate) struct Spread {
+    pub(crate) median: f64,
     min: f64,
     max: f64,
 }
 
 impl Spread {
-    fn of(mut values: Vec<f64>) -> Option<Self> {
+    pub(crate) fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         let (min, max) = (*values.first()?, *values.last()?);
         let middle = values.len() / 2;
@@ -185,18 +193,33 @@ impl Record {
     /// # Errors
     /// If the file cannot be written.
     pub(crate) fn write(&self, directory: &Path) -> Result<PathBuf, Failure> {
-        let failed = |error| Failure::Io("cannot write the results", error);
-        std::fs::create_dir_all(directory).map_err(failed)?;
         let against = self.other.as_ref().map_or(String::new(), |side| {
             let name = side.program.file_name().unwrap_or_default();
             format!("-against-{}", name.to_string_lossy())
         });
         let time = self.time.replace([':', '-'], "");
-        let path = directory.join(format!("{time}-{}{against}.json", self.commit));
-        let text = serde_json::to_string_pretty(self).map_err(|e| failed(e.into()))?;
-        std::fs::write(&path, text + "\n").map_err(failed)?;
-        Ok(path)
+        write(self, &directory.join(format!("{time}-{}{against}.json", self.commit)))
     }
+}
+
+/// Writes a record as JSON, and says where.
+///
+/// # Errors
+/// If the file cannot be written.
+pub(crate) fn write(record: &impl Serialize, path: &Path) -> Result<PathBuf, Failure> {
+    let failed = |error| Failure::Io("cannot write the results", error);
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).map_err(failed)?;
+    }
+    let text = serde_json::to_string_pretty(record).map_err(|e| failed(e.into()))?;
+    std::fs::write(path, text + "\n").map_err(failed)?;
+    Ok(path.to_owned())
+}
+
+/// The TCP congestion control of this host.
+pub(crate) fn congestion_control() -> String {
+    let control = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control");
+    control.unwrap_or_default().trim().to_owned()
 }
 
 fn spread(reports: &[Report], metric: Metric) -> Option<Spread> {
@@ -204,7 +227,7 @@ fn spread(reports: &[Report], metric: Metric) -> Option<Spread> {
 }
 
 /// Three digits that count.
-fn short(value: f64) -> String {
+pub(crate) fn short(value: f64) -> String {
     match value.abs() {
         size if size < 1.0 => format!("{value:.3}"),
         size if size < 10.0 => format!("{value:.2}"),

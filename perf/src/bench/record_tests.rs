@@ -18,6 +18,7 @@ fn report(cpu: f64) -> Report {
         memory: None,
         idle: None,
         latency: None,
+        ack_latency: None,
         faults: Faults::default(),
         order_proved: true,
         notes: Vec::new(),

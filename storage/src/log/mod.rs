@@ -204,6 +204,22 @@ impl LogConfig {
 /// Takes the records that count, in order. What it refuses ends the opening.
 pub type Replay<'a> = dyn FnMut(Lsn, RecordKind, &[u8]) -> Result<(), RecordError> + 'a;
 
+/// How far an opening has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Records that were replayed so far.
+    pub records: u64,
+    /// Bytes of their bodies.
+    pub bytes: u64,
+    /// Bytes of the segment files that were gone through, records or not.
+    pub read_bytes: u64,
+    /// Bytes of all segment files; those that hold nothing come last.
+    pub file_bytes: u64,
+}
+
+/// Is told how far an opening has come.
+pub type Watch<'a> = dyn FnMut(Progress) + 'a;
+
 /// What an opening found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {

@@ -14,7 +14,7 @@ use super::format::{BatchHeader, EnvelopeError, Identity, record_kind, segment_n
 use super::prepare::{Desk, Job, Preparer, Space};
 use super::recover::{Plan, Survey, Walk, plan, survey, sync_served, walk};
 use super::store::{Found, Log, Used};
-use super::{Damage, LogConfig, Opened, Replay};
+use super::{Damage, LogConfig, Opened, Progress, Replay, Watch};
 use crate::Lsn;
 
 impl Log {
@@ -26,15 +26,24 @@ impl Log {
     ///
     /// # Errors
     /// See [`OpenError`]. Damage is no error: [`Opened::damaged`].
-    pub fn open(
+    pub fn open(config: LogConfig, replay: &mut Replay<'_>) -> Result<(Log, Opened), OpenError> {
+        Log::open_watched(config, replay, &mut |_| ())
+    }
+
+    /// As [`Log::open`], and tells `watch` how far it has come, after each batch of records.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_watched(
         mut config: LogConfig,
         replay: &mut Replay<'_>,
+        watch: &mut Watch<'_>,
     ) -> Result<(Log, Opened), OpenError> {
         config.round();
         let made = Directory::make(&config.dir);
         let directory = made.map_err(OpenError::io(&config.dir.to_string_lossy()))?;
         let salt = RandomState::new().build_hasher().finish();
-        let (preparer, opening) = Opening::run(Arc::new(directory), &config, salt, replay)?;
+        let (preparer, opening) = Opening::run(Arc::new(directory), &config, salt, replay, watch)?;
         let desk = Desk::on_thread(preparer).map_err(OpenError::io("start a thread"))?;
         let (mut log, opened) = opening.into_log(config, desk);
         log.await_segment();
@@ -53,18 +62,25 @@ impl Log {
         replay: &mut Replay<'_>,
     ) -> Result<(Log, Opened), OpenError> {
         config.round();
-        let (preparer, opening) = Opening::run(Arc::new(disk.clone()), &config, salt, replay)?;
+        let files = Arc::new(disk.clone());
+        let (preparer, opening) = Opening::run(files, &config, salt, replay, &mut |_| ())?;
         Ok(opening.into_log(config, Desk::inline(preparer)))
     }
 }
 
-/// Reads the log `log` in `dir` without changing anything; nobody may have it open.
+/// Reads the log `log` in `dir` without changing anything; nobody may have it open. Tells `watch`
+/// how far it has come, after each batch of records.
 ///
 /// # Errors
 /// See [`OpenError`]. Damage is no error: [`Opened::damaged`].
-pub fn inspect(dir: &Path, log: u16, replay: &mut Replay<'_>) -> Result<Opened, OpenError> {
+pub fn inspect(
+    dir: &Path,
+    log: u16,
+    replay: &mut Replay<'_>,
+    watch: &mut Watch<'_>,
+) -> Result<Opened, OpenError> {
     let files = Directory::existing(dir);
-    let recovery = recover(&files, log, false, replay)?;
+    let recovery = recover(&files, log, false, replay, watch)?;
     Ok(recovery.opened())
 }
 
@@ -77,7 +93,7 @@ pub fn inspect_on(
     log: u16,
     replay: &mut Replay<'_>,
 ) -> Result<Opened, OpenError> {
-    Ok(recover(disk, log, false, replay)?.opened())
+    Ok(recover(disk, log, false, replay, &mut |_| ())?.opened())
 }
 
 /// What recovery found.
@@ -102,7 +118,7 @@ impl Recovery {
             start: Lsn(self.plan.start),
             last: Lsn(last),
             segments: self.walk.contents.iter().filter(|content| content.batches > 0).count(),
-            file_bytes: self.survey.segments.iter().map(|segment| segment.bytes).sum(),
+            file_bytes: self.survey.file_bytes(),
             cut_batches: self.walk.cut_batches,
             damaged: is_damaged.then(|| Damage {
                 lost: lost.map(|&(first, last)| (Lsn(first), Lsn(last))).collect(),
@@ -123,17 +139,25 @@ fn recover(
     log: u16,
     settle: bool,
     replay: &mut Replay<'_>,
+    watch: &mut Watch<'_>,
 ) -> Result<Recovery, OpenError> {
     let survey = survey(files, log)?;
     let plan = plan(files, &survey, settle)?;
-    let (mut records, mut bytes) = (0, 0);
+    let mut progress = Progress { file_bytes: survey.file_bytes(), ..Progress::default() };
+    let (mut segment, mut before) = (0, 0);
     let mut visit = |batch: &BatchHeader, body: &[u8], from: u64| {
         let served = replay_batch(batch, body, from, replay)?;
-        records += served.0;
-        bytes += served.1;
+        progress.records += served.0;
+        progress.bytes += served.1;
+        if batch.segment != segment {
+            (segment, before) = (batch.segment, survey.file_bytes_before(batch.segment));
+        }
+        progress.read_bytes = before + batch.offset + batch.padded_bytes();
+        watch(progress);
         Ok(())
     };
     let walk = walk(files, &survey, plan, &mut visit)?;
+    let Progress { records, bytes, .. } = progress;
     Ok(Recovery { survey, plan, walk, records, bytes })
 }
 
@@ -182,8 +206,9 @@ impl Opening {
         config: &LogConfig,
         salt: u64,
         replay: &mut Replay<'_>,
+        watch: &mut Watch<'_>,
     ) -> Result<(Preparer, Opening), OpenError> {
-        let recovery = recover(&*files, config.log, true, replay)?;
+        let recovery = recover(&*files, config.log, true, replay, watch)?;
         sync_served(&*files, &recovery.survey, &recovery.walk)
             .map_err(OpenError::io("sync the log"))?;
         set_aside(&*files, &recovery).map_err(OpenError::io("set a damaged segment aside"))?;
@@ -199,8 +224,7 @@ impl Opening {
             capacity_bytes: config.capacity_bytes,
             spares_max: config.spares_max(),
         };
-        let all = survey.segments.iter().map(|segment| segment.bytes).sum();
-        let preparer = Preparer::new(files, identity, space, all);
+        let preparer = Preparer::new(files, identity, space, survey.file_bytes());
         let mut used = Vec::new();
         let mut empty = Vec::new();
         let mut counted = 0;

@@ -101,6 +101,17 @@ impl Survey {
         self.epochs.keys().next_back().copied().unwrap_or(0)
     }
 
+    /// Bytes of all segment files.
+    pub(super) fn file_bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.bytes).sum()
+    }
+
+    /// Bytes of the segment files that come before this one.
+    pub(super) fn file_bytes_before(&self, number: u64) -> u64 {
+        let before = self.segments.iter().take_while(|segment| segment.number < number);
+        before.map(|segment| segment.bytes).sum()
+    }
+
     fn note_epoch(&mut self, identity: Identity) {
         self.epochs.insert(identity.epoch, Epoch { identity, void_from: u64::MAX });
     }

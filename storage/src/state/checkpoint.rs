@@ -70,7 +70,8 @@ impl State {
     }
 
     pub(super) fn sessions_in_order(&self) -> Vec<(&SessionId, &Session)> {
-        let mut sessions: Vec<_> = self.sessions.iter().collect();
+        let sessions = self.sessions.iter().map(|(id, session)| (id, &**session));
+        let mut sessions: Vec<_> = sessions.collect();
         sessions.sort_unstable_by_key(|(id, _)| **id);
         sessions
     }

@@ -152,9 +152,8 @@ impl State {
         let sessions = std::mem::take(&mut self.sessions);
         let mut sessions: Vec<_> = sessions.into_iter().collect();
         sessions.sort_unstable_by_key(|(id, _)| *id);
-        let part = |(id, mut session): (SessionId, super::session::Session)| {
-            let mut record = session.record(id);
-            let waiting = std::mem::take(&mut session.waiting);
+        let part = |(id, session): (SessionId, Box<super::session::Session>)| {
+            let (mut record, waiting) = session.into_record(id);
             record.exchanges.retain(|one| one.seq.is_none_or(|seq| waiting.contains_key(&seq)));
             let waiting = waiting.into_iter().map(|(seq, slot)| Waiting {
                 seq,

@@ -156,7 +156,7 @@ impl State {
 fn move_all(mut old: State, new: &mut [State], shard_of: impl Fn(u32, &str) -> u16) {
     // Where each message stands in each new state that has it.
     let mut places: HashMap<(u16, u64), u64> = HashMap::new();
-    let mut sessions: Vec<(SessionId, Session)> =
+    let mut sessions: Vec<(SessionId, Box<Session>)> =
         std::mem::take(&mut old.sessions).into_iter().collect();
     sessions.sort_unstable_by_key(|(id, _)| *id);
     for (_, mut session) in sessions {

@@ -35,8 +35,9 @@ pub(super) struct Session {
     connected_ms: u64,
     detached_ms: u64,
     will: Option<Box<WillRecord>>,
-    /// Options and subscription identifier by filter.
-    filters: BTreeMap<Box<str>, (u8, u32)>,
+    /// Options and subscription identifier of each filter, in the order of their bytes. Most
+    /// sessions have few, for which a tree's node would be ten times as large.
+    filters: Vec<(Box<str>, (u8, u32))>,
     inbound: BTreeSet<u16>,
     /// By packet id: place in the order in which they began, and the entry that is sent.
     exchanges: BTreeMap<u16, (u64, Option<u64>)>,
@@ -57,7 +58,7 @@ impl Session {
             connected_ms: record.connected_ms,
             detached_ms: record.detached_ms,
             will: record.will.map(Box::new),
-            filters: record.filters.into_iter().map(filter).collect(),
+            filters: in_order(record.filters.into_iter().map(filter).collect()),
             inbound: record.inbound.into_iter().collect(),
             next_exchange: record.exchanges.len() as u64,
             exchanges: (0..).zip(record.exchanges).map(placed).collect(),
@@ -74,13 +75,14 @@ impl Session {
     }
 
     pub(super) fn subscribe(&mut self, filter: &str, options: Option<(u8, u32)>) {
-        match options {
-            Some(options) => {
-                self.filters.insert(Box::from(filter), options);
+        let place = self.filters.binary_search_by(|(own, _)| (**own).cmp(filter));
+        match (place, options) {
+            (Ok(place), Some(options)) => self.filters[place].1 = options,
+            (Ok(place), None) => {
+                self.filters.remove(place);
             }
-            None => {
-                self.filters.remove(filter);
-            }
+            (Err(place), Some(options)) => self.filters.insert(place, (filter.into(), options)),
+            (Err(_), None) => {}
         }
     }
 
@@ -172,27 +174,76 @@ impl Session {
 
     /// The session as a record.
     pub(super) fn record(&self, id: SessionId) -> SessionRecord {
-        let filters = self.filters.iter().map(|(filter, (options, id))| Filter {
-            filter: String::from(&**filter),
-            options: *options,
-            id: *id,
+        let waiting = BTreeMap::new();
+        let copy = Session {
+            client_id: self.client_id.clone(),
+            username: self.username.clone(),
+            will: self.will.clone(),
+            filters: self.filters.clone(),
+            inbound: self.inbound.clone(),
+            exchanges: self.exchanges.clone(),
+            waiting,
+            ..*self
+        };
+        copy.into_record(id).0
+    }
+
+    /// The session as a record, and what waits for it.
+    pub(super) fn into_record(self, id: SessionId) -> (SessionRecord, BTreeMap<u64, Slot>) {
+        let filters = self.filters.into_iter().map(|(filter, (options, id))| Filter {
+            filter: filter.into_string(),
+            options,
+            id,
         });
-        let mut exchanges: Vec<_> = self.exchanges.iter().collect();
+        let mut exchanges: Vec<_> = self.exchanges.into_iter().collect();
         exchanges.sort_unstable_by_key(|(_, (place, _))| *place);
-        let exchange =
-            |(id, (_, seq)): (&u16, &(u64, Option<u64>))| Exchange { packet_id: *id, seq: *seq };
-        SessionRecord {
+        let exchange = |(packet_id, (_, seq))| Exchange { packet_id, seq };
+        let record = SessionRecord {
             id,
             tenant: self.tenant,
-            client_id: String::from(&*self.client_id),
-            username: self.username.as_deref().map(String::from),
+            client_id: self.client_id.into_string(),
+            username: self.username.map(str::into_string),
             expiry_s: self.expiry_s,
             connected_ms: self.connected_ms,
             detached_ms: self.detached_ms,
-            will: self.will.as_deref().cloned(),
+            will: self.will.map(|will| *will),
             filters: filters.collect(),
-            inbound: self.inbound.iter().copied().collect(),
+            inbound: self.inbound.into_iter().collect(),
             exchanges: exchanges.into_iter().map(exchange).collect(),
-        }
+        };
+        (record, self.waiting)
+    }
+}
+
+/// Sorts filters; of several entries for one filter the last counts.
+fn in_order(mut filters: Vec<(Box<str>, (u8, u32))>) -> Vec<(Box<str>, (u8, u32))> {
+    filters.reverse();
+    filters.sort_by(|a, b| a.0.cmp(&b.0));
+    filters.dedup_by(|next, first| next.0 == first.0);
+    filters
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_are_kept_in_order_and_once() {
+        let filter = |filter: &str, options| Filter { filter: filter.to_owned(), options, id: 0 };
+        let mut session = Session::default();
+        session.reset(SessionRecord {
+            filters: vec![filter("b", 1), filter("c", 1), filter("a", 1), filter("b", 2)],
+            ..SessionRecord::default()
+        });
+        session.subscribe("aa", Some((0, 7)));
+        session.subscribe("c", Some((2, 0)));
+        session.subscribe("a", None);
+        session.subscribe("missing", None);
+        let record = session.record(SessionId(3));
+        let filters = record.filters.iter().map(|one| (&*one.filter, one.options, one.id));
+        assert_eq!(filters.collect::<Vec<_>>(), [("aa", 0, 7), ("b", 2, 0), ("c", 2, 0)]);
+        let (taken, waiting) = session.into_record(SessionId(3));
+        assert_eq!(taken, record);
+        assert!(waiting.is_empty());
     }
 }
