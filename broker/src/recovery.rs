@@ -35,6 +35,17 @@ pub(crate) struct Recovery {
     pub(crate) dir: DataDir,
     /// Shard by shard.
     pub(crate) shards: Vec<Recovered>,
+    /// What was found damaged, in all logs.
+    pub(crate) damage: DamageFound,
+}
+
+/// How much was found damaged.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct DamageFound {
+    /// Records that had been durable and are lost.
+    pub(crate) lost_records: u64,
+    /// Files that were set aside.
+    pub(crate) files: u64,
 }
 
 /// Opens the data directory and replays every log; `None` if nothing is kept.
@@ -47,8 +58,9 @@ pub(crate) fn recover(config: &Config, shards: u16) -> Result<Option<Recovery>, 
     }
     let started = Instant::now();
     let mut dir = DataDir::open(&config.data_dir, shards)?;
+    let mut damage = DamageFound::default();
     if dir.manifest.shards != shards {
-        redistribute(config, &mut dir, shards)?;
+        redistribute(config, &mut dir, shards, &mut damage)?;
     }
     let found = in_parallel(shards, |shard| {
         let mut state = State::new(shard, topic_of);
@@ -61,7 +73,7 @@ pub(crate) fn recover(config: &Config, shards: u16) -> Result<Option<Recovery>, 
     let mut last = Vec::new();
     for (shard, one) in found.into_iter().enumerate() {
         let (log, opened, state) = one.map_err(|error| unusable(&dir, shard, &error))?;
-        tell(shard, &opened);
+        tell(shard, &opened, &mut damage);
         last.push(opened.last);
         logs.push(log);
         states.push(state);
@@ -84,7 +96,7 @@ pub(crate) fn recover(config: &Config, shards: u16) -> Result<Option<Recovery>, 
          way, read in {} ms",
         started.elapsed().as_millis()
     );
-    Ok(Some(Recovery { dir, shards }))
+    Ok(Some(Recovery { dir, shards, damage }))
 }
 
 /// Records, to the disk, that entries are done with which the log still has. Later it could not be
@@ -102,8 +114,11 @@ fn record_gone(log: &mut Log, gone: &[(SessionId, u64)]) -> Result<(), String> {
     drain(log, 0)
 }
 
-fn tell(shard: usize, opened: &Opened) {
+fn tell(shard: usize, opened: &Opened, found: &mut DamageFound) {
     if let Some(damage) = &opened.damaged {
+        let lost = damage.lost.iter().map(|(first, last)| last.0 - first.0 + 1);
+        found.lost_records += lost.sum::<u64>();
+        found.files += damage.segments.len() as u64;
         error!(
             shard,
             "the log is damaged: records {:?} are lost; the damaged segments {:?} were set aside \
@@ -152,7 +167,12 @@ fn in_parallel<T: Send>(shards: u16, work: impl Fn(u16) -> T + std::marker::Sync
 
 /// Deals everything out to another number of shards: new logs beside the old ones, which count
 /// until the new ones are whole.
-fn redistribute(config: &Config, dir: &mut DataDir, shards: u16) -> Result<(), Failure> {
+fn redistribute(
+    config: &Config,
+    dir: &mut DataDir,
+    shards: u16,
+    damage: &mut DamageFound,
+) -> Result<(), Failure> {
     let old = dir.manifest.shards;
     info!("store: {old} shards last time, {shards} now: everything is dealt out anew");
     let failed = |error: io::Error| {
@@ -166,7 +186,7 @@ fn redistribute(config: &Config, dir: &mut DataDir, shards: u16) -> Result<(), F
         if path.exists() {
             let opened = inspect(&path, shard, &mut |lsn, kind, body| state.apply(lsn, kind, body));
             let opened = opened.map_err(|error| unusable(dir, shard.into(), &error))?;
-            tell(shard.into(), &opened);
+            tell(shard.into(), &opened, damage);
             last.push(opened.last);
         } else {
             last.push(Lsn(0));

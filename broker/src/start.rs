@@ -10,7 +10,7 @@ use ringtide_net::peers::Peers;
 use ringtide_net::uring::{self, UringConfig, UringDriver};
 use ringtide_ring::{Ports, mesh};
 use ringtide_shard::clock::SystemClock;
-use ringtide_shard::counters::Counters;
+use ringtide_shard::counters::{Counter, Counters};
 use ringtide_shard::partition::PartitionMap;
 use ringtide_shard::{Note, Parts, Shard};
 use ringtide_topics::interest::InterestTable;
@@ -94,20 +94,27 @@ pub fn run(plan: Plan) -> Result<(), Failure> {
     };
     let partition_key =
         recovery.as_ref().map_or(PARTITION_KEY, |recovery| recovery.dir.partition_key());
+    let counters: Arc<[Arc<Counters>]> = (0..shards).map(|_| Arc::new(Counters::new())).collect();
     let (dir, recovered) = match recovery {
-        Some(Recovery { dir, shards }) => (Some(dir), shards.into_iter().map(Some).collect()),
+        Some(Recovery { dir, shards, damage }) => {
+            if let Some(first) = counters.first() {
+                first.set(Counter::StoreLostRecords, damage.lost_records);
+                first.set(Counter::StoreDamagedFiles, damage.files);
+            }
+            (Some(dir), shards.into_iter().map(Some).collect())
+        }
         None => (None, (0..shards).map(|_| None).collect::<Vec<_>>()),
     };
     let steering = Arc::new(ProgramSteering::new(
         Arc::clone(&plan.control),
-        plan.config.listeners.clone(),
+        &plan.config,
         shards,
         plan.connections_max,
     ));
     let common = Common {
         interest: Arc::new(InterestTable::new(interest_segments(plan.connections_max))),
         partitions: Arc::new(PartitionMap::even(partition_key, shards)),
-        counters: (0..shards).map(|_| Arc::new(Counters::new())).collect(),
+        counters,
         steering,
         peers,
         descriptors: match plan.config.descriptors {

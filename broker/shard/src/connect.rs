@@ -24,6 +24,7 @@ use crate::auth::{Exchange, Outcome};
 use crate::conn::{Cause, Conn, NONE, Phase};
 use crate::core::{Command, Core, Due, WaitsFor};
 use crate::counters::Counter;
+use crate::intake::Intake;
 use crate::message::{Header, Message, View};
 use crate::note::HandOver;
 use crate::promise::NOTHING;
@@ -32,9 +33,10 @@ use crate::route;
 use crate::session::{Session, Will};
 
 /// The identity that a connection has been given.
-struct Identity {
-    client_id: Box<str>,
-    tenant: TenantId,
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) client_id: Box<str>,
+    pub(crate) tenant: TenantId,
     auth: Option<Box<Exchange>>,
     auth_data: Option<Box<[u8]>>,
 }
@@ -365,13 +367,13 @@ impl<S: Store> Core<S> {
     }
 
     /// Opens a client's session at its home.
-    fn open(&mut self, index: u32, identity: Identity, mut bytes: Vec<u8>) {
+    pub(crate) fn open(&mut self, index: u32, identity: Identity, bytes: Vec<u8>) {
         let limits = std::sync::Arc::clone(&self.limits);
         let Ok(Some(header)) = fixed_header(&bytes, u32::MAX) else {
             return self.close(index, Cause::Lost);
         };
-        let rest = bytes.split_off(header.total_len().min(bytes.len()));
-        let body = &bytes[usize::from(header.header_len)..];
+        let (packet, rest) = bytes.split_at(header.total_len().min(bytes.len()));
+        let body = &packet[usize::from(header.header_len)..];
         let Ok(connect) = Connect::decode(header.flags, body) else {
             return self.close(index, Cause::Lost);
         };
@@ -387,6 +389,15 @@ impl<S: Store> Core<S> {
         {
             let text = "the broker holds as many sessions as it may";
             return self.turn_away(index, &Refusal { reason: ReasonCode::QuotaExceeded, text });
+        }
+        match self.intake_of_client(&identity, &negotiated, connect.will.is_some()) {
+            Intake::Open => {}
+            Intake::Waits => return self.hold_connect_back(index, identity, bytes),
+            Intake::Refused => {
+                let text = "the broker's disk has no space for another session or will";
+                self.clients.counters.add(Counter::StoreRefused, 1);
+                return self.turn_away(index, &Refusal { reason: ReasonCode::QuotaExceeded, text });
+            }
         }
         let before = self.store.appended().0;
         let (session, present) = self.find_or_add(&identity, &negotiated);
@@ -407,7 +418,7 @@ impl<S: Store> Core<S> {
         let needs = if after > before { after } else { 0 };
         let Some(conn) = self.clients.conns.at_mut(index) else { return };
         conn.promised = self.promises.give();
-        conn.partial = rest;
+        conn.partial = rest.to_vec();
         conn.phase = Phase::Opening;
         let generation = conn.generation;
         let cold = conn.cold();

@@ -175,22 +175,38 @@ impl Clock for TestClock {
     }
 }
 
+/// What a test tells one shard's store, and sees of it.
+#[derive(Default)]
+pub(crate) struct Space {
+    pub(crate) full: Cell<bool>,
+    pub(crate) tight: Cell<bool>,
+    /// Bytes of records that are not durable.
+    pub(crate) waiting_bytes: Cell<u64>,
+    pub(crate) records: Cell<u64>,
+    pub(crate) checkpoints: Cell<u64>,
+}
+
 /// Keeps nothing; what is appended is durable at the end of the turn, unless it is held back.
 pub(crate) struct HeldStore {
     appended: u64,
     durable: u64,
     held: Rc<Cell<bool>>,
+    space: Rc<Space>,
 }
 
 impl Store for HeldStore {
-    fn append(&mut self, _kind: RecordKind, _parts: &[&[u8]]) -> Lsn {
+    fn append(&mut self, _kind: RecordKind, parts: &[&[u8]]) -> Lsn {
         self.appended += 1;
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        self.space.records.set(self.appended);
+        self.space.waiting_bytes.set(self.space.waiting_bytes.get() + bytes as u64);
         Lsn(self.appended)
     }
 
     fn end_turn(&mut self) {
         if !self.held.get() {
             self.durable = self.appended;
+            self.space.waiting_bytes.set(0);
         }
     }
 
@@ -208,6 +224,26 @@ impl Store for HeldStore {
 
     fn keeps(&self) -> bool {
         true
+    }
+
+    fn waiting_bytes(&self) -> u64 {
+        self.space.waiting_bytes.get()
+    }
+
+    fn is_full(&self) -> bool {
+        self.space.full.get()
+    }
+
+    fn is_tight(&self) -> bool {
+        self.space.tight.get()
+    }
+
+    fn may_win_space(&self) -> bool {
+        true
+    }
+
+    fn end_checkpoint(&mut self) {
+        self.space.checkpoints.set(self.space.checkpoints.get() + 1);
     }
 }
 
@@ -241,6 +277,8 @@ pub(crate) struct World {
     clock: TestClock,
     told: Arc<Told>,
     pub(crate) held: Rc<Cell<bool>>,
+    /// Shard by shard.
+    pub(crate) space: Vec<Rc<Space>>,
     names: u32,
 }
 
@@ -266,6 +304,7 @@ impl World {
         let interest = Arc::new(InterestTable::new(16));
         let partitions = Arc::new(PartitionMap::even(1, shards));
         let held = Rc::new(Cell::new(false));
+        let space: Vec<Rc<Space>> = (0..shards).map(|_| Rc::default()).collect();
         let mut wires = Vec::new();
         let mut all = Vec::new();
         for ports in mesh(shards, 1 << 20, 4096) {
@@ -274,7 +313,12 @@ impl World {
             all.push(Shard::new(Parts {
                 restored: None,
                 driver: MemoryDriver { wire, buffers: Vec::new() },
-                store: HeldStore { appended: 0, durable: 0, held: Rc::clone(&held) },
+                store: HeldStore {
+                    appended: 0,
+                    durable: 0,
+                    held: Rc::clone(&held),
+                    space: Rc::clone(&space[usize::from(ports.me)]),
+                },
                 clock: clock.clone(),
                 ports,
                 interest: Arc::clone(&interest),
@@ -287,7 +331,7 @@ impl World {
                 version: "test",
             }));
         }
-        World { shards: all, wires, counters, partitions, clock, told, held, names: 0 }
+        World { shards: all, wires, counters, partitions, clock, told, held, space, names: 0 }
     }
 
     /// One turn of one shard.
