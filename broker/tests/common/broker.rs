@@ -34,6 +34,10 @@ pub struct Settings {
     pub files: Vec<(&'static str, &'static str)>,
     /// Soft and hard limit of open descriptors, set by prlimit.
     pub nofile: Option<u32>,
+    /// Where the data is; none: in the broker's own scratch folder.
+    pub data_dir: Option<PathBuf>,
+    /// A write beyond a file size limit fails, instead of ending the process with SIGXFSZ.
+    pub survives_file_size_limit: bool,
 }
 
 impl Settings {
@@ -45,6 +49,8 @@ impl Settings {
             env: vec![("RINGTIDE_TEST_STORE_SEED", seed)],
             files: Vec::new(),
             nofile: None,
+            data_dir: None,
+            survives_file_size_limit: false,
         };
         match std::env::var("RINGTIDE_TEST_STORE").as_deref() {
             Ok("disk") => settings.on_disk(),
@@ -73,6 +79,11 @@ impl Settings {
         self
     }
 
+    pub fn data_dir(mut self, dir: &Path) -> Settings {
+        self.data_dir = Some(dir.to_owned());
+        self
+    }
+
     pub fn nofile(mut self, limit: u32) -> Settings {
         self.nofile = Some(limit);
         self
@@ -83,6 +94,7 @@ impl Settings {
         self.config.is_empty()
             && self.files.is_empty()
             && self.nofile.is_none()
+            && self.data_dir.is_none()
             && self.env.len() == 1
     }
 }
@@ -163,6 +175,14 @@ impl Broker {
         let pid = self.pid().expect("a broker of our own").to_string();
         let sent = Command::new("kill").args(["-s", name, &pid]).status();
         assert!(sent.expect("kill runs").success(), "kill -s {name} {pid}");
+    }
+
+    /// Limits the size of the files that the broker writes from now on.
+    pub fn limit_file_size(&self, bytes: u64) {
+        let pid = self.pid().expect("a broker of our own").to_string();
+        let limit = format!("--fsize={bytes}:{bytes}");
+        let set = Command::new("prlimit").args(["--pid", &pid, &limit]).status();
+        assert!(set.expect("prlimit runs").success(), "prlimit --pid {pid} {limit}");
     }
 
     /// Waits for the end of a broker that was started unguarded.
@@ -246,6 +266,9 @@ kill -9 $!
 
 fn command(s: &Settings, dir: &Path, address: &str, guarded: bool, log: &Path) -> Command {
     let mut words = Vec::new();
+    if s.survives_file_size_limit {
+        words.extend(["sh", "-c", "trap '' XFSZ; exec \"$@\"", "sh"].map(str::to_owned));
+    }
     if let Some(limit) = s.nofile {
         words.extend(["prlimit".to_owned(), format!("--nofile={limit}:{limit}")]);
     }
@@ -255,7 +278,8 @@ fn command(s: &Settings, dir: &Path, address: &str, guarded: bool, log: &Path) -
         words.extend(["--listen".to_owned(), address.to_owned()]);
     }
     words.push("--data-dir".to_owned());
-    words.push(dir.join("data").display().to_string());
+    let data = s.data_dir.clone().unwrap_or_else(|| dir.join("data"));
+    words.push(data.display().to_string());
     for (name, text) in &s.files {
         fs::write(dir.join(name), text).expect("a file for the broker");
     }
