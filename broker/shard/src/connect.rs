@@ -114,10 +114,7 @@ impl<S: Store> Core<S> {
             Ok(connect) => connect,
             Err(error) => return self.refuse_malformed(index, body, error),
         };
-        if let Some(conn) = self.clients.conns.at_mut(index) {
-            conn.version = connect.version;
-            conn.packet_max = connect.properties.maximum_packet_bytes.unwrap_or(u32::MAX);
-        }
+        self.speak_as(index, &connect);
         let checked = self
             .check_client(index, &connect)
             .and_then(|()| negotiate(&connect, &self.limits.server))
@@ -145,6 +142,15 @@ impl<S: Store> Core<S> {
         };
         let identity = Identity { client_id, tenant: self.tenant_of(index), auth, auth_data };
         self.identified(index, identity, held);
+    }
+
+    /// From now on the connection is answered, or refused, as its client understands it: a
+    /// connection that was handed over is new to its home.
+    fn speak_as(&mut self, index: u32, connect: &Connect<'_>) {
+        if let Some(conn) = self.clients.conns.at_mut(index) {
+            conn.version = connect.version;
+            conn.packet_max = connect.properties.maximum_packet_bytes.unwrap_or(u32::MAX);
+        }
     }
 
     /// The exchange asks the client for more: the CONNECT is kept meanwhile.
@@ -377,6 +383,7 @@ impl<S: Store> Core<S> {
         let Ok(connect) = Connect::decode(header.flags, body) else {
             return self.close(index, Cause::Lost);
         };
+        self.speak_as(index, &connect);
         let mut negotiated = match negotiate(&connect, &limits.server) {
             Ok(negotiated) => negotiated,
             Err(refusal) => return self.turn_away(index, &refusal),

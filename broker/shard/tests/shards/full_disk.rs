@@ -343,3 +343,15 @@ fn a_publish_goes_by_the_shards_that_must_keep_it() {
     assert_eq!(read(&world.sent(0, 2)), [Got::PubAck(1, OK)]);
     assert_eq!(payloads(&read(&world.sent(1, 1))), ["yes"]);
 }
+
+#[test]
+fn a_client_that_was_handed_over_is_refused_in_its_own_version() {
+    let mut world = World::new(2, quiet());
+    let names = [world.name_at(1, "new"), world.name_at(1, "old")];
+    set_full(&mut world, true);
+    world.accept(0, 1, &connect_lasting(&names[0], None));
+    world.accept(0, 2, &connect_v3(&names[1], false));
+    world.turns(5);
+    assert_eq!(read(&world.sent(1, 1)), [Got::ConnAck(NO_SPACE)]);
+    assert_eq!(world.sent(1, 2), [0x20, 2, 0, 3]);
+}
