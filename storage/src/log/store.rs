@@ -324,11 +324,26 @@ impl Log {
     }
 
     /// Bytes that further segments may take, those that are ready included.
-    fn room_bytes(&self) -> u64 {
+    fn space_bytes(&self) -> u64 {
         let allowed = self.config.capacity_bytes.saturating_sub(self.used_bytes);
         let Some(Room { disk, spare_bytes }) = self.room else { return allowed };
         let ready: u64 = self.ready.iter().map(|ready| ready.bytes).sum();
         allowed.min(disk.free.saturating_add(spare_bytes).saturating_add(ready))
+    }
+
+    /// The same without what waits in memory to be written there.
+    fn room_bytes(&self) -> u64 {
+        let left = self.current.as_ref().map_or(0, |current| current.bytes - current.offset);
+        let waiting = self.gather.waiting_bytes().saturating_sub(left);
+        self.space_bytes().saturating_sub(waiting)
+    }
+
+    /// True if a checkpoint of all that may live finds room: one that does not would take the last
+    /// of it and win nothing.
+    fn has_room_for_checkpoint(&self, since: u64) -> bool {
+        let left = self.current.as_ref().map_or(0, |current| current.bytes - current.offset);
+        let left = left.saturating_sub(self.gather.waiting_bytes());
+        self.room_bytes().saturating_add(left) >= self.checkpoint.bytes + since
     }
 
     /// Bytes that were appended since the last checkpoint. A log that has failed forgets them.
@@ -351,7 +366,7 @@ impl Log {
     /// Hundredths of the space that so many bytes take, which a checkpoint may have to write
     /// again, and two segments.
     fn fill_percent(&self, live: u64) -> u64 {
-        let all = self.used_bytes.saturating_add(self.room_bytes()).max(1);
+        let all = self.used_bytes.saturating_add(self.space_bytes()).max(1);
         let needed = 2 * u128::from(live) + 2 * u128::from(self.config.segment_bytes);
         u64::try_from(needed * 100 / u128::from(all)).unwrap_or(u64::MAX)
     }
@@ -515,12 +530,11 @@ impl Store for Log {
 
     fn may_win_space(&self) -> bool {
         let since = self.bytes_since();
-        let left = self.current.as_ref().map_or(0, |current| current.bytes - current.offset);
         self.checkpoint.under_way.is_none()
             && self.failed.is_none()
             && !self.is_settling()
             && since > 0
-            && self.room_bytes() + left >= self.checkpoint.bytes + since
+            && self.has_room_for_checkpoint(since)
     }
 
     fn usage(&self) -> Usage {
@@ -552,7 +566,8 @@ impl Store for Log {
             let is_near = self.fill_percent(checkpoint.bytes + since) >= NEAR_PERCENT;
             self.short.is_some() || is_near || self.is_scarce(since)
         };
-        checkpoint.wanted || since >= enough || (self.checkpoint_pays(since) && near())
+        let is_due = checkpoint.wanted || since >= enough;
+        (is_due || (self.checkpoint_pays(since) && near())) && self.has_room_for_checkpoint(since)
     }
 
     fn begin_checkpoint(&mut self) {
