@@ -343,7 +343,15 @@ impl Log {
     fn has_room_for_checkpoint(&self, since: u64) -> bool {
         let left = self.current.as_ref().map_or(0, |current| current.bytes - current.offset);
         let left = left.saturating_sub(self.gather.waiting_bytes());
-        self.room_bytes().saturating_add(left) >= self.checkpoint.bytes + since
+        self.room_bytes().saturating_add(left) >= self.live_bytes_max(since)
+    }
+
+    /// Bytes of files that a checkpoint takes at most: all that the last one wrote and all that was
+    /// appended since, with the segments' headers.
+    fn live_bytes_max(&self, since: u64) -> u64 {
+        let (bytes, segment) = (self.checkpoint.bytes + since, self.config.segment_bytes);
+        let used = u128::from(segment - SEGMENT_HEADER_BYTES as u64);
+        (u128::from(bytes) * u128::from(segment)).div_ceil(used) as u64
     }
 
     /// Bytes that were appended since the last checkpoint. A log that has failed forgets them.
@@ -360,7 +368,7 @@ impl Log {
     /// True if a checkpoint that had to write all again that the last one wrote, and the `since`
     /// bytes that came after it, might not find room any more.
     fn is_scarce(&self, since: u64) -> bool {
-        self.room_bytes() < self.checkpoint.bytes + since + 2 * self.config.segment_bytes
+        self.room_bytes() < self.live_bytes_max(since) + 2 * self.config.segment_bytes
     }
 
     /// Hundredths of the space that so many bytes take, which a checkpoint may have to write
@@ -371,10 +379,12 @@ impl Log {
         u64::try_from(needed * 100 / u128::from(all)).unwrap_or(u64::MAX)
     }
 
-    /// True if there is no space for anything but a checkpoint, and one would win none.
+    /// True if there is no space for anything but a checkpoint, and one would win none or finds no
+    /// room itself.
     fn is_used_up(&self) -> bool {
         let since = self.bytes_since();
-        !self.is_settling() && !self.checkpoint_pays(since) && self.is_scarce(since)
+        let wins = self.checkpoint_pays(since) && self.has_room_for_checkpoint(since);
+        !self.is_settling() && !wins && self.is_scarce(since)
     }
 
     /// True if a checkpoint is complete whose void segments are not freed yet.
@@ -517,8 +527,8 @@ impl Store for Log {
         match &self.checkpoint.under_way {
             Some(own) => self.room_bytes() < own.need + self.config.segment_bytes,
             None => {
-                let since = self.bytes_since();
-                (self.is_settling() || self.checkpoint_pays(since)) && self.is_scarce(since)
+                let scarce = self.is_scarce(self.bytes_since());
+                scarce && !self.is_used_up()
             }
         }
     }
@@ -543,7 +553,7 @@ impl Store for Log {
         Usage {
             used_bytes: self.used_bytes,
             live_bytes: self.checkpoint.bytes,
-            fill_percent: self.fill_percent(self.checkpoint.bytes),
+            fill_percent: self.fill_percent(self.live_bytes_max(0)),
             limit_bytes: if limit == u64::MAX { 0 } else { limit },
             disk_used_bytes: disk.map_or(0, |disk| disk.total - disk.free),
             disk_bytes: disk.map_or(0, |disk| disk.total),
@@ -563,7 +573,7 @@ impl Store for Log {
         let enough = self.config.reserve_bytes.max(checkpoint.bytes);
         // Where space runs out a checkpoint may win some back, but not one right after another.
         let near = || {
-            let is_near = self.fill_percent(checkpoint.bytes + since) >= NEAR_PERCENT;
+            let is_near = self.fill_percent(self.live_bytes_max(since)) >= NEAR_PERCENT;
             self.short.is_some() || is_near || self.is_scarce(since)
         };
         let is_due = checkpoint.wanted || since >= enough;
@@ -574,7 +584,7 @@ impl Store for Log {
         self.checkpoint.under_way = Some(UnderWay {
             position: self.appended + 1,
             bytes: self.gather.bytes(),
-            need: self.checkpoint.bytes + self.bytes_since(),
+            need: self.live_bytes_max(self.bytes_since()),
             full: self.is_used_up(),
         });
     }
