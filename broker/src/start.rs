@@ -19,7 +19,7 @@ use crate::config::{Config, Descriptors, Host};
 use crate::control::Control;
 use crate::exit::Failure;
 use crate::listen::Opened;
-use crate::recovery::{self, Recovered, Recovery};
+use crate::recovery::{self, DamageFound, Recovered, Recovery};
 use crate::settings::ProgramSteering;
 use crate::store::{self, ProgramStore};
 
@@ -97,10 +97,7 @@ pub fn run(plan: Plan) -> Result<(), Failure> {
     let counters: Arc<[Arc<Counters>]> = (0..shards).map(|_| Arc::new(Counters::new())).collect();
     let (dir, recovered) = match recovery {
         Some(Recovery { dir, shards, damage }) => {
-            if let Some(first) = counters.first() {
-                first.set(Counter::StoreLostRecords, damage.lost_records);
-                first.set(Counter::StoreDamagedFiles, damage.files);
-            }
+            count_damage(&counters, damage);
             (Some(dir), shards.into_iter().map(Some).collect())
         }
         None => (None, (0..shards).map(|_| None).collect::<Vec<_>>()),
@@ -151,6 +148,14 @@ pub fn run(plan: Plan) -> Result<(), Failure> {
     let ended = running.join().map_err(|error| Failure::runtime(error.to_string()));
     drop(dir);
     ended
+}
+
+/// Damage is of the whole store: the first shard tells it.
+fn count_damage(counters: &[Arc<Counters>], damage: DamageFound) {
+    if let Some(first) = counters.first() {
+        first.set(Counter::StoreLostRecords, damage.lost_records);
+        first.set(Counter::StoreDamagedFiles, damage.files);
+    }
 }
 
 fn interest_segments(connections_max: u64) -> usize {

@@ -8,6 +8,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use common::broker::{scratch, target};
 use common::{Broker, Client, Connect, PATIENCE, Publish, QUIET, Settings, V5, V311};
@@ -45,17 +46,24 @@ fn lasting(address: &str) -> Client {
     Client::connect(address, &Connect::new(V5, "reader").resume().expiry(FOR_EVER))
 }
 
-/// Publishes until there is no space; the payloads that were acknowledged.
+/// Publishes until there is no space; the payloads that were acknowledged. A checkpoint may yet
+/// find a little room, so it must be refused for longer than a full store goes without one.
 fn fill(publisher: &mut Client, most: usize) -> BTreeSet<String> {
     let mut kept = BTreeSet::new();
+    let mut refused = 0;
     for number in 0..most {
         let payload = format!("{number:08}{}", "x".repeat(8000));
         match publisher.publish(Publish::new("kept/fill", &payload).qos(1)) {
-            code::SUCCESS => assert!(kept.insert(payload)),
-            other => {
-                assert_eq!(other, code::QUOTA_EXCEEDED);
-                return kept;
+            code::SUCCESS => {
+                assert!(kept.insert(payload));
+                refused = 0;
             }
+            code::QUOTA_EXCEEDED if refused == 40 => return kept,
+            code::QUOTA_EXCEEDED => {
+                refused += 1;
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            other => panic!("PUBACK {other:#04x}"),
         }
     }
     panic!("{most} messages found room")
@@ -98,11 +106,9 @@ fn a_full_store_refuses_what_it_cannot_keep_and_recovers_by_itself() {
     if is_foreign() {
         return;
     }
-    for shards in [1, 2] {
-        let data = scratch().join("data");
-        let broker = Broker::start(&on_disk(shards, &data).config(SMALL));
-        full_and_back(&broker);
-    }
+    let data = scratch().join("data");
+    // One shard: with more, those that keep less may have room left.
+    full_and_back(&Broker::start(&on_disk(1, &data).config(SMALL)));
 }
 
 fn full_and_back(broker: &Broker) {

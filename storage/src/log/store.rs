@@ -338,12 +338,12 @@ impl Log {
         self.space_bytes().saturating_sub(waiting)
     }
 
-    /// True if a checkpoint of all that may live finds room: one that does not would take the last
-    /// of it and win nothing.
-    fn has_room_for_checkpoint(&self, since: u64) -> bool {
+    /// True if a checkpoint as large as the last one finds room: one that does not would take the
+    /// last of it and win nothing. What came since does not count: in a full store it is what ended.
+    fn has_room_for_checkpoint(&self) -> bool {
         let left = self.current.as_ref().map_or(0, |current| current.bytes - current.offset);
         let left = left.saturating_sub(self.gather.waiting_bytes());
-        self.room_bytes().saturating_add(left) >= self.live_bytes_max(since)
+        self.room_bytes().saturating_add(left) >= self.live_bytes_max(0)
     }
 
     /// Bytes of files that a checkpoint takes at most: all that the last one wrote and all that was
@@ -383,7 +383,7 @@ impl Log {
     /// room itself.
     fn is_used_up(&self) -> bool {
         let since = self.bytes_since();
-        let wins = self.checkpoint_pays(since) && self.has_room_for_checkpoint(since);
+        let wins = self.checkpoint_pays(since) && self.has_room_for_checkpoint();
         !self.is_settling() && !wins && self.is_scarce(since)
     }
 
@@ -544,7 +544,7 @@ impl Store for Log {
             && self.failed.is_none()
             && !self.is_settling()
             && since > 0
-            && self.has_room_for_checkpoint(since)
+            && self.has_room_for_checkpoint()
     }
 
     fn usage(&self) -> Usage {
@@ -577,7 +577,7 @@ impl Store for Log {
             self.short.is_some() || is_near || self.is_scarce(since)
         };
         let is_due = checkpoint.wanted || since >= enough;
-        (is_due || (self.checkpoint_pays(since) && near())) && self.has_room_for_checkpoint(since)
+        (is_due || (self.checkpoint_pays(since) && near())) && self.has_room_for_checkpoint()
     }
 
     fn begin_checkpoint(&mut self) {
