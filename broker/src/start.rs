@@ -94,12 +94,9 @@ pub fn run(plan: Plan) -> Result<(), Failure> {
     };
     let partition_key =
         recovery.as_ref().map_or(PARTITION_KEY, |recovery| recovery.dir.partition_key());
-    let counters: Arc<[Arc<Counters>]> = (0..shards).map(|_| Arc::new(Counters::new())).collect();
+    let damage = recovery.as_ref().map(|recovery| recovery.damage).unwrap_or_default();
     let (dir, recovered) = match recovery {
-        Some(Recovery { dir, shards, damage }) => {
-            count_damage(&counters, damage);
-            (Some(dir), shards.into_iter().map(Some).collect())
-        }
+        Some(Recovery { dir, shards, .. }) => (Some(dir), shards.into_iter().map(Some).collect()),
         None => (None, (0..shards).map(|_| None).collect::<Vec<_>>()),
     };
     let steering = Arc::new(ProgramSteering::new(
@@ -111,7 +108,7 @@ pub fn run(plan: Plan) -> Result<(), Failure> {
     let common = Common {
         interest: Arc::new(InterestTable::new(interest_segments(plan.connections_max))),
         partitions: Arc::new(PartitionMap::even(partition_key, shards)),
-        counters,
+        counters: counters(shards, damage),
         steering,
         peers,
         descriptors: match plan.config.descriptors {
@@ -150,12 +147,14 @@ pub fn run(plan: Plan) -> Result<(), Failure> {
     ended
 }
 
-/// Damage is of the whole store: the first shard tells it.
-fn count_damage(counters: &[Arc<Counters>], damage: DamageFound) {
-    if let Some(first) = counters.first() {
+/// The shards' counters. Damage is of the whole store: the first shard tells it.
+fn counters(shards: u16, damage: DamageFound) -> Arc<[Arc<Counters>]> {
+    let all: Arc<[Arc<Counters>]> = (0..shards).map(|_| Arc::new(Counters::new())).collect();
+    if let Some(first) = all.first() {
         first.set(Counter::StoreLostRecords, damage.lost_records);
         first.set(Counter::StoreDamagedFiles, damage.files);
     }
+    all
 }
 
 fn interest_segments(connections_max: u64) -> usize {

@@ -339,7 +339,8 @@ impl Log {
     }
 
     /// True if a checkpoint as large as the last one finds room: one that does not would take the
-    /// last of it and win nothing. What came since does not count: in a full store it is what ended.
+    /// last of it and win nothing. What came since does not count: in a full store it is what
+    /// ended.
     fn has_room_for_checkpoint(&self) -> bool {
         let left = self.current.as_ref().map_or(0, |current| current.bytes - current.offset);
         let left = left.saturating_sub(self.gather.waiting_bytes());
