@@ -131,7 +131,9 @@ fn a_broken_disk_is_no_shortage() {
                 disk.plan(disk.operations() + 1, Fault::Fail(errno));
             }
             // The full segment is closed, the next one prepared.
-            (0..2).for_each(|_| drop(life.log.work()));
+            for _ in 0..2 {
+                life.log.work();
+            }
             life.log.end_turn();
         }
         let failure = life.log.failed().unwrap();
