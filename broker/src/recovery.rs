@@ -33,6 +33,17 @@ pub(crate) struct Recovery {
     pub(crate) dir: DataDir,
     /// Shard by shard.
     pub(crate) shards: Vec<Recovered>,
+    /// What was found damaged, in all logs.
+    pub(crate) damage: DamageFound,
+}
+
+/// How much was found damaged.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct DamageFound {
+    /// Records that had been durable and are lost.
+    pub(crate) lost_records: u64,
+    /// Files that were set aside.
+    pub(crate) files: u64,
 }
 
 /// Opens the data directory and replays every log; `None` if nothing is kept.
@@ -45,8 +56,9 @@ pub(crate) fn recover(config: &Config, shards: u16) -> Result<Option<Recovery>, 
     }
     let started = Instant::now();
     let mut dir = DataDir::open(&config.data_dir, shards)?;
+    let mut damage = DamageFound::default();
     if dir.manifest.shards != shards {
-        redistribute(config, &mut dir, shards)?;
+        redistribute(config, &mut dir, shards, &mut damage)?;
     }
     let dealt = Instant::now();
     let found = in_parallel(shards, |shard| {
@@ -60,7 +72,7 @@ pub(crate) fn recover(config: &Config, shards: u16) -> Result<Option<Recovery>, 
     let (mut records, mut bytes) = (0, 0);
     for (shard, one) in found.into_iter().enumerate() {
         let ((log, opened), state) = one.map_err(|error| unusable(&dir, shard, &error))?;
-        tell(shard, &opened);
+        tell(shard, &opened, &mut damage);
         records += opened.records;
         bytes += opened.bytes;
         last.push(opened.last);
@@ -94,7 +106,7 @@ pub(crate) fn recover(config: &Config, shards: u16) -> Result<Option<Recovery>, 
          way, read in {} ms",
         millis(started, ready)
     );
-    Ok(Some(Recovery { dir, shards }))
+    Ok(Some(Recovery { dir, shards, damage }))
 }
 
 /// Records, to the disk, that entries are done with which the log still has. Later it could not be
@@ -112,8 +124,11 @@ fn record_gone(log: &mut Log, gone: &[(SessionId, u64)]) -> Result<(), String> {
     drain(log, 0)
 }
 
-fn tell(shard: usize, opened: &Opened) {
+fn tell(shard: usize, opened: &Opened, found: &mut DamageFound) {
     if let Some(damage) = &opened.damaged {
+        let lost = damage.lost.iter().map(|(first, last)| last.0 - first.0 + 1);
+        found.lost_records += lost.sum::<u64>();
+        found.files += damage.segments.len() as u64;
         error!(
             shard,
             "the log is damaged: records {:?} are lost; the damaged segments {:?} were set aside \
@@ -149,7 +164,12 @@ pub(crate) fn log_config(config: &Config, dir: &DataDir, generation: u64, shard:
 
 /// Deals everything out to another number of shards: new logs beside the old ones, which count
 /// until the new ones are whole.
-fn redistribute(config: &Config, dir: &mut DataDir, shards: u16) -> Result<(), Failure> {
+fn redistribute(
+    config: &Config,
+    dir: &mut DataDir,
+    shards: u16,
+    damage: &mut DamageFound,
+) -> Result<(), Failure> {
     let old = dir.manifest.shards;
     info!("store: {old} shards last time, {shards} now: everything is dealt out anew");
     let failed = |error: io::Error| {
@@ -158,7 +178,7 @@ fn redistribute(config: &Config, dir: &mut DataDir, shards: u16) -> Result<(), F
     let Replayed { states, opened } = replay::replay(dir)?;
     for (shard, opened) in opened.iter().enumerate() {
         if let Some(opened) = opened {
-            tell(shard, opened);
+            tell(shard, opened, damage);
         }
     }
     let states = replay::deal_out(states, dir.partition_key(), shards);

@@ -9,7 +9,7 @@ use ringtide_topics::TenantId;
 use ringtide_topics::shared::Strategy;
 use tracing::error;
 
-use crate::config::{self, Listener, ListenerDurability, QueuePolicy};
+use crate::config::{self, Config, Listener, ListenerDurability, QueuePolicy};
 use crate::control::{self, Control, Live};
 
 /// Names the number of turns by which tests want verdicts delayed.
@@ -21,16 +21,23 @@ pub(crate) struct ProgramSteering {
     listeners: Vec<Listener>,
     shards: u16,
     connections_max: u64,
+    store_backlog_bytes_max: u64,
 }
 
 impl ProgramSteering {
     pub(crate) fn new(
         control: Arc<Control>,
-        listeners: Vec<Listener>,
+        config: &Config,
         shards: u16,
         connections_max: u64,
     ) -> ProgramSteering {
-        ProgramSteering { control, listeners, shards, connections_max }
+        ProgramSteering {
+            control,
+            listeners: config.listeners.clone(),
+            shards,
+            connections_max,
+            store_backlog_bytes_max: config.store.backlog_bytes_max,
+        }
     }
 
     /// A shard's part of a limit of the whole broker, rounded up.
@@ -78,6 +85,7 @@ impl ProgramSteering {
             write_buffer_max_bytes: limits.write_buffer_bytes_max as usize,
             retained_count_max: self.part(u64::from(limits.retained_count_max)) as usize,
             retained_bytes_max: self.part(limits.retained_bytes_max) as usize,
+            store_backlog_bytes_max: self.store_backlog_bytes_max,
             shared_strategy: strategy(live.shared.strategy),
             shared_strategies: live
                 .shared

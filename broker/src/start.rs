@@ -10,7 +10,7 @@ use ringtide_net::peers::Peers;
 use ringtide_net::uring::{self, UringConfig, UringDriver};
 use ringtide_ring::{Ports, mesh};
 use ringtide_shard::clock::SystemClock;
-use ringtide_shard::counters::Counters;
+use ringtide_shard::counters::{Counter, Counters};
 use ringtide_shard::partition::PartitionMap;
 use ringtide_shard::{Note, Parts, Shard};
 use ringtide_topics::interest::InterestTable;
@@ -20,7 +20,7 @@ use crate::config::{Config, Descriptors, Host};
 use crate::control::Control;
 use crate::exit::Failure;
 use crate::listen::Opened;
-use crate::recovery::{self, Recovered, Recovery};
+use crate::recovery::{self, DamageFound, Recovered, Recovery};
 use crate::settings::ProgramSteering;
 use crate::store::{self, ProgramStore};
 
@@ -95,20 +95,21 @@ pub fn run(plan: Plan) -> Result<(), Failure> {
     };
     let partition_key =
         recovery.as_ref().map_or(PARTITION_KEY, |recovery| recovery.dir.partition_key());
+    let damage = recovery.as_ref().map(|recovery| recovery.damage).unwrap_or_default();
     let (dir, recovered) = match recovery {
-        Some(Recovery { dir, shards }) => (Some(dir), shards.into_iter().map(Some).collect()),
+        Some(Recovery { dir, shards, .. }) => (Some(dir), shards.into_iter().map(Some).collect()),
         None => (None, (0..shards).map(|_| None).collect::<Vec<_>>()),
     };
     let steering = Arc::new(ProgramSteering::new(
         Arc::clone(&plan.control),
-        plan.config.listeners.clone(),
+        &plan.config,
         shards,
         plan.connections_max,
     ));
     let common = Common {
         interest: Arc::new(InterestTable::new(interest_segments(plan.connections_max))),
         partitions: Arc::new(PartitionMap::even(partition_key, shards)),
-        counters: (0..shards).map(|_| Arc::new(Counters::new())).collect(),
+        counters: counters(shards, damage),
         steering,
         peers,
         descriptors: match plan.config.descriptors {
@@ -145,6 +146,16 @@ pub fn run(plan: Plan) -> Result<(), Failure> {
     let ended = running.join().map_err(|error| Failure::runtime(error.to_string()));
     drop(dir);
     ended
+}
+
+/// The shards' counters. Damage is of the whole store: the first shard tells it.
+fn counters(shards: u16, damage: DamageFound) -> Arc<[Arc<Counters>]> {
+    let all: Arc<[Arc<Counters>]> = (0..shards).map(|_| Arc::new(Counters::new())).collect();
+    if let Some(first) = all.first() {
+        first.set(Counter::StoreLostRecords, damage.lost_records);
+        first.set(Counter::StoreDamagedFiles, damage.files);
+    }
+    all
 }
 
 fn interest_segments(connections_max: u64) -> usize {

@@ -9,7 +9,7 @@ use ringtide_codec::ReasonCode;
 use ringtide_session::{AuthMethod, AuthStep};
 use ringtide_shard::Methods;
 use ringtide_storage::{
-    DelayedStore, Log, LogWrite, Lsn, MemoryStore, RecordKind, Store, StoreFailure,
+    DelayedStore, Log, LogWrite, Lsn, MemoryStore, RecordKind, Store, StoreFailure, Usage,
 };
 
 const STORE_SEED: &str = "RINGTIDE_TEST_STORE_SEED";
@@ -83,6 +83,26 @@ impl Store for ProgramStore {
 
     fn is_full(&self) -> bool {
         of!(self, store => store.is_full())
+    }
+
+    fn waiting_bytes(&self) -> u64 {
+        of!(self, store => store.waiting_bytes())
+    }
+
+    fn is_tight(&self) -> bool {
+        of!(self, store => store.is_tight())
+    }
+
+    fn may_win_space(&self) -> bool {
+        of!(self, store => store.may_win_space())
+    }
+
+    fn wants_record(&self) -> bool {
+        of!(self, store => store.wants_record())
+    }
+
+    fn usage(&self) -> Usage {
+        of!(self, store => store.usage())
     }
 
     fn failed(&self) -> Option<&StoreFailure> {

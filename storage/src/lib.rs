@@ -78,6 +78,24 @@ impl fmt::Display for StoreFailure {
     }
 }
 
+/// How much space a store takes, in bytes of its own files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of the files in use, without those kept ready to be used again.
+    pub used_bytes: u64,
+    /// Bytes that the last checkpoint took: what had to be kept then.
+    pub live_bytes: u64,
+    /// Hundredths of the space that are taken by what the last checkpoint wrote and by the room
+    /// that the next one needs: at 100 the store is full.
+    pub fill_percent: u64,
+    /// The most that they may take; 0 = as much as the file system has.
+    pub limit_bytes: u64,
+    /// Bytes of the whole file system that everybody's files take, as seen last; 0 = not known.
+    pub disk_used_bytes: u64,
+    /// Bytes of the whole file system; 0 = not known.
+    pub disk_bytes: u64,
+}
+
 /// A shard's store: an append-only sequence of records that become durable in order.
 pub trait Store {
     /// Appends a record to the batch of this turn and returns its position. The parts are written
@@ -120,10 +138,38 @@ pub trait Store {
         false
     }
 
+    /// Bytes of memory that wait to be written, the write under way not counted.
+    fn waiting_bytes(&self) -> u64 {
+        0
+    }
+
     /// True if the store cannot get the space it will soon need: new work that must be kept is to
     /// be refused. False again when there is space.
     fn is_full(&self) -> bool {
         false
+    }
+
+    /// True if the space that is left is needed for a checkpoint that is due or under way: new work
+    /// that must be kept is to wait until that is complete.
+    fn is_tight(&self) -> bool {
+        false
+    }
+
+    /// True if a checkpoint has room and may show that there is space again, although
+    /// [`Store::wants_checkpoint`] does not ask for one: it costs a write of all that lives, so a
+    /// full store's owner begins one now and then.
+    fn may_win_space(&self) -> bool {
+        false
+    }
+
+    /// True if one more record, whatever it says, would let the store free space.
+    fn wants_record(&self) -> bool {
+        false
+    }
+
+    /// The space that is taken, and how much there is.
+    fn usage(&self) -> Usage {
+        Usage::default()
     }
 
     /// Why nothing becomes durable any more, if so.

@@ -20,6 +20,7 @@ use crate::counters::Counters;
 use crate::custody::Custody;
 use crate::deliver::Queues;
 use crate::groups::Groups;
+use crate::intake::Disk;
 use crate::large::LargeBuffers;
 use crate::mesh_out::MeshOut;
 use crate::note::Note;
@@ -143,7 +144,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             next_tag: 0,
             next_join: 0,
             started: false,
-            store_was_full: false,
+            disk: Disk::default(),
             draining: false,
             walks: Walks::default(),
             random: parts.seed,

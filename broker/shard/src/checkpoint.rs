@@ -54,12 +54,12 @@ impl<S: Store> Core<S> {
         let mut job = match self.checkpoint.take() {
             Some(job) => job,
             // Who had a message whose fan-out is not over a checkpoint cannot say.
-            None if self.store.wants_checkpoint() && !self.routes.custody.is_under_way() => {
+            None if self.is_checkpoint_due() && !self.routes.custody.is_under_way() => {
                 self.begin_checkpoint()
             }
             None => return false,
         };
-        if self.store.is_waiting() {
+        if !self.may_write_checkpoint() {
             self.checkpoint = Some(job);
             return false;
         }

@@ -50,6 +50,8 @@ pub struct Limits {
     pub turn_sends_max: u32,
     /// Microseconds of decoding and routing in one turn before the loop turns to other work.
     pub turn_budget_us: u64,
+    /// Bytes that may wait in memory to be written to the disk: above it what must be kept waits.
+    pub store_backlog_bytes_max: u64,
     /// Strategy of shared groups that name none of their own.
     pub shared_strategy: Strategy,
     /// Strategies by group name.
@@ -115,6 +117,7 @@ impl Default for Limits {
             retained_bytes_max: 4 << 30,
             turn_sends_max: 1300,
             turn_budget_us: 250,
+            store_backlog_bytes_max: 16 << 20,
             shared_strategy: Strategy::RoundRobin,
             shared_strategies: Vec::new(),
             sys_interval_ms: 10_000,

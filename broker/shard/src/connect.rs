@@ -24,6 +24,7 @@ use crate::auth::{Exchange, Outcome};
 use crate::conn::{Cause, Conn, NONE, Phase};
 use crate::core::{Command, Core, Due, WaitsFor};
 use crate::counters::Counter;
+use crate::intake::Intake;
 use crate::message::{Header, Message, View};
 use crate::note::HandOver;
 use crate::promise::NOTHING;
@@ -32,9 +33,10 @@ use crate::route;
 use crate::session::{Session, Will};
 
 /// The identity that a connection has been given.
-struct Identity {
-    client_id: Box<str>,
-    tenant: TenantId,
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) client_id: Box<str>,
+    pub(crate) tenant: TenantId,
     auth: Option<Box<Exchange>>,
     auth_data: Option<Box<[u8]>>,
 }
@@ -112,10 +114,7 @@ impl<S: Store> Core<S> {
             Ok(connect) => connect,
             Err(error) => return self.refuse_malformed(index, body, error),
         };
-        if let Some(conn) = self.clients.conns.at_mut(index) {
-            conn.version = connect.version;
-            conn.packet_max = connect.properties.maximum_packet_bytes.unwrap_or(u32::MAX);
-        }
+        self.speak_as(index, &connect);
         let checked = self
             .check_client(index, &connect)
             .and_then(|()| negotiate(&connect, &self.limits.server))
@@ -143,6 +142,15 @@ impl<S: Store> Core<S> {
         };
         let identity = Identity { client_id, tenant: self.tenant_of(index), auth, auth_data };
         self.identified(index, identity, held);
+    }
+
+    /// From now on the connection is answered, or refused, as its client understands it: a
+    /// connection that was handed over is new to its home.
+    fn speak_as(&mut self, index: u32, connect: &Connect<'_>) {
+        if let Some(conn) = self.clients.conns.at_mut(index) {
+            conn.version = connect.version;
+            conn.packet_max = connect.properties.maximum_packet_bytes.unwrap_or(u32::MAX);
+        }
     }
 
     /// The exchange asks the client for more: the CONNECT is kept meanwhile.
@@ -365,16 +373,17 @@ impl<S: Store> Core<S> {
     }
 
     /// Opens a client's session at its home.
-    fn open(&mut self, index: u32, identity: Identity, mut bytes: Vec<u8>) {
+    pub(crate) fn open(&mut self, index: u32, identity: Identity, bytes: Vec<u8>) {
         let limits = std::sync::Arc::clone(&self.limits);
         let Ok(Some(header)) = fixed_header(&bytes, u32::MAX) else {
             return self.close(index, Cause::Lost);
         };
-        let rest = bytes.split_off(header.total_len().min(bytes.len()));
-        let body = &bytes[usize::from(header.header_len)..];
+        let (packet, rest) = bytes.split_at(header.total_len().min(bytes.len()));
+        let body = &packet[usize::from(header.header_len)..];
         let Ok(connect) = Connect::decode(header.flags, body) else {
             return self.close(index, Cause::Lost);
         };
+        self.speak_as(index, &connect);
         let mut negotiated = match negotiate(&connect, &limits.server) {
             Ok(negotiated) => negotiated,
             Err(refusal) => return self.turn_away(index, &refusal),
@@ -387,6 +396,15 @@ impl<S: Store> Core<S> {
         {
             let text = "the broker holds as many sessions as it may";
             return self.turn_away(index, &Refusal { reason: ReasonCode::QuotaExceeded, text });
+        }
+        match self.intake_of_client(&identity, &negotiated, connect.will.is_some()) {
+            Intake::Open => {}
+            Intake::Waits => return self.hold_connect_back(index, identity, bytes),
+            Intake::Refused => {
+                let text = "the broker's disk has no space for another session or will";
+                self.clients.counters.add(Counter::StoreRefused, 1);
+                return self.turn_away(index, &Refusal { reason: ReasonCode::QuotaExceeded, text });
+            }
         }
         let before = self.store.appended().0;
         let (session, present) = self.find_or_add(&identity, &negotiated);
@@ -407,7 +425,7 @@ impl<S: Store> Core<S> {
         let needs = self.awaited(index, if after > before { after } else { 0 });
         let Some(conn) = self.clients.conns.at_mut(index) else { return };
         conn.promised = self.promises.give();
-        conn.partial = rest;
+        conn.partial = rest.to_vec();
         conn.phase = Phase::Opening;
         let generation = conn.generation;
         let cold = conn.cold();

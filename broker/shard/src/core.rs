@@ -16,6 +16,7 @@ use crate::clients::Clients;
 use crate::config::Limits;
 use crate::conn::{Cause, Conn, NONE, Phase};
 use crate::counters::Counter;
+use crate::intake::Disk;
 use crate::large::LargeBuffers;
 use crate::mesh_out::MeshOut;
 use crate::message::Message;
@@ -111,8 +112,7 @@ pub(crate) struct Core<S: Store> {
     pub(crate) next_join: u64,
     /// State of [`Core::random`].
     pub(crate) random: u64,
-    /// Whether the store had no room when it was asked last.
-    pub(crate) store_was_full: bool,
+    pub(crate) disk: Disk,
     /// Every shard has taken in what an earlier run left: from then on something may be published.
     pub(crate) started: bool,
     /// Stops new connections and new persistent work: the broker is going down.

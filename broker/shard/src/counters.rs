@@ -51,6 +51,34 @@ counters! {
     SessionsKept => "sessions/persistent",
     /// Records of an earlier run that could not be taken in.
     RestoreErrors => "store/restore_errors",
+    /// Records that were lost because the store was found damaged at the last start.
+    StoreLostRecords => "store/damage/lost_records",
+    /// Damaged files that the last start set aside.
+    StoreDamagedFiles => "store/damage/files",
+    /// Bytes of the stores' files in use.
+    StoreBytes => "store/bytes_used",
+    /// Bytes that the shards' last checkpoints took: what had to be kept then.
+    StoreLiveBytes => "store/bytes_live",
+    /// The most bytes that the stores' files may take; 0 = as much as the disk has.
+    StoreLimitBytes => "store/bytes_limit",
+    /// Bytes of the store's file system that are taken, by whomever.
+    StoreDiskUsedBytes => "store/disk/bytes_used",
+    /// Bytes of the store's file system.
+    StoreDiskBytes => "store/disk/bytes",
+    /// Records that are not durable yet.
+    StoreLagRecords => "store/lag_records",
+    /// Bytes in memory that wait to be written to the disk.
+    StoreLagBytes => "store/lag_bytes",
+    /// Shards whose store has little space left.
+    StoreWarning => "store/shards_warning",
+    /// Shards on which what must be kept waits for the disk.
+    StoreWaits => "store/shards_waiting",
+    /// Shards that refuse what must be kept, for want of space.
+    StoreFull => "store/shards_full",
+    /// Times that a packet waited for the disk or for space on it.
+    StoreHeldBack => "store/held_back",
+    /// CONNECT, SUBSCRIBE filters and PUBLISH refused for want of space on the disk.
+    StoreRefused => "store/refused",
     /// Sessions ended by expiry.
     SessionsExpired => "sessions/expired",
     /// Subscriptions that exist now, shared ones included.
@@ -103,6 +131,9 @@ counters! {
     DroppedNoMember => "dropped/no_group_member",
     /// Dropped: a limit on retained messages was reached; the message was routed live all the same.
     DroppedRetainedLimit => "dropped/retained_limit",
+    /// Dropped: no space on the disk to keep a retained message of QoS 0; it was routed live all
+    /// the same.
+    DroppedRetainedFull => "dropped/retained_store_full",
     /// Wills published.
     WillsPublished => "wills/published",
     /// Turns of the shard's loop.

@@ -46,6 +46,8 @@ pub(crate) struct Fan<'a> {
     pub(crate) given: Vec<u32>,
     /// It still needs a member of a group.
     pub(crate) again: bool,
+    /// It is known to concern nothing that outlives a crash: no record of it is needed.
+    pub(crate) fleeting: bool,
     frames: FrameCache,
     /// Sessions that were reached.
     pub(crate) hits: u32,
@@ -72,6 +74,7 @@ impl<'a> Fan<'a> {
             retained: false,
             given: Vec::new(),
             again: false,
+            fleeting: false,
             frames: FrameCache::default(),
             hits: 0,
             only: None,

@@ -85,6 +85,7 @@ impl<S: Store> Core<S> {
                 self.advance(index, job)
             }
             Parked::Lanes(parked) => self.send_parked(index, *parked),
+            Parked::Connect(waits) => return self.open(index, waits.0, waits.1),
         };
         if flow == Flow::Continue {
             self.resume(index);
@@ -117,6 +118,10 @@ impl<S: Store> Core<S> {
                 None => continue,
                 Some(Parked::Lanes(parked)) => self.send_parked(index, *parked),
                 Some(Parked::Subscribe(job)) => self.advance(index, job),
+                Some(Parked::Connect(waits)) => {
+                    self.open(index, waits.0, waits.1);
+                    continue;
+                }
                 Some(other @ Parked::Verdict { .. }) => {
                     if let Some(conn) = self.clients.conns.at_mut(index) {
                         conn.cold().parked = Some(other);
@@ -152,7 +157,7 @@ impl<S: Store> Core<S> {
             }
             Some(Parked::Lanes(parked)) => parked.ack,
             Some(Parked::Verdict { ack, .. }) => ack,
-            Some(Parked::Subscribe(_)) | None => return,
+            Some(Parked::Subscribe(_) | Parked::Connect(_)) | None => return,
         };
         let session = self.clients.sessions.at_mut(session);
         let inbound = session.and_then(|session| session.inbound.as_mut());
@@ -315,7 +320,7 @@ impl<S: Store> Core<S> {
         self.large.clear();
         self.routes.retained.sweep(&self.clients);
         self.begin_sweep();
-        self.tell_of_shortage();
+        self.tell_of_store();
         let offline = self.clients.offline() as u64;
         self.clients.counters.set(Counter::SessionsOffline, offline);
         for change in self.routes.groups.backlogs(&self.clients) {
@@ -324,7 +329,8 @@ impl<S: Store> Core<S> {
         }
     }
 
-    /// True if something waits for another shard, a verdict or the log: the sleep must be short.
+    /// True if something waits for another shard, a verdict or a segment of the log: the sleep must
+    /// be short.
     pub(crate) fn waits_for_others(&self) -> bool {
         self.mesh.is_waiting()
             || !self.parked.is_empty()
@@ -334,7 +340,7 @@ impl<S: Store> Core<S> {
             || !self.insertions.is_empty()
             || !self.tickets.is_empty()
             || !self.replays.settling.is_empty()
-            || self.store.is_waiting()
+            || (self.store.is_waiting() && !self.store.is_full())
     }
 
     /// A number that follows from the shard's seed.

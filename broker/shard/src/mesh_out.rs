@@ -99,7 +99,12 @@ impl MeshOut {
     /// True if sessions of a shard may outlive a restart: what they match must not be lost on the
     /// way. Counted before such a session's first SUBACK, so that none is missed.
     pub(crate) fn keeps(&self, shard: u16) -> bool {
-        self.all[usize::from(shard)].value(Counter::SessionsKept) > 0
+        self.counter_of(shard, Counter::SessionsKept) > 0
+    }
+
+    /// A counter of another shard.
+    pub(crate) fn counter_of(&self, shard: u16, counter: Counter) -> u64 {
+        self.all[usize::from(shard)].value(counter)
     }
 
     /// True if a shard can be sent `count` records of a message now.

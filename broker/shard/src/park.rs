@@ -4,6 +4,7 @@
 use ringtide_codec::{PacketId, QoS};
 use ringtide_topics::interest::ShardSet;
 
+use crate::connect::Identity;
 use crate::message::Message;
 use crate::subscribe::SubscribeJob;
 
@@ -19,10 +20,12 @@ pub(crate) struct AckWanted {
 pub(crate) enum Parked {
     /// A publish waits for a verdict.
     Verdict { message: Message, ack: AckWanted },
-    /// A publish waits for room in the lanes to other shards; `done` have it.
+    /// A publish waits for room in the lanes to other shards, or for the disk; `done` have it.
     Lanes(Box<LanesParked>),
-    /// A SUBSCRIBE waits for a verdict, for the interest table or for a shared group.
+    /// A SUBSCRIBE waits for a verdict, for the interest table, for a shared group or for the disk.
     Subscribe(Box<SubscribeJob>),
+    /// A CONNECT, with all that followed it, waits for the disk.
+    Connect(Box<(Identity, Vec<u8>)>),
 }
 
 /// A publish that some shards or group members still miss.

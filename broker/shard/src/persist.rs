@@ -65,6 +65,7 @@ impl<S: Store> Core<S> {
                 self.routes.custody.record_commit(lsn, destination);
             }
         }
+        self.look_at_backlog();
         lsn
     }
 
@@ -121,7 +122,7 @@ impl<S: Store> Core<S> {
         match conn.cold.as_ref()?.parked.as_ref()? {
             Parked::Lanes(parked) => parked.ack.id,
             Parked::Verdict { ack, .. } => ack.id,
-            Parked::Subscribe(_) => None,
+            Parked::Subscribe(_) | Parked::Connect(_) => None,
         }
     }
 
@@ -204,22 +205,6 @@ impl<S: Store> Core<S> {
             || lists.into_iter().any(|list| list.front().is_some_and(|front| front.lsn <= durable))
             || self.routes.custody.has_news(durable)
             || !self.clients.journal.is_empty()
-    }
-
-    /// Tells the log, once, that the store has no room, and that it has again: until then nothing
-    /// that must be kept is acknowledged.
-    pub(crate) fn tell_of_shortage(&mut self) {
-        let (full, shard) = (self.store.is_full(), self.mesh.me);
-        match (self.store_was_full, full) {
-            (false, true) => tracing::error!(
-                shard,
-                "the store has no room: nothing that must be kept is acknowledged until there is \
-                 space on the disk, or below store.disk_bytes_max"
-            ),
-            (true, false) => tracing::info!(shard, "the store has room again"),
-            _ => {}
-        }
-        self.store_was_full = full;
     }
 
     /// True if the log holds everything that was recorded.

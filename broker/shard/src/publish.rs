@@ -269,6 +269,12 @@ impl<S: Store> Core<S> {
         fan: &mut Fan<'_>,
         mut progress: Progress,
     ) -> Flow {
+        if self.disk.is_pressed
+            && !progress.local_done
+            && let Some(flow) = self.withhold(index, session, ack, fan, &mut progress)
+        {
+            return flow;
+        }
         let publisher = Some(SessionRef(session));
         // Order: what this client's last connection left behind goes first.
         let sender = fan.view.header.publisher;
@@ -320,7 +326,7 @@ impl<S: Store> Core<S> {
     }
 
     /// The exchange that a publish of QoS 2 opened, if the log must remember it.
-    fn inbound_of(&self, session: u32, ack: AckWanted) -> Option<(SessionId, u16)> {
+    pub(crate) fn inbound_of(&self, session: u32, ack: AckWanted) -> Option<(SessionId, u16)> {
         let id = ack.id.filter(|_| ack.qos == QoS::ExactlyOnce)?;
         let kept = self.clients.sessions.at(session)?.kept();
         (kept != SessionId(0)).then_some((kept, id.get()))

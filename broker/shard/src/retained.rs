@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use ringtide_codec::QoS;
 use ringtide_topics::retained::Retained;
 
 use crate::clients::Clients;
@@ -31,6 +32,8 @@ pub(crate) struct RetainedStore {
     count_max: usize,
     bytes_max: usize,
     sweep: u32,
+    /// The store has no space: nothing is kept that nobody waits for an acknowledgement of.
+    pub(crate) is_closed: bool,
     pub(crate) waiting: VecDeque<Waiting>,
 }
 
@@ -42,6 +45,7 @@ impl RetainedStore {
             count_max,
             bytes_max,
             sweep: 0,
+            is_closed: false,
             waiting: VecDeque::new(),
         }
     }
@@ -65,6 +69,12 @@ impl RetainedStore {
                 fan.retained = true;
             }
         } else {
+            let header = fan.view.header;
+            if self.is_closed && header.qos == QoS::AtMostOnce && header.flags & FLAG_INTERNAL == 0
+            {
+                clients.counters.add(Counter::DroppedRetainedFull, 1);
+                return;
+            }
             let replaces = self.index.lookup(tenant, topic).map_or(0, Message::encoded_len);
             let bytes = self.bytes - replaces + fan.view.encoded_len();
             let count = self.index.len() + usize::from(replaces == 0);

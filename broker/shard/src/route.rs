@@ -189,7 +189,7 @@ fn into_custody(
     fan: &mut Fan<'_>,
     group: u64,
 ) -> Option<(u16, u64)> {
-    if !clients.journal.on || fan.view.header.qos == QoS::AtMostOnce {
+    if !clients.journal.on || fan.view.header.qos == QoS::AtMostOnce || fan.fleeting {
         return None;
     }
     let me = routes.queues.me;
@@ -333,7 +333,7 @@ fn remote(
 }
 
 /// The other shards that a message is for.
-fn interested(routes: &mut Routes, mesh: &MeshOut, view: &View<'_>) -> ShardSet {
+pub(crate) fn interested(routes: &mut Routes, mesh: &MeshOut, view: &View<'_>) -> ShardSet {
     let mut shards = ShardSet::default();
     routes.interest.shards_for(
         view.header.tenant,

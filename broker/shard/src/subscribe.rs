@@ -19,6 +19,7 @@ use crate::access::{Action, Ticket, Verdict, Who};
 use crate::acks::OWED_MAX;
 use crate::core::{Core, Flow, WaitsFor};
 use crate::counters::Counter;
+use crate::intake::Intake;
 use crate::note::{Change, GroupChange};
 use crate::park::Parked;
 use crate::replay::Item;
@@ -27,7 +28,7 @@ use crate::session::{Membership, Session};
 /// What the current filter of a SUBSCRIBE waits for.
 #[derive(Clone, Copy, Debug)]
 enum Wait {
-    /// Nothing: the filter has not been looked at.
+    /// Nothing but perhaps the disk: the filter has not been looked at.
     Start,
     /// The verdict of the authorize stage.
     Verdict(Ticket),
@@ -126,14 +127,16 @@ impl<S: Store> Core<S> {
             if let Progress::Waits = self.step(&mut job) {
                 let Some(conn) = self.clients.conns.at_mut(index) else { return Flow::Stop };
                 let key = (index, conn.generation);
-                match job.wait {
+                let wait = job.wait;
+                conn.cold().parked = Some(Parked::Subscribe(job));
+                match wait {
                     Wait::Verdict(ticket) => {
                         self.tickets.insert(ticket, key);
                     }
                     Wait::Interest(..) => self.parked.push_back(key),
-                    Wait::Start | Wait::Judged(_) | Wait::Group(..) => {}
+                    Wait::Start => self.hold_back(key),
+                    Wait::Judged(_) | Wait::Group(..) => {}
                 }
-                conn.cold().parked = Some(Parked::Subscribe(job));
                 return Flow::Stop;
             }
         }
@@ -148,6 +151,9 @@ impl<S: Store> Core<S> {
         };
         match job.wait {
             Wait::Start => match self.judge_filter(job.session, &filter) {
+                Ok(_) if self.intake_of_filter(job.session, &filter) == Intake::Waits => {
+                    Progress::Waits
+                }
                 Ok(Verdict::Allow) => self.place(job, &filter, options),
                 //= [MQTT-3.8.4-7]
                 Ok(Verdict::Deny) => refuse(job, ReasonCode::NotAuthorized),
@@ -187,11 +193,15 @@ impl<S: Store> Core<S> {
         if full && !self.is_subscribed(index, session, filter) {
             return Err(ReasonCode::QuotaExceeded);
         }
+        if self.intake_of_filter(index, filter) == Intake::Refused {
+            self.clients.counters.add(Counter::StoreRefused, 1);
+            return Err(ReasonCode::QuotaExceeded);
+        }
         let who = Who { client_id: &session.client_id, username: session.username.as_deref() };
         Ok(self.access.authorize(who, Action::Subscribe, parsed.filter()))
     }
 
-    fn is_subscribed(&self, index: u32, session: &Session, filter: &str) -> bool {
+    pub(crate) fn is_subscribed(&self, index: u32, session: &Session, filter: &str) -> bool {
         let table = &self.routes.table;
         let plain = table.filter_id(session.tenant, filter);
         plain.is_some_and(|id| table.subscription(id, SessionRef(index)).is_some())

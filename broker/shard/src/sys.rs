@@ -37,6 +37,12 @@ impl<S: Store> Core<S> {
         }
         let sessions = sys.sum(Counter::Sessions);
         let offline = sys.sum(Counter::SessionsOffline);
+        let state = match (sys.sum(Counter::StoreFull), sys.sum(Counter::StoreWarning)) {
+            (0, 0) => "ok",
+            (0, _) => "warning",
+            _ => "full",
+        };
+        self.publish_value("store/state", state);
         self.publish_value("version", &format!("ringtide version {}", sys.version));
         self.publish_value("uptime", &format!("{} seconds", (now_ms - sys.started_ms) / 1000));
         self.publish_value("shards", &self.mesh.shards.to_string());

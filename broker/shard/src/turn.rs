@@ -32,6 +32,8 @@ use crate::sys::Sys;
 
 /// Longest sleep when nothing is due, in milliseconds: bounds how late a clock step is seen.
 const SLEEP_MAX_MS: u64 = 1000;
+/// Sleep while something waits for space on the disk, in milliseconds.
+const SLEEP_DISK_MS: u64 = 10;
 /// Sleep while something waits for another shard, in microseconds.
 const SLEEP_WAITING_US: u64 = 100;
 /// Notes that are taken before the clock is looked at.
@@ -99,6 +101,7 @@ impl<D: Driver, S: Store, C: Clock> Turn for Shard<D, S, C> {
         self.core.clients.now_ms = self.clock.now_ms();
         self.core.routes.budget = self.core.limits.turn_sends_max;
         self.core.mesh.shared.begin_turn(me);
+        self.core.look_at_store();
         if self.store_has_failed() || self.steer() == TurnEnd::Done {
             self.core.mesh.shared.end_turn(me);
             return TurnEnd::Done;
@@ -462,8 +465,9 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         {
             Wait::AtMost(Duration::from_micros(SLEEP_WAITING_US))
         } else {
-            let next_ms = self.core.timers.next_ms(now_ms).unwrap_or(SLEEP_MAX_MS);
-            Wait::AtMost(Duration::from_millis(next_ms.min(SLEEP_MAX_MS)))
+            let most_ms = if self.core.waits_for_disk() { SLEEP_DISK_MS } else { SLEEP_MAX_MS };
+            let next_ms = self.core.timers.next_ms(now_ms).unwrap_or(most_ms);
+            Wait::AtMost(Duration::from_millis(next_ms.min(most_ms)))
         };
         let (me, shared) = (self.core.mesh.me, Arc::clone(&self.core.mesh.shared));
         let mut wait = wait;

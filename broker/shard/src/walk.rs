@@ -137,6 +137,10 @@ impl<S: Store> Core<S> {
                     self.advance(index, job)
                 }
                 Parked::Lanes(parked) => self.send_parked(index, *parked),
+                Parked::Connect(waits) => {
+                    self.open(index, waits.0, waits.1);
+                    continue;
+                }
             };
             if flow == Flow::Continue {
                 self.resume(index);

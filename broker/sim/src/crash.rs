@@ -90,6 +90,7 @@ impl World {
             self.disks = disks.into_iter().map(|disk| Rc::new(RefCell::new(disk))).collect();
             self.scenario.shards = new;
             states = recover::replay(&self.disks, &self.trace);
+            self.unsettle_disks();
         }
         self.net.borrow_mut().crash((crash_us, back_us), new, &mut crashes.random);
         self.model.crash(crash_us);

@@ -150,6 +150,8 @@ pub(crate) struct Model {
     pub(crate) denied: Option<&'static str>,
     /// When the broker crashed.
     pub(crate) crashed: Vec<Step>,
+    /// Disks may be full: then the broker may refuse what it would have to keep.
+    pub(crate) full_disks: bool,
     pub(crate) trace: Trace,
 }
 
@@ -175,6 +177,7 @@ impl Model {
             retained: BTreeMap::new(),
             denied,
             crashed: Vec::new(),
+            full_disks: false,
             trace,
         }
     }
@@ -240,7 +243,8 @@ impl Model {
             message.accepted_us = self.now_us;
             // The answer may be one from before a crash.
             let crashed = self.crashed.iter().any(|crash| *crash > message.sent);
-            message.shaky |= message.qos == 0 && crashed;
+            // Or it is retained, and there was no space for it.
+            message.shaky |= message.qos == 0 && (crashed || self.full_disks);
         }
     }
 
@@ -251,6 +255,16 @@ impl Model {
             self.trace.fail(format_args!("message {} to {topic} was refused", no.0));
         }
         self.messages[no.0 as usize].outcome = Outcome::Refused;
+    }
+
+    /// A message was refused because a disk had no space. Sent once before, it may have been
+    /// routed then.
+    pub(crate) fn refused_for_space(&mut self, no: MessageNo) {
+        self.tick();
+        let message = &mut self.messages[no.0 as usize];
+        if message.sends == 1 {
+            message.outcome = Outcome::Refused;
+        }
     }
 
     /// The broker has crashed. What was delivered with QoS 0 or 1 comes again unless its
@@ -333,7 +347,8 @@ impl Model {
         let step = self.tick();
         let own = self.session(no).subscriptions[index].clone();
         let denied = self.is_denied(&own.plain);
-        let right = if denied { code >= 0x80 } else { code == own.qos };
+        let no_space = self.full_disks && matches!(code, 0x80 | 0x97);
+        let right = if denied { code >= 0x80 } else { code == own.qos || no_space };
         if !right {
             let filter = &own.filter;
             self.trace.fail(format_args!("SUBACK {code:#x} for {filter}, QoS {}", own.qos));

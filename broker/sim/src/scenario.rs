@@ -53,6 +53,8 @@ pub(crate) struct Scenario {
     pub(crate) sleeps: bool,
     /// Harm that is done on purpose.
     pub(crate) sabotage: Sabotage,
+    /// Disks are slow, short of space or full now and then.
+    pub(crate) spells: bool,
     /// Most microseconds that one look at the clock within a turn takes.
     pub(crate) slow_looks_us: u64,
 }
@@ -72,7 +74,12 @@ impl Scenario {
             Rules::Late(4),
         ]);
         let clients = random.range(2, 9) as usize;
-        let limits = limits(&mut random, lane_bytes);
+        let mut limits = limits(&mut random, lane_bytes);
+        let mut disk = Random::stream(seed, "full disk");
+        let spells = disk.chance(400);
+        if spells {
+            limits.store_backlog_bytes_max = *disk.pick(&[1_000, 20_000, 16 << 20]);
+        }
         let mut profiles: Vec<Profile> = (0..=clients).map(|no| profile(&mut random, no)).collect();
         if crashes {
             // What the observer must see waits for it.
@@ -90,6 +97,7 @@ impl Scenario {
             hostile: *random.pick(&[0, 0, 1, 2]),
             sleeps: random.chance(700),
             sabotage,
+            spells,
             slow_looks_us: *random.pick(&[0, 0, 10, 300]),
             reloads: random.chance(400),
         }

@@ -1,6 +1,6 @@
 //! The simulated disk: a log per shard that keeps its records, becomes durable some turns late,
 //! and after a crash holds everything durable and, by seed, any number of the batches that were
-//! on their way, in order.
+//! on their way, in order. Some disks are slow, short of space or full for a while, by seed.
 //!
 //! The disk outlives the shard: the world keeps it, a [`SimStore`] is what the shard sees of it.
 
@@ -16,6 +16,21 @@ use crate::sabotage::Sabotage;
 /// The most turns that a batch stays undurable.
 const DELAY_TURNS_MAX: u64 = 5;
 
+/// The most turns that it stays so while the disk is slow.
+const SLOW_TURNS_MAX: u64 = 200;
+
+/// What a disk is like for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spell {
+    Good,
+    Slow,
+    /// The space that is left is needed for a checkpoint.
+    Tight,
+    Full,
+    /// Full, and nothing becomes durable.
+    Stuck,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
     pub(crate) lsn: Lsn,
@@ -30,8 +45,14 @@ pub(crate) struct Disk {
     pub(crate) appended: Lsn,
     durable: Lsn,
     turn: u64,
-    /// Batches under way: the turn at which each is durable, and its last position.
-    pending: VecDeque<(u64, Lsn)>,
+    /// Batches under way: the turn at which each is durable, its last position, and the bytes of
+    /// all records up to there.
+    pending: VecDeque<(u64, Lsn, u64)>,
+    appended_bytes: u64,
+    durable_bytes: u64,
+    spell: Spell,
+    /// Turns until the next one, and which; none: the disk is always good.
+    spells: Option<(u64, Random)>,
     /// The first record of the checkpoint under way.
     checkpoint: Option<Lsn>,
     /// Checkpoints written: first and last record.
@@ -55,6 +76,10 @@ impl Disk {
             durable: Lsn(0),
             turn: 0,
             pending: VecDeque::new(),
+            appended_bytes: 0,
+            durable_bytes: 0,
+            spell: Spell::Good,
+            spells: None,
             checkpoint: None,
             checkpoints: VecDeque::new(),
             checkpoint_every,
@@ -63,6 +88,31 @@ impl Disk {
             random,
             sabotage,
         }
+    }
+
+    /// From now on the disk is bad now and then.
+    pub(crate) fn unsettle(&mut self, seed: u64, shard: u16) {
+        self.spells = Some((20, Random::stream(seed, &format!("spells {shard}"))));
+    }
+
+    /// From now on the disk is good.
+    pub(crate) fn calm(&mut self) {
+        (self.spell, self.spells) = (Spell::Good, None);
+    }
+
+    fn next_spell(&mut self) {
+        let Some((left, random)) = &mut self.spells else { return };
+        *left = left.saturating_sub(1);
+        if *left > 0 {
+            return;
+        }
+        (*left, self.spell) = match self.spell {
+            Spell::Good => {
+                let bad = [Spell::Slow, Spell::Tight, Spell::Full, Spell::Stuck];
+                (random.range(5, 400), *random.pick(&bad))
+            }
+            _ => (random.range(20, 2000), Spell::Good),
+        };
     }
 
     /// True if a crash now would find a checkpoint that is not whole.
@@ -86,6 +136,7 @@ impl Disk {
             0 => self.durable,
             some => self.pending[some - 1].1,
         };
+        self.durable_bytes = self.appended_bytes;
         if self.sabotage == Sabotage::DropLastDurable {
             last = Lsn(last.0.saturating_sub(3).max(self.checkpointed.0));
         }
@@ -122,17 +173,20 @@ impl Disk {
     }
 
     fn end_turn(&mut self) {
-        let last = self.pending.back().map_or(self.durable, |(_, lsn)| *lsn);
+        self.next_spell();
+        let last = self.pending.back().map_or(self.durable, |(_, lsn, _)| *lsn);
         if self.appended > last {
-            let earliest = self.pending.back().map_or(0, |(turn, _)| *turn);
-            let due = self.turn + self.random.below(DELAY_TURNS_MAX + 1);
-            self.pending.push_back((due.max(earliest), self.appended));
+            let earliest = self.pending.back().map_or(0, |(turn, ..)| *turn);
+            let slow = self.spell == Spell::Slow;
+            let most = if slow { SLOW_TURNS_MAX } else { DELAY_TURNS_MAX };
+            let due = self.turn + self.random.below(most + 1);
+            self.pending.push_back((due.max(earliest), self.appended, self.appended_bytes));
         }
-        while let Some(&(due, lsn)) = self.pending.front() {
-            if due > self.turn {
+        while let Some(&(due, lsn, bytes)) = self.pending.front() {
+            if due > self.turn || self.spell == Spell::Stuck {
                 break;
             }
-            self.durable = lsn;
+            (self.durable, self.durable_bytes) = (lsn, bytes);
             self.pending.pop_front();
         }
         self.turn += 1;
@@ -148,6 +202,7 @@ impl Store for SimStore {
         let mut disk = self.0.borrow_mut();
         disk.appended.0 += 1;
         let lsn = disk.appended;
+        disk.appended_bytes += parts.iter().map(|part| part.len() as u64).sum::<u64>();
         if disk.keeps {
             disk.records.push_back(Record { lsn, kind, body: parts.concat() });
         }
@@ -177,6 +232,24 @@ impl Store for SimStore {
 
     fn is_waiting(&self) -> bool {
         self.0.borrow().is_behind()
+    }
+
+    fn waiting_bytes(&self) -> u64 {
+        let disk = self.0.borrow();
+        disk.appended_bytes - disk.durable_bytes
+    }
+
+    fn is_full(&self) -> bool {
+        matches!(self.0.borrow().spell, Spell::Full | Spell::Stuck)
+    }
+
+    fn is_tight(&self) -> bool {
+        self.0.borrow().spell == Spell::Tight
+    }
+
+    fn may_win_space(&self) -> bool {
+        let disk = self.0.borrow();
+        disk.keeps && disk.checkpoint.is_none() && disk.appended > disk.checkpointed
     }
 
     fn wants_checkpoint(&self) -> bool {

@@ -137,7 +137,10 @@ impl World {
             control,
             clients: scenario.profiles.iter().cloned().map(Client::new).collect(),
             hostile: (0..scenario.hostile).map(|no| Hostile::new(seed, no)).collect(),
-            model: Model::new(trace.clone(), (scenario.rules != Rules::Open).then_some(DENIED)),
+            model: Model {
+                full_disks: scenario.spells,
+                ..Model::new(trace.clone(), (scenario.rules != Rules::Open).then_some(DENIED))
+            },
             wills: Wills::new(0, trace.clone()),
             scene: Scene::Work,
             idle_until_us: 0,
@@ -187,6 +190,7 @@ impl World {
     pub(crate) fn run(&mut self, steps: u64) {
         self.trace.event([0; 4], format_args!("{:?}", self.scenario));
         self.seat_observer();
+        self.unsettle_disks();
         for _ in 0..steps {
             self.perhaps_crash();
             self.step();
@@ -204,6 +208,15 @@ impl World {
         }
         if !self.trace.has_failed() {
             self.end();
+        }
+    }
+
+    /// Lets the disks be bad now and then, if the run is to have that.
+    pub(crate) fn unsettle_disks(&mut self) {
+        if self.scenario.spells && self.scene == Scene::Work {
+            for (shard, disk) in self.disks.iter().enumerate() {
+                disk.borrow_mut().unsettle(self.seed, shard as u16);
+            }
         }
     }
 
@@ -428,6 +441,7 @@ impl World {
         self.idle_until_us = 0;
         let window = self.scenario.weather.window;
         self.net.borrow_mut().weather = Weather { window, ..Weather::calm() };
+        self.disks.iter().for_each(|disk| disk.borrow_mut().calm());
         for hostile in &mut self.hostile {
             hostile.leave(&mut self.net.borrow_mut());
         }

@@ -12,10 +12,18 @@ pub struct Store {
     pub checkpoint_bytes: u64,
     /// The most bytes that one shard's log may take; 0 = as much as the disk has.
     pub disk_bytes_max: u64,
+    /// Bytes that one shard may hold in memory while the disk is behind; above it what must be
+    /// kept waits.
+    pub backlog_bytes_max: u64,
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Store { segment_bytes: 64 << 20, checkpoint_bytes: 256 << 20, disk_bytes_max: 0 }
+        Store {
+            segment_bytes: 64 << 20,
+            checkpoint_bytes: 256 << 20,
+            disk_bytes_max: 0,
+            backlog_bytes_max: 16 << 20,
+        }
     }
 }

@@ -34,8 +34,10 @@ pub struct Settings {
     pub files: Vec<(&'static str, &'static str)>,
     /// Soft and hard limit of open descriptors, set by prlimit.
     pub nofile: Option<u32>,
-    /// The data directory; none: one of the broker's own.
+    /// Where the data is; none: in the broker's own scratch folder.
     pub data_dir: Option<PathBuf>,
+    /// A write beyond a file size limit fails, instead of ending the process with SIGXFSZ.
+    pub survives_file_size_limit: bool,
 }
 
 impl Settings {
@@ -48,6 +50,7 @@ impl Settings {
             files: Vec::new(),
             nofile: None,
             data_dir: None,
+            survives_file_size_limit: false,
         };
         match std::env::var("RINGTIDE_TEST_STORE").as_deref() {
             Ok("disk") => settings.on_disk(),
@@ -76,13 +79,13 @@ impl Settings {
         self
     }
 
-    pub fn nofile(mut self, limit: u32) -> Settings {
-        self.nofile = Some(limit);
+    pub fn data_dir(mut self, dir: &Path) -> Settings {
+        self.data_dir = Some(dir.to_owned());
         self
     }
 
-    pub fn data_dir(mut self, path: &Path) -> Settings {
-        self.data_dir = Some(path.to_owned());
+    pub fn nofile(mut self, limit: u32) -> Settings {
+        self.nofile = Some(limit);
         self
     }
 
@@ -174,6 +177,14 @@ impl Broker {
         assert!(sent.expect("kill runs").success(), "kill -s {name} {pid}");
     }
 
+    /// Limits the size of the files that the broker writes from now on.
+    pub fn limit_file_size(&self, bytes: u64) {
+        let pid = self.pid().expect("a broker of our own").to_string();
+        let limit = format!("--fsize={bytes}:{bytes}");
+        let set = Command::new("prlimit").args(["--pid", &pid, &limit]).status();
+        assert!(set.expect("prlimit runs").success(), "prlimit --pid {pid} {limit}");
+    }
+
     /// Waits for the end of a broker that was started unguarded.
     pub fn wait(&mut self) -> ExitStatus {
         let child = &mut self.process.as_mut().expect("a broker of our own").child;
@@ -255,6 +266,9 @@ kill -9 $!
 
 fn command(s: &Settings, dir: &Path, address: &str, guarded: bool, log: &Path) -> Command {
     let mut words = Vec::new();
+    if s.survives_file_size_limit {
+        words.extend(["sh", "-c", "trap '' XFSZ; exec \"$@\"", "sh"].map(str::to_owned));
+    }
     if let Some(limit) = s.nofile {
         words.extend(["prlimit".to_owned(), format!("--nofile={limit}:{limit}")]);
     }

@@ -26,6 +26,7 @@ pub mod code {
     pub const RECEIVE_MAXIMUM_EXCEEDED: u8 = 0x93;
     pub const ALIAS_INVALID: u8 = 0x94;
     pub const PACKET_TOO_LARGE: u8 = 0x95;
+    pub const QUOTA_EXCEEDED: u8 = 0x97;
 }
 
 /// Property identifiers.

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::files::{Files, SegmentFile};
+use super::files::{DiskSpace, Files, SegmentFile};
 use crate::LogWrite;
 
 /// What the medium keeps or loses as a whole.
@@ -229,6 +229,11 @@ impl State {
         }
     }
 
+    /// Bytes of all files.
+    fn used_bytes(&self) -> u64 {
+        self.names.values().map(|&index| self.files[index].seen.len() as u64).sum()
+    }
+
     /// A kill is told as an error, whatever had been done.
     fn told(&self) -> io::Result<()> {
         if self.dead { error(ESHUTDOWN) } else { Ok(()) }
@@ -238,9 +243,8 @@ impl State {
         let fault = self.operation()?;
         let mut offset = offset as usize;
         let end = offset + bytes.len();
-        let used: usize = self.names.values().map(|&index| self.files[index].seen.len()).sum();
-        let grown = end.saturating_sub(self.files[index].seen.len());
-        if grown > 0 && (used + grown) as u64 > self.capacity_bytes {
+        let grown = end.saturating_sub(self.files[index].seen.len()) as u64;
+        if grown > 0 && self.used_bytes() + grown > self.capacity_bytes {
             return error(ENOSPC);
         }
         if fault == Some(Fault::Misdirect) {
@@ -507,5 +511,11 @@ impl Files for FaultDisk {
         state.journal.clear();
         state.medium_names = state.names.clone();
         state.told()
+    }
+
+    fn disk(&self) -> io::Result<DiskSpace> {
+        let state = self.state();
+        let total = state.capacity_bytes;
+        Ok(DiskSpace { total, free: total.saturating_sub(state.used_bytes()) })
     }
 }

@@ -43,6 +43,17 @@ pub(super) trait Files: Send + Sync + fmt::Debug {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// The names are on the medium when this returns.
     fn sync_names(&self) -> io::Result<()>;
+    /// What the file system has.
+    fn disk(&self) -> io::Result<DiskSpace>;
+}
+
+/// The space of a file system, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DiskSpace {
+    /// All of it that this process may use.
+    pub(super) total: u64,
+    /// What is left of that.
+    pub(super) free: u64,
 }
 
 /// A directory of the file system.
@@ -111,6 +122,14 @@ impl Files for Directory {
 
     fn sync_names(&self) -> io::Result<()> {
         File::open(&self.path)?.sync_all()
+    }
+
+    fn disk(&self) -> io::Result<DiskSpace> {
+        let found = rustix::fs::statvfs(&*self.path)?;
+        // What is set apart for root counts as used, as `df` has it.
+        let used = found.f_blocks.saturating_sub(found.f_bfree);
+        let free = found.f_bavail.saturating_mul(found.f_frsize);
+        Ok(DiskSpace { total: used.saturating_mul(found.f_frsize).saturating_add(free), free })
     }
 }
 

@@ -21,9 +21,14 @@
 //! damage.
 //!
 //! What is appended while no segment is ready ([`Store::is_waiting`](crate::Store::is_waiting))
-//! stays in memory, without limit: [`Log::waiting_bytes`] tells how much, and who appends must
-//! stop. [`Store::is_full`](crate::Store::is_full) warns earlier, when a segment cannot be prepared
-//! while the one in use still has room.
+//! stays in memory, without limit: [`Store::waiting_bytes`](crate::Store::waiting_bytes) tells how
+//! much, and who appends must stop. [`Store::is_tight`](crate::Store::is_tight) and
+//! [`Store::is_full`](crate::Store::is_full) tell earlier, while there is room for all that lives
+//! and two segments: the checkpoint that wins space back, and what ends work instead of making
+//! some, go on. Both go by the capacity and by what the file system has left, which the log's
+//! thread asks for. Logs that share a file system each count on all of it: should they come too
+//! late then, a segment cannot be prepared, which tells `is_full` too, while the one in use still
+//! has room.
 //!
 //! # The files
 //!
@@ -121,7 +126,8 @@
 //! or sync that fails ends the log: nothing becomes durable any more
 //! ([`Store::failed`](crate::Store::failed)), and the process must be started anew, because the
 //! page cache may now differ from the medium. An opening reads the newest segment from the medium,
-//! past the page cache. A segment that cannot be *prepared* is no failure: see [`Log::shortage`].
+//! past the page cache. A segment that cannot be *prepared* is no failure (see [`Log::shortage`]),
+//! unless the reason is an input/output error or a read-only file system.
 
 mod error;
 pub mod faults;

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::files::{Files, SegmentFile};
+use super::files::{DiskSpace, Files, SegmentFile};
 use super::format::{Identity, SegmentHeader, segment_header, segment_name};
 use crate::StoreFailure;
 
@@ -16,12 +16,16 @@ use crate::StoreFailure;
 const ZERO_BYTES: usize = 1 << 20;
 /// How soon a preparation that failed is tried again.
 const RETRY: Duration = Duration::from_millis(100);
+/// How often the file system is asked what it has left while there is nothing to do.
+const LOOK: Duration = Duration::from_secs(1);
 /// Linux: no space left on device.
 const ENOSPC: i32 = 28;
 /// Linux: disk quota exceeded.
 const EDQUOT: i32 = 122;
 /// Linux: input/output error; stands for errors that have no number.
 const EIO: i32 = 5;
+/// Linux: read-only file system.
+const EROFS: i32 = 30;
 
 /// A segment to be made.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +70,18 @@ pub(super) enum Answer {
         last: u64,
         durable: u64,
     },
-    SyncFailed(StoreFailure),
+    /// The disk is broken: nothing may be relied on any more.
+    Failed(StoreFailure),
+    /// What there is for further segments.
+    Room(Room),
+}
+
+/// What there is for further segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Room {
+    pub(super) disk: DiskSpace,
+    /// Bytes of the free segments, which take space but nobody needs.
+    pub(super) spare_bytes: u64,
 }
 
 /// A segment that is ready to be written.
@@ -98,6 +113,8 @@ pub(super) struct Preparer {
     spares: Vec<u64>,
     orders: VecDeque<Order>,
     zeros: Vec<u8>,
+    /// What was told of the room last.
+    told: Option<Room>,
 }
 
 impl Preparer {
@@ -116,6 +133,7 @@ impl Preparer {
             spares: Vec::new(),
             orders: VecDeque::new(),
             zeros: Vec::new(),
+            told: None,
         }
     }
 
@@ -126,15 +144,27 @@ impl Preparer {
             Job::Free { number, bytes, reuse } => self.free(number, bytes, reuse),
             Job::Sync { file, last, durable } => answer(match file.sync() {
                 Ok(()) => Answer::Synced { last, durable },
-                Err(error) => Answer::SyncFailed(failure("sync of a log segment", &error)),
+                Err(error) => Answer::Failed(failure("sync of a log segment", &error)),
             }),
             Job::Close(file) => drop(file),
         }
         self.prepare(answer);
     }
 
-    /// Makes the segments that are asked for.
+    /// Makes the segments that are asked for, and tells what room there is.
     pub(super) fn prepare(&mut self, answer: &mut dyn FnMut(Answer)) {
+        self.make_ordered(answer);
+        // A file system that cannot say is asked again; until then what is known stands.
+        let Ok(disk) = self.files.disk() else { return };
+        let spare_bytes = self.spares.len() as u64 * self.space.segment_bytes;
+        let room = Room { disk, spare_bytes };
+        if self.told != Some(room) {
+            self.told = Some(room);
+            answer(Answer::Room(room));
+        }
+    }
+
+    fn make_ordered(&mut self, answer: &mut dyn FnMut(Answer)) {
         while let Some(&order) = self.orders.front() {
             match self.make(order) {
                 Ok(file) => {
@@ -144,7 +174,11 @@ impl Preparer {
                 }
                 Err(error) => {
                     let what = format!("preparation of {}", segment_name(order.number));
-                    return answer(Answer::Short(failure(&what, &error)));
+                    let failure = failure(&what, &error);
+                    return answer(match failure.errno {
+                        EIO | EROFS => Answer::Failed(failure),
+                        _ => Answer::Short(failure),
+                    });
                 }
             }
         }
@@ -359,21 +393,11 @@ fn serve(preparer: &mut Preparer, jobs: &Receiver<Job>, answers: &Sender<Answer>
         let _ = answers.send(answer);
     };
     loop {
-        let job = if preparer.is_behind() {
-            match jobs.recv_timeout(RETRY) {
-                Ok(job) => Some(job),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-        } else {
-            match jobs.recv() {
-                Ok(job) => Some(job),
-                Err(_) => return,
-            }
-        };
-        match job {
-            Some(job) => preparer.take(job, &mut answer),
-            None => preparer.prepare(&mut answer),
+        let wait = if preparer.is_behind() { RETRY } else { LOOK };
+        match jobs.recv_timeout(wait) {
+            Ok(job) => preparer.take(job, &mut answer),
+            Err(RecvTimeoutError::Timeout) => preparer.prepare(&mut answer),
+            Err(RecvTimeoutError::Disconnected) => return,
         }
     }
 }

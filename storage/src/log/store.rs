@@ -9,12 +9,16 @@ use super::format::{
     BATCH_HEADER_BYTES, BatchHeader, Identity, SEGMENT_HEADER_BYTES, finish_batch, segment_name,
 };
 use super::gather::Gather;
-use super::prepare::{Answer, Desk, Job, Order, Prepared, failure};
+use super::prepare::{Answer, Desk, Job, Order, Prepared, Room, failure};
 use super::{LogConfig, Sync};
-use crate::{LogWrite, Lsn, RecordKind, Store, StoreFailure};
+use crate::{LogWrite, Lsn, RecordKind, Store, StoreFailure, Usage};
 
 /// Segments that are ready, or being made, beside the one that is written.
 const SEGMENTS_AHEAD: usize = 1;
+
+/// A checkpoint is wanted early when this part of the space, in hundredths, would be taken if all
+/// that was appended since the last one lived: then it is known how much does.
+const NEAR_PERCENT: u64 = 80;
 
 /// A shard's log. See [the module](crate::log).
 ///
@@ -40,6 +44,10 @@ pub struct Log {
     next_number: u64,
     /// Segments that may hold what counts, oldest first.
     used: Vec<Used>,
+    /// Their bytes.
+    used_bytes: u64,
+    /// What there is for further segments, once that is known.
+    room: Option<Room>,
     checkpoint: Checkpoint,
     /// A sync is under way at the desk.
     syncing: bool,
@@ -82,8 +90,7 @@ pub(super) struct Used {
 /// Accounts of checkpoints. Bytes are those of [`Gather::bytes`].
 #[derive(Debug)]
 struct Checkpoint {
-    /// The begin of the one under way: position and bytes.
-    under_way: Option<(u64, u64)>,
+    under_way: Option<UnderWay>,
     /// Bytes of the last complete one.
     bytes: u64,
     /// Bytes when the last one was complete.
@@ -98,6 +105,17 @@ struct Checkpoint {
     start: u64,
     /// The highest start that a durable batch names.
     named: u64,
+}
+
+/// A checkpoint under way, as it was at its begin.
+#[derive(Clone, Copy, Debug)]
+struct UnderWay {
+    position: u64,
+    bytes: u64,
+    /// The most that it may take.
+    need: u64,
+    /// There was no space for anything else.
+    full: bool,
 }
 
 /// What an opening hands to [`Log::new`].
@@ -130,7 +148,9 @@ impl Log {
             ready: VecDeque::new(),
             asked: VecDeque::new(),
             next_number: found.next_number,
+            used_bytes: found.used.iter().map(|used| used.bytes).sum(),
             used: found.used,
+            room: None,
             checkpoint: Checkpoint {
                 under_way: None,
                 bytes: found.checkpoint_bytes,
@@ -155,14 +175,9 @@ impl Log {
         self.short.as_ref()
     }
 
-    /// Bytes in memory that wait to be written, the write under way not counted.
-    pub fn waiting_bytes(&self) -> u64 {
-        self.gather.waiting_bytes()
-    }
-
     /// Bytes of the files of all segments in use, without those kept ready and those free.
     pub fn used_bytes(&self) -> u64 {
-        self.used.iter().map(|used| used.bytes).sum()
+        self.used_bytes
     }
 
     /// For a log opened by [`Log::open_on`]: does one thing that is otherwise done by a thread;
@@ -201,14 +216,18 @@ impl Log {
                     self.short = None;
                     self.ready.push_back(prepared);
                 }
-                Answer::Short(failure) => self.short = Some(failure),
+                Answer::Short(failure) => self.short = Some(self.located(failure)),
+                Answer::Room(room) => self.room = Some(room),
                 Answer::Synced { last, durable } => {
                     self.syncing = false;
                     self.synced = self.synced.max(last);
                     self.noted = self.noted.max(durable);
                     self.free_void();
                 }
-                Answer::SyncFailed(failure) => self.fail(failure),
+                Answer::Failed(failure) => {
+                    let failure = self.located(failure);
+                    self.fail(failure);
+                }
             }
         }
     }
@@ -251,6 +270,7 @@ impl Log {
                 self.retire(full);
             }
             self.used.push(Used { number, bytes, last: 0, reuse: true });
+            self.used_bytes += bytes;
             self.ask_ahead();
             return true;
         }
@@ -269,6 +289,12 @@ impl Log {
         });
     }
 
+    /// A failure that says which log it is of.
+    fn located(&self, failure: StoreFailure) -> StoreFailure {
+        let StoreFailure { what, errno } = failure;
+        StoreFailure { what: format!("{what} in {}", self.config.dir.display()), errno }
+    }
+
     fn fail(&mut self, failure: StoreFailure) {
         self.failed.get_or_insert(failure);
         self.gather.clear();
@@ -285,26 +311,86 @@ impl Log {
         self.checkpoint.pending = None;
         self.checkpoint.start = self.checkpoint.start.max(start);
         let current = self.current.as_ref().map(|current| current.number);
-        let desk = &mut self.desk;
+        let Log { desk, used_bytes, .. } = self;
         self.used.retain(|used| {
             let stays = used.last >= start || Some(used.number) == current;
             if !stays {
                 let Used { number, bytes, reuse, .. } = *used;
+                *used_bytes -= bytes;
                 desk.ask(Job::Free { number, bytes, reuse });
             }
             stays
         });
     }
 
+    /// Bytes that further segments may take, those that are ready included.
+    fn space_bytes(&self) -> u64 {
+        let allowed = self.config.capacity_bytes.saturating_sub(self.used_bytes);
+        let Some(Room { disk, spare_bytes }) = self.room else { return allowed };
+        let ready: u64 = self.ready.iter().map(|ready| ready.bytes).sum();
+        allowed.min(disk.free.saturating_add(spare_bytes).saturating_add(ready))
+    }
+
+    /// The same without what waits in memory to be written there.
+    fn room_bytes(&self) -> u64 {
+        let left = self.current.as_ref().map_or(0, |current| current.bytes - current.offset);
+        let waiting = self.gather.waiting_bytes().saturating_sub(left);
+        self.space_bytes().saturating_sub(waiting)
+    }
+
+    /// True if a checkpoint as large as the last one finds room: one that does not would take the
+    /// last of it and win nothing. What came since does not count: in a full store it is what
+    /// ended.
+    fn has_room_for_checkpoint(&self) -> bool {
+        let left = self.current.as_ref().map_or(0, |current| current.bytes - current.offset);
+        let left = left.saturating_sub(self.gather.waiting_bytes());
+        self.room_bytes().saturating_add(left) >= self.live_bytes_max(0)
+    }
+
+    /// Bytes of files that a checkpoint takes at most: all that the last one wrote and all that was
+    /// appended since, with the segments' headers.
+    fn live_bytes_max(&self, since: u64) -> u64 {
+        let (bytes, segment) = (self.checkpoint.bytes + since, self.config.segment_bytes);
+        let used = u128::from(segment - SEGMENT_HEADER_BYTES as u64);
+        (u128::from(bytes) * u128::from(segment)).div_ceil(used) as u64
+    }
+
+    /// Bytes that were appended since the last checkpoint. A log that has failed forgets them.
+    fn bytes_since(&self) -> u64 {
+        let Checkpoint { before, complete_at, .. } = &self.checkpoint;
+        (before + self.gather.bytes()).saturating_sub(*complete_at)
+    }
+
+    /// True if so much was appended that a checkpoint may win space.
+    fn checkpoint_pays(&self, since: u64) -> bool {
+        since >= self.config.segment_bytes.max(self.checkpoint.bytes / 4)
+    }
+
     /// True if a checkpoint that had to write all again that the last one wrote, and the `since`
     /// bytes that came after it, might not find room any more.
     fn is_scarce(&self, since: u64) -> bool {
-        if self.config.capacity_bytes == u64::MAX {
-            return false;
-        }
-        let live = self.checkpoint.bytes + since;
-        let room = self.config.capacity_bytes.saturating_sub(self.used_bytes());
-        room < live + 2 * self.config.segment_bytes
+        self.room_bytes() < self.live_bytes_max(since) + 2 * self.config.segment_bytes
+    }
+
+    /// Hundredths of the space that so many bytes take, which a checkpoint may have to write
+    /// again, and two segments.
+    fn fill_percent(&self, live: u64) -> u64 {
+        let all = self.used_bytes.saturating_add(self.space_bytes()).max(1);
+        let needed = 2 * u128::from(live) + 2 * u128::from(self.config.segment_bytes);
+        u64::try_from(needed * 100 / u128::from(all)).unwrap_or(u64::MAX)
+    }
+
+    /// True if there is no space for anything but a checkpoint, and one would win none or finds no
+    /// room itself.
+    fn is_used_up(&self) -> bool {
+        let since = self.bytes_since();
+        let wins = self.checkpoint_pays(since) && self.has_room_for_checkpoint();
+        !self.is_settling() && !wins && self.is_scarce(since)
+    }
+
+    /// True if a checkpoint is complete whose void segments are not freed yet.
+    fn is_settling(&self) -> bool {
+        self.gather.start > self.checkpoint.start
     }
 
     /// Where not every batch is synced: syncs what segments cannot be freed without.
@@ -400,8 +486,9 @@ impl Store for Log {
         let Some(flight) = self.flight.take() else { return };
         if errno != 0 {
             let segment = self.current.as_ref().map_or(0, |current| current.number);
-            let what = format!("write of {}", segment_name(segment));
-            return self.fail(StoreFailure { what, errno });
+            let what = format!("write and sync of {}", segment_name(segment));
+            let failure = self.located(StoreFailure { what, errno });
+            return self.fail(failure);
         }
         if self.failed.is_some() {
             return;
@@ -425,8 +512,53 @@ impl Store for Log {
         self.flight.is_none() && self.failed.is_none() && self.gather.is_ready()
     }
 
+    fn waiting_bytes(&self) -> u64 {
+        self.gather.waiting_bytes()
+    }
+
     fn is_full(&self) -> bool {
         self.short.is_some()
+            || match &self.checkpoint.under_way {
+                Some(under_way) => under_way.full,
+                None => self.is_used_up(),
+            }
+    }
+
+    fn is_tight(&self) -> bool {
+        match &self.checkpoint.under_way {
+            Some(own) => self.room_bytes() < own.need + self.config.segment_bytes,
+            None => {
+                let scarce = self.is_scarce(self.bytes_since());
+                scarce && !self.is_used_up()
+            }
+        }
+    }
+
+    fn wants_record(&self) -> bool {
+        let idle = self.flight.is_none() && !self.syncing && self.failed.is_none();
+        idle && self.durable == self.appended && self.is_settling()
+    }
+
+    fn may_win_space(&self) -> bool {
+        let since = self.bytes_since();
+        self.checkpoint.under_way.is_none()
+            && self.failed.is_none()
+            && !self.is_settling()
+            && since > 0
+            && self.has_room_for_checkpoint()
+    }
+
+    fn usage(&self) -> Usage {
+        let limit = self.config.capacity_bytes;
+        let disk = self.room.map(|room| room.disk);
+        Usage {
+            used_bytes: self.used_bytes,
+            live_bytes: self.checkpoint.bytes,
+            fill_percent: self.fill_percent(self.live_bytes_max(0)),
+            limit_bytes: if limit == u64::MAX { 0 } else { limit },
+            disk_used_bytes: disk.map_or(0, |disk| disk.total - disk.free),
+            disk_bytes: disk.map_or(0, |disk| disk.total),
+        }
     }
 
     fn failed(&self) -> Option<&StoreFailure> {
@@ -438,24 +570,31 @@ impl Store for Log {
         if checkpoint.under_way.is_some() || self.failed.is_some() {
             return false;
         }
-        let since = checkpoint.before + self.gather.bytes() - checkpoint.complete_at;
+        let since = self.bytes_since();
         let enough = self.config.reserve_bytes.max(checkpoint.bytes);
         // Where space runs out a checkpoint may win some back, but not one right after another.
-        let pays = since >= self.config.segment_bytes.max(checkpoint.bytes / 4);
-        checkpoint.wanted
-            || since >= enough
-            || (pays && (self.short.is_some() || self.is_scarce(since)))
+        let near = || {
+            let is_near = self.fill_percent(self.live_bytes_max(since)) >= NEAR_PERCENT;
+            self.short.is_some() || is_near || self.is_scarce(since)
+        };
+        let is_due = checkpoint.wanted || since >= enough;
+        (is_due || (self.checkpoint_pays(since) && near())) && self.has_room_for_checkpoint()
     }
 
     fn begin_checkpoint(&mut self) {
-        self.checkpoint.under_way = Some((self.appended + 1, self.gather.bytes()));
+        self.checkpoint.under_way = Some(UnderWay {
+            position: self.appended + 1,
+            bytes: self.gather.bytes(),
+            need: self.live_bytes_max(self.bytes_since()),
+            full: self.is_used_up(),
+        });
     }
 
     fn end_checkpoint(&mut self) {
-        let Some((start, begun_at)) = self.checkpoint.under_way.take() else { return };
-        self.gather.start = start;
+        let Some(begun) = self.checkpoint.under_way.take() else { return };
+        self.gather.start = begun.position;
         let now = self.gather.bytes();
-        self.checkpoint.bytes = now.saturating_sub(begun_at);
+        self.checkpoint.bytes = now.saturating_sub(begun.bytes);
         self.checkpoint.complete_at = now;
         self.checkpoint.before = 0;
         self.checkpoint.wanted = false;

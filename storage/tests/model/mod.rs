@@ -52,7 +52,7 @@ pub(crate) struct Model {
     /// Last positions of all batches.
     ends: BTreeSet<u64>,
     /// Begins and last positions of complete checkpoints.
-    checkpoints: Vec<(u64, u64)>,
+    pub(crate) checkpoints: Vec<(u64, u64)>,
     /// What bodies are made from; never the same twice, in no history.
     written: u64,
     salt: u64,

@@ -187,23 +187,39 @@ pub(crate) struct Shelf {
     pub(crate) since_begin: RefCell<Vec<(RecordKind, Vec<u8>)>>,
 }
 
+/// What a test tells one shard's store, and sees of it.
+#[derive(Default)]
+pub(crate) struct Space {
+    pub(crate) full: Cell<bool>,
+    pub(crate) tight: Cell<bool>,
+    /// Bytes of records that are not durable.
+    pub(crate) waiting_bytes: Cell<u64>,
+    pub(crate) records: Cell<u64>,
+    pub(crate) checkpoints: Cell<u64>,
+}
+
 /// A store in memory; what is appended is durable at the end of the turn, unless it is held back.
 pub(crate) struct HeldStore {
     appended: u64,
     durable: u64,
     shelf: Rc<Shelf>,
+    space: Rc<Space>,
 }
 
 impl Store for HeldStore {
     fn append(&mut self, kind: RecordKind, parts: &[&[u8]]) -> Lsn {
         self.appended += 1;
-        self.shelf.since_begin.borrow_mut().push((kind, parts.concat()));
+        let body = parts.concat();
+        self.space.records.set(self.appended);
+        self.space.waiting_bytes.set(self.space.waiting_bytes.get() + body.len() as u64);
+        self.shelf.since_begin.borrow_mut().push((kind, body));
         Lsn(self.appended)
     }
 
     fn end_turn(&mut self) {
         if !self.shelf.held.get() {
             self.durable = self.appended;
+            self.space.waiting_bytes.set(0);
         }
     }
 
@@ -231,6 +247,26 @@ impl Store for HeldStore {
         self.shelf.wants_checkpoint.set(false);
         self.shelf.begin.set(self.appended);
         self.shelf.since_begin.borrow_mut().clear();
+    }
+
+    fn waiting_bytes(&self) -> u64 {
+        self.space.waiting_bytes.get()
+    }
+
+    fn is_full(&self) -> bool {
+        self.space.full.get()
+    }
+
+    fn is_tight(&self) -> bool {
+        self.space.tight.get()
+    }
+
+    fn may_win_space(&self) -> bool {
+        true
+    }
+
+    fn end_checkpoint(&mut self) {
+        self.space.checkpoints.set(self.space.checkpoints.get() + 1);
     }
 }
 
@@ -264,6 +300,8 @@ pub(crate) struct World {
     clock: TestClock,
     told: Arc<Told>,
     pub(crate) shelf: Rc<Shelf>,
+    /// Shard by shard.
+    pub(crate) space: Vec<Rc<Space>>,
     names: u32,
 }
 
@@ -289,6 +327,7 @@ impl World {
         let interest = Arc::new(InterestTable::new(16));
         let partitions = Arc::new(PartitionMap::even(1, shards));
         let shelf = Rc::new(Shelf::default());
+        let space: Vec<Rc<Space>> = (0..shards).map(|_| Rc::default()).collect();
         let mut wires = Vec::new();
         let mut all = Vec::new();
         for ports in mesh(shards, 1 << 20, 4096) {
@@ -297,7 +336,12 @@ impl World {
             all.push(Shard::new(Parts {
                 restored: None,
                 driver: MemoryDriver { wire, buffers: Vec::new() },
-                store: HeldStore { appended: 0, durable: 0, shelf: Rc::clone(&shelf) },
+                store: HeldStore {
+                    appended: 0,
+                    durable: 0,
+                    shelf: Rc::clone(&shelf),
+                    space: Rc::clone(&space[usize::from(ports.me)]),
+                },
                 clock: clock.clone(),
                 ports,
                 interest: Arc::clone(&interest),
@@ -310,7 +354,7 @@ impl World {
                 version: "test",
             }));
         }
-        World { shards: all, wires, counters, partitions, clock, told, shelf, names: 0 }
+        World { shards: all, wires, counters, partitions, clock, told, shelf, space, names: 0 }
     }
 
     /// One turn of one shard.

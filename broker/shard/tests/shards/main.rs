@@ -1,7 +1,8 @@
-//! What shards do, stepped turn by turn: fairness, limits, groups, reloads.
+//! What shards do, stepped turn by turn: fairness, limits, a full disk, groups, reloads.
 
 mod checkpoints;
 mod fairness;
+mod full_disk;
 mod groups;
 mod harness;
 mod limits;

@@ -120,12 +120,21 @@ pub(crate) fn puback(number: u16) -> Vec<u8> {
     out
 }
 
+/// What a client of QoS 2 sends and answers.
+pub(crate) fn ack(kind: AckKind, number: u16) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_ack(kind, Version::V5, id(number), ReasonCode::Success, &mut out);
+    out
+}
+
 /// What a client reads, in words that tests compare.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Got {
     ConnAck(ReasonCode),
     Publish { topic: String, payload: String, id: u16, retain: bool },
     PubAck(u16, ReasonCode),
+    PubRec(u16, ReasonCode),
+    PubComp(u16, ReasonCode),
     SubAck(u16, Vec<u8>),
     UnsubAck(u16, Vec<u8>),
     Pong,
@@ -150,6 +159,8 @@ pub(crate) fn read(mut bytes: &[u8]) -> Vec<Got> {
                 retain: packet.retain,
             },
             Packet::PubAck(Ack { packet_id, reason, .. }) => Got::PubAck(packet_id.get(), reason),
+            Packet::PubRec(Ack { packet_id, reason, .. }) => Got::PubRec(packet_id.get(), reason),
+            Packet::PubComp(Ack { packet_id, reason, .. }) => Got::PubComp(packet_id.get(), reason),
             Packet::SubAck(packet) => Got::SubAck(packet.packet_id.get(), packet.codes.to_vec()),
             Packet::UnsubAck(packet) => {
                 Got::UnsubAck(packet.packet_id.get(), packet.codes.to_vec())

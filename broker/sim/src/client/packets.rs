@@ -70,6 +70,10 @@ impl Client {
     }
 
     fn on_connack(&mut self, around: &mut Surroundings<'_>, packet: &ConnAck<'_>) {
+        let no_space = [ReasonCode::QuotaExceeded, ReasonCode::ServerUnavailable];
+        if around.model.full_disks && no_space.contains(&packet.reason) {
+            return self.let_go(around, false, false);
+        }
         if packet.reason != ReasonCode::Success {
             self.fail(around, &format!("it was turned away: {:?}", packet.reason));
             self.let_go(around, false, false);
@@ -330,7 +334,9 @@ impl Client {
     }
 
     fn settle(&mut self, around: &mut Surroundings<'_>, message: MessageNo, reason: ReasonCode) {
-        if reason.is_error() {
+        if reason == ReasonCode::QuotaExceeded && around.model.full_disks {
+            around.model.refused_for_space(message);
+        } else if reason.is_error() {
             around.model.refused(message);
         } else {
             around.model.accepted(message);
