@@ -19,6 +19,13 @@ if [ ! -f "$suite/tests/test_mqtt5.py" ]; then
     mv "$new" "$suite"
 fi
 cd "$suite"
-HOST=$host PORT=$port TOKEN= exec "$python" -m pytest -q -n 8 -p no:cacheprovider \
-    tests/test_mqtt5.py --deselect tests/test_mqtt5.py::test_basic_ssl \
-    --deselect tests/test_mqtt5.py::test_assigned_clientid
+cache=$(mktemp -d)
+trap 'rm -rf "$cache"' EXIT
+suite() {
+    HOST=$host PORT=$port TOKEN= "$python" -m pytest -q -o cache_dir="$cache" "$@" \
+        tests/test_mqtt5.py --deselect tests/test_mqtt5.py::test_basic_ssl \
+        --deselect tests/test_mqtt5.py::test_assigned_clientid
+}
+# Its tests publish without waiting for SUBACK, so on a busy machine a message may rightly come
+# before the subscription. What failed among eight at a time must pass alone.
+suite -n 8 || suite -n 0 --last-failed --last-failed-no-failures none
