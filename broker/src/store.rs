@@ -113,6 +113,10 @@ impl Store for ProgramStore {
         of!(self, store => store.wants_checkpoint())
     }
 
+    fn second_passed(&mut self) {
+        of!(self, store => store.second_passed())
+    }
+
     fn begin_checkpoint(&mut self) {
         of!(self, store => store.begin_checkpoint())
     }

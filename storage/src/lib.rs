@@ -182,6 +182,9 @@ pub trait Store {
         false
     }
 
+    /// A second has passed: a store to which nothing is appended for some time may tidy up.
+    fn second_passed(&mut self) {}
+
     /// A checkpoint begins with the next record.
     fn begin_checkpoint(&mut self) {}
 

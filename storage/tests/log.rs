@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringtide_storage::log::{
     LockError, OpenError, Opened, Progress, Sync, inspect, lock, lock_shared,
@@ -258,4 +258,43 @@ fn a_capacity_that_is_reached_is_told_and_ends_with_a_checkpoint() {
     drop(log);
     let (_log, opened, _) = open(&config);
     assert_eq!((opened.start, opened.last), (Lsn(last + 1), Lsn(last + 200)));
+}
+
+fn segments(config: &LogConfig) -> usize {
+    fs::read_dir(&config.dir).unwrap().count()
+}
+
+#[test]
+fn a_log_that_is_left_alone_gives_back_what_it_does_not_need() {
+    let scratch = Scratch::new("quiet");
+    let config = small(&scratch.0);
+    let (mut log, ..) = open(&config);
+    let quiet = |log: &mut Log| (0..=config.quiet_s).for_each(|_| log.second_passed());
+    append(&mut log, 1, 130);
+    assert!(!log.wants_checkpoint(), "there is little to win yet");
+    let before = segments(&config);
+    quiet(&mut log);
+    assert!(log.wants_checkpoint());
+    log.begin_checkpoint();
+    append(&mut log, 131, 140);
+    log.end_checkpoint();
+    append(&mut log, 141, 142);
+    assert!(log.wants_record(), "what was voided is freed with a further record");
+    append(&mut log, 143, 143);
+    append(&mut log, 144, 144);
+    assert!(!log.wants_record());
+    quiet(&mut log);
+    assert!(!log.wants_checkpoint(), "there is nothing to win any more");
+    // What is written, what is ready, what is spare: another thread deletes the others.
+    let end = Instant::now() + Duration::from_secs(60);
+    while segments(&config) > 4 {
+        assert!(Instant::now() < end, "{} segments", segments(&config));
+        log.end_turn();
+        std::thread::yield_now();
+    }
+    assert!(before > 4, "{before} segments");
+    drop(log);
+    let (_, opened, records) = open(&config);
+    assert_eq!((opened.damaged, opened.start), (None, Lsn(131)));
+    assert_eq!(records.len(), 14);
 }

@@ -93,12 +93,20 @@ impl<S: Store> Core<S> {
         if changed {
             self.parked.append(&mut self.disk.held_back);
         }
-        if self.disk.is_pressed && self.store.wants_record() {
-            // It says nothing. But what a checkpoint has made void is freed with a record behind.
-            let mut body = Vec::new();
-            WatermarkRecord { marks: Vec::new(), sent: Vec::new() }.encode(&mut body);
-            self.record(RecordKind::Watermark, &body);
+        if self.disk.is_pressed {
+            self.free_void();
         }
+    }
+
+    /// What a checkpoint has made void is freed with a record behind it: here is one that says
+    /// nothing, where no other comes.
+    fn free_void(&mut self) {
+        if !self.store.wants_record() {
+            return;
+        }
+        let mut body = Vec::new();
+        WatermarkRecord { marks: Vec::new(), sent: Vec::new() }.encode(&mut body);
+        self.record(RecordKind::Watermark, &body);
     }
 
     fn set_intake(&mut self, own: Intake) {
@@ -353,6 +361,8 @@ impl<S: Store> Core<S> {
         if !self.clients.journal.on {
             return;
         }
+        self.store.second_passed();
+        self.free_void();
         let conns = &self.clients.conns;
         // Connections that have ended meanwhile.
         self.disk.held_back.retain(|&(index, generation)| {

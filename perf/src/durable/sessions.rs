@@ -26,9 +26,12 @@ const WARM: u64 = 1000;
 /// Clients that are on their way at once: each waits for the disk.
 const PARALLEL: usize = 512;
 const STUCK_AFTER: Duration = Duration::from_secs(10);
-/// The data has settled when its size has not changed for this long.
-const QUIET: Duration = Duration::from_secs(3);
-const SETTLE_MAX: Duration = Duration::from_secs(60);
+/// What the first sessions bring about is over.
+const WARMED: Duration = Duration::from_secs(3);
+/// The data has settled when its size has not changed for this long: a quiet broker tidies up after
+/// 30 s.
+const QUIET: Duration = Duration::from_secs(35);
+const SETTLE_MAX: Duration = Duration::from_secs(150);
 const END_MAX: Duration = Duration::from_secs(60);
 const START_MAX: Duration = Duration::from_secs(300);
 
@@ -213,7 +216,7 @@ pub(crate) fn sessions<I: Io>(
     let empty = resident(&running)?;
     let warm = WARM.min(count / 2);
     create(&mut make()?, &target, (0, warm))?;
-    std::thread::sleep(QUIET);
+    std::thread::sleep(WARMED);
     let (before, before_cpu) = (resident(&running)?, target.usage()?);
     let began = Instant::now();
     create(&mut make()?, &target, (warm, count))?;

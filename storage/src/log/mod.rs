@@ -179,6 +179,10 @@ pub struct LogConfig {
     /// lives and four segments: a checkpoint is written while the last one and what came since
     /// are still there.
     pub capacity_bytes: u64,
+    /// Seconds ([`Store::second_passed`](crate::Store::second_passed)) without a record after which
+    /// the log tidies up: a checkpoint if it would win half of the space, and free segments are
+    /// deleted but for one.
+    pub quiet_s: u32,
 }
 
 impl LogConfig {
@@ -192,6 +196,7 @@ impl LogConfig {
             sync: Sync::EachBatch,
             reserve_bytes: 256 << 20,
             capacity_bytes: u64::MAX,
+            quiet_s: 30,
         }
     }
 

@@ -55,6 +55,8 @@ pub(super) enum Job {
         last: u64,
         durable: u64,
     },
+    /// Delete the free segments but for one: they will not be needed soon.
+    Trim,
     /// Close a file.
     Close(Box<dyn SegmentFile>),
 }
@@ -146,6 +148,13 @@ impl Preparer {
                 Ok(()) => Answer::Synced { last, durable },
                 Err(error) => Answer::Failed(failure("sync of a log segment", &error)),
             }),
+            Job::Trim => {
+                while self.spares.len() > 1
+                    && let Some(spare) = self.spares.pop()
+                {
+                    self.free(spare, self.space.segment_bytes, false);
+                }
+            }
             Job::Close(file) => drop(file),
         }
         self.prepare(answer);

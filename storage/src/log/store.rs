@@ -51,6 +51,9 @@ pub struct Log {
     checkpoint: Checkpoint,
     /// A sync is under way at the desk.
     syncing: bool,
+    /// The last position when a second had passed, and for how many seconds it has been so.
+    quiet_at: u64,
+    quiet_s: u32,
     failed: Option<StoreFailure>,
     short: Option<StoreFailure>,
 }
@@ -162,6 +165,8 @@ impl Log {
                 named: found.start,
             },
             syncing: false,
+            quiet_at: 0,
+            quiet_s: 0,
             failed: None,
             short: None,
         };
@@ -534,6 +539,18 @@ impl Store for Log {
         }
     }
 
+    fn second_passed(&mut self) {
+        if self.appended != self.quiet_at {
+            self.quiet_at = self.appended;
+            self.quiet_s = 0;
+            return;
+        }
+        self.quiet_s = self.quiet_s.saturating_add(1);
+        if self.quiet_s == self.config.quiet_s {
+            self.desk.ask(Job::Trim);
+        }
+    }
+
     fn wants_record(&self) -> bool {
         let idle = self.flight.is_none() && !self.syncing && self.failed.is_none();
         idle && self.durable == self.appended && self.is_settling()
@@ -571,13 +588,15 @@ impl Store for Log {
             return false;
         }
         let since = self.bytes_since();
+        let quiet = self.quiet_s >= self.config.quiet_s;
+        let is_lean = since < self.config.segment_bytes.max(checkpoint.bytes / 2);
         let enough = self.config.reserve_bytes.max(checkpoint.bytes);
         // Where space runs out a checkpoint may win some back, but not one right after another.
         let near = || {
             let is_near = self.fill_percent(self.live_bytes_max(since)) >= NEAR_PERCENT;
             self.short.is_some() || is_near || self.is_scarce(since)
         };
-        let is_due = checkpoint.wanted || since >= enough;
+        let is_due = checkpoint.wanted || since >= enough || (quiet && !is_lean);
         (is_due || (self.checkpoint_pays(since) && near())) && self.has_room_for_checkpoint()
     }
 
