@@ -6,12 +6,14 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::files::{DiskSpace, Files, SegmentFile};
 use super::format::{Identity, SegmentHeader, segment_header, segment_name};
 use crate::StoreFailure;
 
+/// The longest pause between two pieces of zeros: a device that is slower is busy with the log.
+const PAUSE_MAX: Duration = Duration::from_millis(5);
 /// Zeros are written in pieces of this size.
 const ZERO_BYTES: usize = 1 << 20;
 /// How soon a preparation that failed is tried again.
@@ -280,8 +282,15 @@ impl Preparer {
         let mut offset = header.len() as u64;
         while offset < bytes {
             let piece = (bytes - offset).min(ZERO_BYTES as u64) as usize;
+            let begun = Instant::now();
             file.write(&self.zeros[..piece], offset)?;
             offset += piece as u64;
+            if offset < bytes {
+                // The syncs of the log wait for the device with these. One piece at a time, and
+                // as long a pause, keeps them short.
+                file.sync()?;
+                std::thread::sleep(begun.elapsed().min(PAUSE_MAX));
+            }
         }
         file.write(header, 0)?;
         file.sync()?;
