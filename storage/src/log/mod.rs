@@ -181,7 +181,7 @@ pub struct LogConfig {
     pub capacity_bytes: u64,
     /// Seconds ([`Store::second_passed`](crate::Store::second_passed)) without a record after which
     /// the log tidies up: a checkpoint if it would win half of the space, and free segments are
-    /// deleted but for one.
+    /// deleted.
     pub quiet_s: u32,
 }
 

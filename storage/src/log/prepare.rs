@@ -57,7 +57,7 @@ pub(super) enum Job {
         last: u64,
         durable: u64,
     },
-    /// Delete the free segments but for one: they will not be needed soon.
+    /// Delete the free segments: they will not be needed soon.
     Trim,
     /// Close a file.
     Close(Box<dyn SegmentFile>),
@@ -151,9 +151,7 @@ impl Preparer {
                 Err(error) => Answer::Failed(failure("sync of a log segment", &error)),
             }),
             Job::Trim => {
-                while self.spares.len() > 1
-                    && let Some(spare) = self.spares.pop()
-                {
+                while let Some(spare) = self.spares.pop() {
                     self.free(spare, self.space.segment_bytes, false);
                 }
             }
