@@ -264,7 +264,7 @@ fn random_key() -> io::Result<u64> {
 mod tests {
     use super::*;
 
-    fn scratch(name: &str) -> PathBuf {
+    pub(super) fn scratch(name: &str) -> PathBuf {
         let dir = std::env::temp_dir().join(format!("ringtide-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         dir

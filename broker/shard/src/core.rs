@@ -234,8 +234,8 @@ impl<S: Store> Core<S> {
         self.store.durable().0
     }
 
-    /// The log position that an acknowledgement on this connection waits for, of one that its
-    /// record has: none, if the listener promises nothing.
+    /// The log position that an acknowledgement on this connection waits for when what it answers
+    /// was recorded at `needs`: 0, which is to wait for nothing, if the listener promises nothing.
     pub(crate) fn awaited(&self, index: u32, needs: u64) -> u64 {
         let promises = |conn: &Conn| self.limits.listener(conn.listener).durable_acks;
         match needs {

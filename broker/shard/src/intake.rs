@@ -174,8 +174,7 @@ impl<S: Store> Core<S> {
             self.refuse_for_space(index, session, ack);
             return Some(Flow::Continue);
         }
-        // When it is tried again, other members may be there.
-        *progress = Progress::default();
+        // When it is tried again, other members may be there: they are chosen anew.
         let parked =
             LanesParked { message: fan.message().clone(), ack, progress: Progress::default() };
         if let Some(conn) = self.clients.conns.at_mut(index) {

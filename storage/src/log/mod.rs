@@ -17,8 +17,8 @@
 //!
 //! A checkpoint is wanted ([`Store::wants_checkpoint`](crate::Store::wants_checkpoint)) when as
 //! many bytes were appended since the last one as [`LogConfig::reserve_bytes`] and as the last one
-//! had; earlier when [`LogConfig::capacity_bytes`] is near, when the disk is full, and after
-//! damage.
+//! had; earlier when [`LogConfig::capacity_bytes`] is near, when the disk is full, when nothing was
+//! appended for some time ([`LogConfig::quiet_s`]), and after damage.
 //!
 //! What is appended while no segment is ready ([`Store::is_waiting`](crate::Store::is_waiting))
 //! stays in memory, without limit: [`Store::waiting_bytes`](crate::Store::waiting_bytes) tells how
@@ -180,8 +180,8 @@ pub struct LogConfig {
     /// are still there.
     pub capacity_bytes: u64,
     /// Seconds ([`Store::second_passed`](crate::Store::second_passed)) without a record after which
-    /// the log tidies up: a checkpoint if it would win half of the space, and free segments are
-    /// deleted.
+    /// the log tidies up: it wants a checkpoint if a segment, and half of what the last one wrote,
+    /// was appended since, and its free segments are deleted.
     pub quiet_s: u32,
 }
 

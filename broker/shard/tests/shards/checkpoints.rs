@@ -44,7 +44,6 @@ fn fleet(world: &mut World, messages: u16) {
 fn a_message_for_many_sessions_is_written_once_and_is_one_again() {
     let mut world = World::new(1, quiet());
     fleet(&mut world, 3);
-    world.send(0, 1000, &subscribe(1, "x", options(QoS::AtLeastOnce)));
     world.shelf.wants_checkpoint.set(true);
     world.turns(100);
     assert_eq!(count(&world, RecordKind::CheckpointEnd), 1, "the checkpoint is over");
