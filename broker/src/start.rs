@@ -26,8 +26,6 @@ use crate::store::{self, ProgramStore};
 
 /// Bytes of the lane from one shard to another.
 const LANE_BYTES: usize = 256 << 10;
-/// Bytes of the lanes that nothing uses: the smallest there is.
-const UNUSED_LANE_BYTES: usize = ringtide_ring::LANE_BYTES_MIN;
 /// Most segments of the interest table, each of which grows alone.
 const INTEREST_SEGMENTS_MAX: usize = 16_384;
 /// Keys that a segment is meant to hold: its fixed cost is then small beside theirs.
@@ -121,6 +119,7 @@ pub fn run(plan: Plan) -> Result<(), Failure> {
         },
         findings: Arc::new(plan.findings),
         seed: seed(),
+        clock: SystemClock::new(),
     };
     let mut listeners: Vec<_> = (0..shards).map(|_| Vec::new()).collect();
     for opened in plan.listeners {
@@ -128,7 +127,7 @@ pub fn run(plan: Plan) -> Result<(), Failure> {
             own.push(OwnedFd::from(socket));
         }
     }
-    let builders = mesh(shards, LANE_BYTES, UNUSED_LANE_BYTES)
+    let builders = mesh(shards, LANE_BYTES)
         .into_iter()
         .zip(listeners)
         .zip(recovered)
@@ -174,6 +173,7 @@ struct Common {
     descriptors: uring::Descriptors,
     findings: Arc<Findings>,
     seed: u64,
+    clock: SystemClock,
 }
 
 /// Builds one shard on its own thread.
@@ -199,7 +199,7 @@ fn build(
     let made = Shard::new(Parts {
         driver,
         store: ProgramStore::new(shard, log),
-        clock: SystemClock::new(),
+        clock: common.clock,
         ports,
         interest: common.interest,
         partitions: common.partitions,

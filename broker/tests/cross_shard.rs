@@ -96,6 +96,30 @@ fn expect_numbers_in_order(client: &mut Client, topics: usize, count: usize) {
     assert_eq!(next.len(), topics);
 }
 
+/// Each publisher waits for the acknowledgement of the one before it, which is on another shard.
+#[test]
+fn what_follows_an_acknowledgement_is_seen_after_it() {
+    FLEET.run("cause", |cx| {
+        const ROUNDS: usize = 20;
+        let topic = cx.topic("t/0");
+        let mut subscribers = spread(cx, "sub", &cx.topic("t/+"), 1);
+        subscribers.truncate(8);
+        let mut publishers = spread(cx, "pub", &cx.topic("none"), 0);
+        thread::scope(|scope| {
+            for client in &mut subscribers {
+                scope.spawn(move || expect_numbers_in_order(client, 1, ROUNDS * SPREAD));
+            }
+            for number in 0..ROUNDS * SPREAD {
+                let publish = Publish::new(&topic, number.to_string()).qos(1).retain();
+                assert!(publishers[number % SPREAD].publish(publish) < 0x80);
+            }
+        });
+        let mut late = cx.connect(cx.v5("late"));
+        late.subscribe(&topic, 1);
+        late.expect_message(&(ROUNDS * SPREAD - 1).to_string());
+    });
+}
+
 #[test]
 fn a_publish_after_suback_reaches_the_subscriber() {
     FLEET.run("suback", |cx| {

@@ -55,7 +55,7 @@ fn one_thread(records: u64, batch: u64, inline: usize) -> f64 {
         for _ in 0..batch {
             sent += u64::from(push(&mut tx, sent, &bytes));
         }
-        tx.publish();
+        tx.publish(0);
         drain(&mut rx, &mut received);
     }
     nanoseconds_each(start.elapsed(), received)
@@ -71,7 +71,7 @@ fn two_threads(records: u64, batch: u64, inline: usize) -> f64 {
             for _ in 0..batch {
                 sent += u64::from(sent < records && push(&mut tx, sent, &bytes));
             }
-            if !tx.publish() {
+            if !tx.publish(0) {
                 spin_loop();
             }
         }

@@ -75,17 +75,6 @@ impl Buffer {
         unsafe { place.cast::<V>().read() }
     }
 
-    /// Borrows the value at `offset`.
-    ///
-    /// # Safety
-    /// As [`Buffer::read`], for as long as the reference lives.
-    pub(crate) unsafe fn peek<V>(&self, offset: usize) -> &V {
-        let place = self.place(offset, size_of::<V>());
-        self.touch_read(offset, size_of::<V>());
-        // SAFETY: in bounds, aligned, initialised, and not written while borrowed (the caller).
-        unsafe { &*place.cast::<V>() }
-    }
-
     /// Copies `source` to `offset`.
     ///
     /// # Safety

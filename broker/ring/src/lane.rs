@@ -13,6 +13,10 @@
 //! record = header (u32 bytes in all, u32 inline bytes) | item | inline bytes, 8-byte aligned
 //! ```
 //!
+//! What one [`Sender::publish`] makes visible is a batch. The first record of each carries the
+//! batch's stamp in its last 8 bytes, so that a receiver of several lanes can take their batches in
+//! the order in which they were published.
+//!
 //! Positions are bytes counted since the lane was made; they never wrap (2^64 bytes). The sender
 //! owns `tail .. head + capacity`, the receiver `head .. tail`. A record that would cross the end
 //! of the buffer is preceded by padding up to the end, written by the same push: the receiver's
@@ -35,14 +39,31 @@ pub const LANE_BYTES_MAX: usize = 1 << 30;
 /// Marks padding in [`Header::inline`].
 const PADDING: u32 = u32::MAX;
 
+/// Marks the first record of a batch in [`Header::inline`]; lengths never reach this bit.
+const FIRST: u32 = 1 << 31;
+
+/// Bytes that a batch's stamp takes.
+const STAMP_BYTES: usize = size_of::<u64>();
+
 /// Stands before each record.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Header {
     /// Bytes from this header to the next.
     total: u32,
-    /// Inline bytes after the item, or [`PADDING`].
+    /// Inline bytes after the item, with [`FIRST`] perhaps; or [`PADDING`].
     inline: u32,
+}
+
+impl Header {
+    /// Whether the record begins a batch, and so ends with its stamp.
+    fn is_first(self) -> bool {
+        self.inline & FIRST != 0
+    }
+
+    fn inline_bytes(self) -> usize {
+        (self.inline & !FIRST) as usize
+    }
 }
 
 /// Where the parts of a record with an item of type `T` lie.
@@ -56,6 +77,12 @@ impl<T> Place<T> {
     };
     const ITEM: usize = size_of::<Header>().next_multiple_of(align_of::<T>());
     const BYTES: usize = (Self::ITEM + size_of::<T>()).next_multiple_of(8);
+
+    /// Bytes that a batch's first record with `inline` inline bytes takes, without padding before
+    /// it. The stamp lies in the last 8 of them.
+    const fn total_first(inline: usize) -> usize {
+        Self::total(inline.saturating_add(STAMP_BYTES))
+    }
 
     /// Bytes that a record with `inline` inline bytes takes, without padding before it.
     const fn total(inline: usize) -> usize {
@@ -130,8 +157,9 @@ pub fn lane<T: Send>(capacity_bytes: usize) -> (Sender<T>, Receiver<T>) {
         buffer: Buffer::new(capacity_bytes),
         items: PhantomData,
     });
-    let sender = Sender { inner: Arc::clone(&inner), tail: 0, published: 0, head_seen: 0 };
-    (sender, Receiver { inner, head: 0, committed: 0, tail_seen: 0 })
+    let sender =
+        Sender { inner: Arc::clone(&inner), tail: 0, published: 0, head_seen: 0, stamp: 0 };
+    (sender, Receiver { inner, head: 0, committed: 0, tail_seen: 0, stamp: 0 })
 }
 
 /// Gives a refused item back.
@@ -165,6 +193,9 @@ pub struct Sender<T> {
     published: u64,
     /// The last known head of the receiver; the true one is at or after it.
     head_seen: u64,
+    /// Where the stamp of the batch goes that is being written, as an offset in the buffer;
+    /// meaningless while there is none.
+    stamp: usize,
 }
 
 impl<T: Send> Sender<T> {
@@ -176,10 +207,11 @@ impl<T: Send> Sender<T> {
     #[inline]
     pub fn try_push(&mut self, item: T, parts: &[&[u8]]) -> Result<(), Full<T>> {
         let inline = parts.iter().fold(0_usize, |sum, part| sum.saturating_add(part.len()));
-        let total = Place::<T>::total(inline);
-        if total > self.inner.buffer.capacity() / 2 {
+        if Self::record_bytes(inline) > self.inner.buffer.capacity() / 2 {
             return Err(Full { item, never: true });
         }
+        let first = self.published == self.tail;
+        let total = self.total(inline);
         let padding = self.padding_before(total);
         if !self.has_room(padding + total) {
             return Err(Full { item, never: false });
@@ -193,7 +225,8 @@ impl<T: Send> Sender<T> {
         }
         let offset = self.inner.offset(self.tail);
         // Both lengths are at most half of LANE_BYTES_MAX: no cut.
-        let header = Header { total: total as u32, inline: inline as u32 };
+        let mark = if first { FIRST } else { 0 };
+        let header = Header { total: total as u32, inline: inline as u32 | mark };
         // SAFETY: `has_room` showed that tail .. tail + total belongs to the sender, and
         // `padding_before` that it does not cross the end; the offset is a multiple of the record
         // alignment, ITEM of the item's.
@@ -206,6 +239,9 @@ impl<T: Send> Sender<T> {
             // SAFETY: the parts' lengths sum up to `inline`, which `total` covers.
             unsafe { self.inner.buffer.write_bytes(at, part) };
             at += part.len();
+        }
+        if first {
+            self.stamp = offset + total - STAMP_BYTES;
         }
         self.tail += total as u64;
         Ok(())
@@ -224,10 +260,10 @@ impl<T: Send> Sender<T> {
     /// push.
     #[inline]
     pub fn fits(&mut self, bytes: usize) -> bool {
-        let total = Place::<T>::total(bytes);
-        if total > self.capacity_bytes() / 2 {
+        if Self::record_bytes(bytes) > self.capacity_bytes() / 2 {
             return false;
         }
+        let total = self.total(bytes);
         let padding = self.padding_before(total);
         self.has_room(padding + total)
     }
@@ -235,23 +271,26 @@ impl<T: Send> Sender<T> {
     /// Whether `count` records with `bytes` inline bytes each can be pushed now, whatever padding
     /// they need; true also for more than the lane ever holds, once it is empty.
     pub fn fits_all(&mut self, bytes: usize, count: usize) -> bool {
-        let most = 2 * count * Place::<T>::total(bytes);
+        let most = 2 * count * Self::record_bytes(bytes);
         self.has_room(most.min(self.capacity_bytes()))
     }
 
-    /// Bytes that a record with `inline` inline bytes takes, without the padding that may go
-    /// before it (at most as much again).
+    /// Bytes that a record with `inline` inline bytes takes at most, without the padding that may
+    /// go before it (at most as much again).
     pub const fn record_bytes(inline: usize) -> usize {
-        Place::<T>::total(inline)
+        Place::<T>::total_first(inline)
     }
 
-    /// Makes all pushed records visible to the receiver; once per turn is enough. False when
-    /// there was nothing to publish.
+    /// Makes all pushed records visible to the receiver as a batch with a stamp, which is not below
+    /// those of earlier batches; once per turn is enough. False when there was nothing to publish.
     #[inline]
-    pub fn publish(&mut self) -> bool {
+    pub fn publish(&mut self, stamp: u64) -> bool {
         if self.published == self.tail {
             return false;
         }
+        // SAFETY: the first record pushed since the last publish set the offset: 8 aligned bytes
+        // at the end of a record that the receiver cannot see before the store below.
+        unsafe { self.inner.buffer.write(self.stamp, stamp) };
         // Release: the receiver's Acquire load of the tail sees the records before it.
         self.inner.tail.store(self.tail, Ordering::Release);
         self.published = self.tail;
@@ -272,6 +311,16 @@ impl<T: Send> Sender<T> {
     /// Whether the receiver is gone: nobody will read what is pushed.
     pub fn is_closed(&self) -> bool {
         Arc::strong_count(&self.inner) == 1
+    }
+
+    /// Bytes that the next record takes: the first of a batch has the stamp, too.
+    #[inline]
+    fn total(&self, inline: usize) -> usize {
+        if self.published == self.tail {
+            Place::<T>::total_first(inline)
+        } else {
+            Place::<T>::total(inline)
+        }
     }
 
     /// Bytes to skip so that `total` bytes do not cross the end of the buffer.
@@ -326,6 +375,8 @@ pub struct Receiver<T> {
     committed: u64,
     /// The last known tail of the sender; the true one is at or after it.
     tail_seen: u64,
+    /// The stamp of the batch that the last record popped belongs to.
+    stamp: u64,
 }
 
 impl<T: Send> Receiver<T> {
@@ -333,6 +384,38 @@ impl<T: Send> Receiver<T> {
     #[inline]
     pub fn pop(&mut self) -> Option<Record<'_, T>> {
         let (offset, header) = self.next()?;
+        Some(self.take(offset, header))
+    }
+
+    /// As [`Receiver::pop`], but only if the record belongs to the batch with this stamp.
+    #[inline]
+    pub fn pop_of(&mut self, stamp: u64) -> Option<Record<'_, T>> {
+        let (offset, header) = self.next()?;
+        (self.stamp_at(offset, header) == stamp).then(|| self.take(offset, header))
+    }
+
+    /// The stamp of the batch that the next published record belongs to.
+    #[inline]
+    pub fn next_stamp(&mut self) -> Option<u64> {
+        let (offset, header) = self.next()?;
+        Some(self.stamp_at(offset, header))
+    }
+
+    /// The stamp of the batch that the record at the head belongs to.
+    #[inline]
+    fn stamp_at(&self, offset: usize, header: Header) -> u64 {
+        if !header.is_first() {
+            return self.stamp;
+        }
+        // SAFETY: the record at this offset was published (`next` found it); one that is marked as
+        // the first of a batch ends with 8 aligned bytes that `publish` wrote before.
+        unsafe { self.inner.buffer.read::<u64>(offset + header.total as usize - STAMP_BYTES) }
+    }
+
+    /// Takes the record that `next` found.
+    #[inline]
+    fn take(&mut self, offset: usize, header: Header) -> Record<'_, T> {
+        self.stamp = self.stamp_at(offset, header);
         self.head += u64::from(header.total);
         // SAFETY: `next` found a published record at this offset; the head has moved past it, so
         // its item is moved out once; the sender does not write here before `commit`, which needs
@@ -340,26 +423,10 @@ impl<T: Send> Receiver<T> {
         let (item, bytes) = unsafe {
             (
                 self.inner.buffer.read::<T>(offset + Place::<T>::ITEM),
-                self.inner.buffer.bytes(offset + Place::<T>::BYTES, header.inline as usize),
+                self.inner.buffer.bytes(offset + Place::<T>::BYTES, header.inline_bytes()),
             )
         };
-        Some(Record { item, bytes })
-    }
-
-    /// Looks at the next published record and leaves it in the lane: for a receiver that takes an
-    /// entry only when what it may emit has room.
-    #[inline]
-    pub fn peek(&mut self) -> Option<(&T, &[u8])> {
-        let (offset, header) = self.next()?;
-        // SAFETY: `next` found a published record at this offset, not yet given back; it is
-        // borrowed from `&mut self`, so neither `pop` nor `commit` runs meanwhile.
-        let (item, bytes) = unsafe {
-            (
-                self.inner.buffer.peek::<T>(offset + Place::<T>::ITEM),
-                self.inner.buffer.bytes(offset + Place::<T>::BYTES, header.inline as usize),
-            )
-        };
-        Some((item, bytes))
+        Record { item, bytes }
     }
 
     /// Gives the space of all popped records back to the sender; once per turn is enough.

@@ -10,48 +10,32 @@ use crate::lane::{Receiver, Sender, lane};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering, fence};
 
 /// One shard's ends of the mesh. Vectors are indexed by the other shard; `None` at `me`.
-///
-/// There are two lanes per ordered pair, so that an answer never waits behind requests.
 pub struct Ports<T> {
     /// The shard whose ports these are.
     pub me: u16,
-    /// Requests to each shard.
+    /// The lanes to each shard.
     pub to: Vec<Option<Sender<T>>>,
-    /// Requests from each shard.
+    /// The lanes from each shard.
     pub from: Vec<Option<Receiver<T>>>,
-    /// Answers to each shard.
-    pub answers_to: Vec<Option<Sender<T>>>,
-    /// Answers from each shard.
-    pub answers_from: Vec<Option<Receiver<T>>>,
     /// The words that all shards see.
     pub shared: Arc<Shared>,
 }
 
-/// Joins `shards` shards by lanes of `lane_bytes` for requests and `answer_lane_bytes` for
-/// answers, both ways. The ports are in the order of the shards.
+/// Joins `shards` shards by lanes of `lane_bytes`, both ways. The ports are in the order of the
+/// shards.
 ///
 /// # Panics
-/// If a size is none that [`lane`] takes.
-pub fn mesh<T: Send>(shards: u16, lane_bytes: usize, answer_lane_bytes: usize) -> Vec<Ports<T>> {
+/// If the size is none that [`lane`] takes.
+pub fn mesh<T: Send>(shards: u16, lane_bytes: usize) -> Vec<Ports<T>> {
     let shared = Arc::new(Shared::new(shards));
     let mut ports: Vec<Ports<T>> = (0..shards)
-        .map(|me| Ports {
-            me,
-            to: empty(shards),
-            from: empty(shards),
-            answers_to: empty(shards),
-            answers_from: empty(shards),
-            shared: Arc::clone(&shared),
-        })
+        .map(|me| Ports { me, to: empty(shards), from: empty(shards), shared: Arc::clone(&shared) })
         .collect();
     for source in 0..usize::from(shards) {
         for target in (0..usize::from(shards)).filter(|&target| target != source) {
             let (sender, receiver) = lane(lane_bytes);
             ports[source].to[target] = Some(sender);
             ports[target].from[source] = Some(receiver);
-            let (sender, receiver) = lane(answer_lane_bytes);
-            ports[source].answers_to[target] = Some(sender);
-            ports[target].answers_from[source] = Some(receiver);
         }
     }
     ports

@@ -14,11 +14,11 @@ struct Wide(u128);
 #[test]
 fn a_record_is_seen_after_publish_only() {
     let (mut tx, mut rx) = lane::<u32>(4096);
-    assert!(!tx.publish());
+    assert!(!tx.publish(0));
     tx.try_push(7, &[b"he", b"", b"llo"]).unwrap();
     assert!(rx.pop().is_none());
     assert!(rx.is_empty());
-    assert!(tx.publish());
+    assert!(tx.publish(0));
     assert!(!rx.is_empty());
     let record = rx.pop().unwrap();
     assert_eq!((record.item, record.bytes), (7, &b"hello"[..]));
@@ -32,13 +32,13 @@ fn space_comes_back_with_commit_only() {
     while tx.try_push(pushed, &[]).is_ok() {
         pushed += 1;
     }
-    assert_eq!(pushed, 16, "a record of 16 bytes, 256 bytes in all");
-    tx.publish();
+    assert_eq!(pushed, 15, "records of 16 bytes and a stamp of 8, 256 bytes in all");
+    tx.publish(0);
     while rx.pop().is_some() {}
     let full = tx.try_push(99, &[]).unwrap_err();
     assert_eq!((full.item, full.never), (99, false));
     assert!(!tx.fits(0));
-    assert_eq!(tx.free_bytes(), 0);
+    assert_eq!(tx.free_bytes(), 8);
     rx.commit();
     assert!(tx.fits(0));
     assert_eq!(tx.free_bytes(), 256);
@@ -58,13 +58,13 @@ fn a_record_above_half_never_fits_and_one_of_half_always_does() {
     for round in 0..64_u32 {
         assert!(tx.fits(half));
         tx.try_push(round, &[&vec![round as u8; half]]).unwrap();
-        tx.publish();
+        tx.publish(0);
         let record = rx.pop().unwrap();
         assert_eq!(record.item, round);
         assert_eq!(record.bytes, vec![round as u8; half]);
         rx.commit();
         tx.try_push(0, &[]).unwrap();
-        tx.publish();
+        tx.publish(0);
         assert!(rx.pop().is_some());
         rx.commit();
     }
@@ -75,9 +75,7 @@ fn bytes_are_eight_aligned_and_wide_items_sixteen() {
     let (mut tx, mut rx) = lane::<Wide>(4096);
     for round in 0..1000_u128 {
         tx.try_push(Wide(round), &[&[round as u8; 13]]).unwrap();
-        tx.publish();
-        let (item, _) = rx.peek().unwrap();
-        assert_eq!(std::ptr::from_ref(item).addr() % 16, 0);
+        tx.publish(0);
         let record = rx.pop().unwrap();
         assert_eq!(record.item, Wide(round));
         assert_eq!(record.bytes, [round as u8; 13]);
@@ -91,22 +89,32 @@ fn items_without_size_and_without_bytes() {
     let (mut tx, mut rx) = lane::<()>(256);
     for _ in 0..100 {
         tx.try_push((), &[]).unwrap();
-        tx.publish();
+        tx.publish(0);
         assert!(rx.pop().unwrap().bytes.is_empty());
         rx.commit();
     }
-    assert_eq!(rx.position(), 800);
+    assert_eq!(rx.position(), 1600);
 }
 
 #[test]
-fn peek_leaves_the_record() {
-    let (mut tx, mut rx) = lane::<String>(256);
-    tx.try_push("a".to_owned(), &[b"1"]).unwrap();
-    tx.publish();
-    assert_eq!(rx.peek().map(|(item, bytes)| (item.clone(), bytes.to_vec())).unwrap().0, "a");
-    assert_eq!(rx.position(), 0);
-    assert_eq!(rx.pop().unwrap().item, "a");
-    assert!(rx.peek().is_none());
+fn a_batch_is_told_by_its_stamp() {
+    let (mut tx, mut rx) = lane::<u8>(256);
+    assert_eq!(rx.next_stamp(), None);
+    tx.try_push(1, &[b"first"]).unwrap();
+    tx.try_push(2, &[]).unwrap();
+    tx.publish(70);
+    tx.try_push(3, &[]).unwrap();
+    assert_eq!(rx.next_stamp(), Some(70));
+    tx.publish(71);
+    assert!(rx.pop_of(71).is_none(), "the older batch is not through");
+    assert_eq!(rx.pop_of(70).map(|r| (r.item, r.bytes)), Some((1, &b"first"[..])));
+    assert_eq!(rx.next_stamp(), Some(70));
+    assert_eq!(rx.pop_of(70).unwrap().item, 2);
+    assert!(rx.pop_of(70).is_none());
+    assert_eq!(rx.next_stamp(), Some(71));
+    assert_eq!(rx.pop().unwrap().item, 3);
+    assert_eq!(rx.next_stamp(), None);
+    assert_eq!(rx.position(), tx.pushed());
 }
 
 #[test]
@@ -115,7 +123,7 @@ fn positions_meet_at_the_tail() {
     for round in 0..500_usize {
         tx.try_push(1, &[&vec![0; round % 90]]).unwrap();
         assert!(rx.published() < tx.pushed());
-        tx.publish();
+        tx.publish(0);
         assert_eq!(rx.published(), tx.pushed());
         rx.pop().unwrap();
         assert_eq!(rx.position(), tx.pushed());
@@ -138,7 +146,7 @@ fn unread_items_drop_with_the_lane() {
         for _ in 0..3 {
             tx.try_push(Arc::clone(&item), &[b"xyz"]).unwrap();
         }
-        tx.publish();
+        tx.publish(0);
         drop(rx.pop().unwrap().item);
         tx.try_push(item, &[]).unwrap();
         assert_eq!(held(), 3, "two published and unread, one unpublished");
@@ -165,7 +173,7 @@ fn items_drop_once_after_wrapping() {
     let (mut tx, mut rx) = lane::<Arc<()>>(256);
     for round in 0..200_usize {
         while tx.try_push(Arc::clone(&item), &[&vec![1; round % 100]]).is_ok() {}
-        tx.publish();
+        tx.publish(0);
         for _ in 0..round % 3 {
             rx.pop();
         }
@@ -203,8 +211,10 @@ struct Model {
     tx: Sender<Box<u64>>,
     rx: Receiver<Box<u64>>,
     hidden: VecDeque<(u64, Vec<u8>)>,
-    visible: VecDeque<(u64, Vec<u8>)>,
+    /// Each with the stamp of its batch.
+    visible: VecDeque<(u64, (u64, Vec<u8>))>,
     next: u64,
+    stamp: u64,
 }
 
 impl Model {
@@ -212,12 +222,16 @@ impl Model {
         match *step {
             Step::Push(len) => self.push(len),
             Step::Publish => {
-                assert_eq!(self.tx.publish(), !self.hidden.is_empty());
-                self.visible.append(&mut self.hidden);
+                self.stamp += 1;
+                assert_eq!(self.tx.publish(self.stamp), !self.hidden.is_empty());
+                self.visible.extend(self.hidden.drain(..).map(|record| (self.stamp, record)));
             }
             Step::Pop => {
-                let got = self.rx.pop().map(|r| (*r.item, r.bytes.to_vec()));
-                assert_eq!(got, self.visible.pop_front());
+                let stamp = self.rx.next_stamp();
+                assert_eq!(stamp, self.visible.front().map(|&(stamp, _)| stamp));
+                assert!(self.rx.pop_of(stamp.unwrap_or(0) + 1).is_none());
+                let got = self.rx.pop_of(stamp.unwrap_or(0)).map(|r| (*r.item, r.bytes.to_vec()));
+                assert_eq!(got, self.visible.pop_front().map(|(_, record)| record));
                 assert_eq!(self.rx.is_empty(), self.visible.is_empty());
             }
             Step::Commit => {
@@ -265,7 +279,7 @@ proptest! {
     fn a_lane_is_a_queue(steps in prop::collection::vec(step(), 1..STEPS_MAX)) {
         let (tx, rx) = lane(256);
         let mut model =
-            Model { tx, rx, hidden: VecDeque::new(), visible: VecDeque::new(), next: 0 };
+            Model { tx, rx, hidden: VecDeque::new(), visible: VecDeque::new(), next: 0, stamp: 0 };
         for step in &steps {
             model.run(step);
         }

@@ -27,9 +27,9 @@ fn records_arrive_whole_and_in_order() {
         let (mut tx, mut rx) = lane(256);
         let sender = thread::spawn(move || {
             assert!(push(&mut tx, 1));
-            tx.publish();
+            tx.publish(0);
             assert!(push(&mut tx, 2));
-            tx.publish();
+            tx.publish(0);
         });
         let mut next = 1;
         for _ in 0..3 {
@@ -54,10 +54,10 @@ fn space_is_written_again_only_after_commit() {
     loom::model(|| {
         let (mut tx, mut rx) = lane(256);
         assert!(push(&mut tx, 1) && push(&mut tx, 2));
-        tx.publish();
+        tx.publish(0);
         let sender = thread::spawn(move || {
             let third = push(&mut tx, 3);
-            tx.publish();
+            tx.publish(0);
             (tx, third)
         });
         assert_eq!(pop(&mut rx), Some(1));
@@ -71,7 +71,7 @@ fn space_is_written_again_only_after_commit() {
         }
         rx.commit();
         assert!(push(&mut tx, 4));
-        tx.publish();
+        tx.publish(0);
         assert_eq!(pop(&mut rx), Some(4));
     });
 }
@@ -84,7 +84,7 @@ fn items_drop_once_whoever_goes_last() {
         for _ in 0..2 {
             assert!(tx.try_push(std::sync::Arc::clone(&token), &[]).is_ok());
         }
-        tx.publish();
+        tx.publish(0);
         assert!(tx.try_push(std::sync::Arc::clone(&token), &[]).is_ok());
         let receiver = thread::spawn(move || {
             assert!(rx.pop().is_some());
@@ -106,7 +106,7 @@ fn no_wake_up_is_lost() {
             let shared = Arc::clone(&shared);
             thread::spawn(move || {
                 assert!(push(&mut tx, 7));
-                tx.publish();
+                tx.publish(0);
                 shared.must_wake(1)
             })
         };
@@ -133,7 +133,7 @@ fn two_senders_wake_a_sleeper_once() {
             receivers.push(rx);
             senders.push(thread::spawn(move || {
                 assert!(push(&mut tx, 7));
-                tx.publish();
+                tx.publish(0);
                 shared.must_wake(2)
             }));
         }

@@ -4,40 +4,34 @@
 use ringtide_ring::{Shared, mesh};
 
 #[test]
-fn every_pair_is_joined_twice_each_way() {
-    let mut ports = mesh::<(u16, u16, bool)>(4, 4096, 256);
+fn every_pair_is_joined_each_way() {
+    let mut ports = mesh::<(u16, u16)>(4, 4096);
     for me in 0..4_u16 {
         let port = &mut ports[usize::from(me)];
         assert_eq!(port.me, me);
         assert!(port.to[usize::from(me)].is_none());
         assert!(port.from[usize::from(me)].is_none());
         for target in (0..4_u16).filter(|&target| target != me) {
-            let request = port.to[usize::from(target)].as_mut().unwrap();
-            request.try_push((me, target, false), &[]).unwrap();
-            assert_eq!(request.capacity_bytes(), 4096);
-            request.publish();
-            let answer = port.answers_to[usize::from(target)].as_mut().unwrap();
-            answer.try_push((me, target, true), &[]).unwrap();
-            assert_eq!(answer.capacity_bytes(), 256);
-            answer.publish();
+            let lane = port.to[usize::from(target)].as_mut().unwrap();
+            lane.try_push((me, target), &[]).unwrap();
+            assert_eq!(lane.capacity_bytes(), 4096);
+            lane.publish(0);
         }
     }
     for me in 0..4_u16 {
         let port = &mut ports[usize::from(me)];
         for source in (0..4_u16).filter(|&source| source != me) {
-            let request = port.from[usize::from(source)].as_mut().unwrap().pop().unwrap();
-            assert_eq!(request.item, (source, me, false));
-            let answer = port.answers_from[usize::from(source)].as_mut().unwrap().pop().unwrap();
-            assert_eq!(answer.item, (source, me, true));
+            let record = port.from[usize::from(source)].as_mut().unwrap().pop().unwrap();
+            assert_eq!(record.item, (source, me));
         }
     }
 }
 
 #[test]
 fn one_shard_has_no_lanes() {
-    let ports = mesh::<u8>(1, 4096, 4096);
+    let ports = mesh::<u8>(1, 4096);
     assert_eq!(ports.len(), 1);
-    assert!(ports[0].to[0].is_none() && ports[0].answers_from[0].is_none());
+    assert!(ports[0].to[0].is_none() && ports[0].from[0].is_none());
     assert_eq!(ports[0].shared.shards(), 1);
 }
 

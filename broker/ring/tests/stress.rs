@@ -36,14 +36,14 @@ fn every_record_arrives_once_in_order_and_whole() {
         let sender = thread::spawn(move || {
             for item in 0..RECORDS {
                 while !push(&mut tx, item) {
-                    tx.publish();
+                    tx.publish(0);
                     thread::yield_now();
                 }
                 if item % 7 == 0 {
-                    tx.publish();
+                    tx.publish(0);
                 }
             }
-            tx.publish();
+            tx.publish(0);
         });
         let mut expected = 0;
         while expected < RECORDS {
@@ -80,7 +80,7 @@ fn pass_on(mut port: Ports<Box<u64>>, rounds: u64, threads: &[Thread]) {
             assert!(to.try_push(record.item, &[record.bytes]).is_ok());
         }
         from.commit();
-        if to.publish() && port.shared.must_wake(after as u16) {
+        if to.publish(0) && port.shared.must_wake(after as u16) {
             threads[after].unpark();
         }
         port.shared.end_turn(port.me);
@@ -93,11 +93,11 @@ fn pass_on(mut port: Ports<Box<u64>>, rounds: u64, threads: &[Thread]) {
 #[test]
 fn a_token_goes_round_sleeping_shards() {
     let rounds = if cfg!(miri) { 10 } else { 20_000 };
-    let mut ports = mesh::<Box<u64>>(3, 256, 256);
+    let mut ports = mesh::<Box<u64>>(3, 256);
     let shared: Arc<Shared> = Arc::clone(&ports[0].shared);
     let first = ports[0].to[1].as_mut().expect("a lane to every other shard");
     assert!(first.try_push(Box::new(7), &[b"token"]).is_ok());
-    first.publish();
+    first.publish(0);
     let (starts, receivers): (Vec<_>, Vec<_>) = (0..3).map(|_| channel::<Vec<Thread>>()).unzip();
     let handles: Vec<_> = ports
         .into_iter()

@@ -1,6 +1,6 @@
 //! Putting a shard together.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use ringtide_driver::Driver;
@@ -157,7 +157,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             clock,
             from: ports.from,
             round_until: vec![0; usize::from(shards)],
-            next_lane: 0,
+            batches: BinaryHeap::with_capacity(2 * usize::from(shards)),
             core,
             received: VecDeque::new(),
             received_count: 0,

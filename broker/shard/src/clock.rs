@@ -6,12 +6,13 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 pub trait Clock {
     /// Milliseconds since the Unix epoch. Never goes backwards while the process runs.
     fn now_ms(&self) -> u64;
-    /// Microseconds of a monotonic clock, for budgets within a turn.
+    /// Microseconds of a monotonic clock that all shards share: budgets within a turn, and the
+    /// order of what different shards publish.
     fn now_us(&self) -> u64;
 }
 
 /// The host's time: read from the wall clock once, monotonic from then on, so that a clock step
-/// neither ends sessions early nor keeps them.
+/// neither ends sessions early nor keeps them. Copies of one clock tell the same time.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemClock {
     started: Instant,

@@ -27,6 +27,7 @@ mod deliver;
 mod end;
 mod go_on;
 mod groups;
+mod inbox;
 mod intake;
 mod journal;
 mod large;

@@ -137,8 +137,8 @@ impl MeshOut {
         }
     }
 
-    /// Makes this turn's records visible and names the shards to wake.
-    pub(crate) fn flush(&mut self, mut wake: impl FnMut(u16)) {
+    /// Makes this turn's records visible as of now, and names the shards to wake.
+    pub(crate) fn flush(&mut self, now_us: u64, mut wake: impl FnMut(u16)) {
         for (to, lane) in self.lanes.iter_mut().enumerate() {
             let Some(lane) = lane else { continue };
             while let Some(note) = self.waiting[to].pop_front() {
@@ -149,7 +149,7 @@ impl MeshOut {
                     break;
                 }
             }
-            if lane.publish() && self.shared.must_wake(to as u16) {
+            if lane.publish(now_us) && self.shared.must_wake(to as u16) {
                 wake(to as u16);
             }
         }

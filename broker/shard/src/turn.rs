@@ -6,7 +6,8 @@
 //! Notes are taken before packets are decoded: what another shard published before a client could
 //! know of it (a group's new member, above all) is then seen before that client's packet.
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -22,10 +23,7 @@ use crate::clock::Clock;
 use crate::conn::Phase;
 use crate::core::{Command, Core, Due};
 use crate::counters::{Counter, Counters};
-use crate::message::{Message, View};
 use crate::note::{HandOver, Note};
-use crate::retained::Waiting;
-use crate::route;
 use crate::share::Share;
 use crate::steering::{Stage, Steering};
 use crate::sys::Sys;
@@ -36,10 +34,8 @@ const SLEEP_MAX_MS: u64 = 1000;
 const SLEEP_DISK_MS: u64 = 10;
 /// Sleep while something waits for another shard, in microseconds.
 const SLEEP_WAITING_US: u64 = 100;
-/// Notes that are taken before the clock is looked at.
-const NOTES_LEAST: u32 = 16;
 /// Milliseconds within which both halves of a hand-over, the note and the socket, must have come.
-const HAND_OVER_MS: u64 = 5000;
+pub(crate) const HAND_OVER_MS: u64 = 5000;
 /// Timers that are fired before the clock is looked at.
 const TIMERS_LEAST: u32 = 16;
 /// Ends of connections that are handled before that.
@@ -54,8 +50,8 @@ pub struct Shard<D: Driver, S: Store, C: Clock> {
     pub(crate) from: Vec<Option<Receiver<Note>>>,
     /// Where the lanes stood when the round of notes that is under way was begun.
     pub(crate) round_until: Vec<u64>,
-    /// The lane whose turn it is.
-    pub(crate) next_lane: usize,
+    /// The batches to be taken next, one per lane, oldest first; empty between turns.
+    pub(crate) batches: BinaryHeap<Reverse<(u64, u16)>>,
     pub(crate) core: Core<S>,
     /// Buffers that were received and are not decoded yet.
     pub(crate) received: VecDeque<(Token, BufferId)>,
@@ -239,72 +235,6 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         !ends.is_empty()
     }
 
-    /// Takes the notes of the other shards, in rounds: one is done when all that was in the lanes
-    /// at its beginning has been taken in. This never needs room in a lane.
-    fn take_notes(&mut self, until_us: u64) {
-        let Shard { clock, from, core, expected, arrived, .. } = self;
-        if core.replays.rounds.begun == core.replays.rounds.done {
-            core.replays.rounds.begun += 1;
-            for (until, lane) in self.round_until.iter_mut().zip(from.iter()) {
-                *until = lane.as_ref().map_or(0, Receiver::published);
-            }
-        }
-        let over = || clock.now_us() >= until_us;
-        let mut share = Share::new(&over, NOTES_LEAST);
-        let budget_least = core.limits.turn_sends_max / 2;
-        let (lanes, first) = (from.len(), self.next_lane);
-        let mut go_on = true;
-        for at in (first..lanes).chain(0..first) {
-            let Some(lane) = from.get_mut(at).and_then(Option::as_mut) else { continue };
-            let mut taken = 0;
-            while go_on
-                && core.routes.fans.len() < route::FANS_MAX
-                && let Some(record) = lane.pop()
-            {
-                taken += 1;
-                match record.item {
-                    Note::HandOver(hand_over) => take_over(core, expected, arrived, hand_over),
-                    Note::RetainedQuery(query) => {
-                        // The positions are filled in once all lanes can be looked at.
-                        let waiting = Waiting { positions: Vec::new(), query };
-                        core.routes.retained.waiting.push_back(waiting);
-                    }
-                    item => core.on_note(at as u16, item, record.bytes),
-                }
-                go_on = share.go_on() && core.routes.budget > budget_least;
-            }
-            if taken > 0 {
-                core.clients.counters.add(Counter::RecordsIn, taken);
-                lane.commit();
-                // The next turn begins behind the lane that had most of this one.
-                self.next_lane = if go_on { self.next_lane } else { (at + 1) % lanes };
-            }
-            if !go_on {
-                break;
-            }
-        }
-        self.note_positions();
-    }
-
-    /// Notes what questions for retained messages wait for, and whether the round is done.
-    fn note_positions(&mut self) {
-        let Shard { from, core, round_until, .. } = self;
-        let passed = |lane: &Option<Receiver<Note>>, until: u64| {
-            lane.as_ref().is_none_or(|lane| lane.position() >= until)
-        };
-        if from.iter().zip(round_until.iter()).all(|(lane, until)| passed(lane, *until)) {
-            core.replays.rounds.done = core.replays.rounds.begun;
-        }
-        // Those that have theirs stand before those that have none yet.
-        for waiting in core.routes.retained.waiting.iter_mut().rev() {
-            if !waiting.positions.is_empty() {
-                break;
-            }
-            waiting.positions =
-                from.iter().map(|lane| lane.as_ref().map_or(0, Receiver::published)).collect();
-        }
-    }
-
     /// Answers the questions for retained messages whose lanes have been taken in: they are in
     /// order, so the first that waits is the last to be looked at. True if more could be answered,
     /// or one of them was this shard's own: its replay goes on with the next turn.
@@ -406,7 +336,9 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         if let Some(LogWrite { file, offset, bytes, sync }) = core.store.take_write() {
             io.write_log(LogOp { file, offset, bytes, sync });
         }
-        core.mesh.flush(|to| io.wake(to));
+        if core.mesh.shards > 1 {
+            core.mesh.flush(self.clock.now_us(), |to| io.wake(to));
+        }
     }
 
     fn flush_one(&mut self, index: u32) {
@@ -533,72 +465,6 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
                 }
                 TurnEnd::Again
             }
-        }
-    }
-}
-
-/// A connection has been handed over to this shard.
-fn take_over<S: Store>(
-    core: &mut Core<S>,
-    expected: &mut HashMap<u64, (u64, Box<HandOver>)>,
-    arrived: &mut HashMap<u64, (u64, Socket)>,
-    hand_over: Box<HandOver>,
-) {
-    let arrived = arrived.remove(&hand_over.tag).map(|(_, socket)| socket);
-    match hand_over.socket.or(arrived) {
-        Some(socket) => core.adopt(socket, *hand_over),
-        None => {
-            let deadline_ms = core.clients.now_ms + HAND_OVER_MS;
-            expected.insert(hand_over.tag, (deadline_ms, hand_over));
-        }
-    }
-}
-
-impl<S: Store> Core<S> {
-    /// Takes in a note of another shard.
-    fn on_note(&mut self, from: u16, note: Note, bytes: &[u8]) {
-        let Core { routes, clients, mesh, .. } = self;
-        match note {
-            Note::Publish(seq) => {
-                if let Ok(view) = View::read(bytes) {
-                    route::arrived(routes, clients, (from, seq), view, None);
-                }
-            }
-            Note::PublishShared(seq, message) => {
-                let view = message.view();
-                route::arrived(routes, clients, (from, seq), view, Some(message.clone()));
-            }
-            Note::Member(seq, chosen) => {
-                if let Ok(view) = View::read(bytes) {
-                    let fan = crate::deliver::Fan::new(view);
-                    route::member_arrived(routes, clients, (from, seq), fan, chosen);
-                }
-            }
-            Note::MemberShared(seq, both) => {
-                let (chosen, message): (_, Message) = *both;
-                let mut fan = crate::deliver::Fan::new(message.view());
-                fan.message = Some(message.clone());
-                route::member_arrived(routes, clients, (from, seq), fan, chosen);
-            }
-            Note::MemberAgain(seq, both) => {
-                let (group, message) = *both;
-                self.on_member_again(from, seq, group, message);
-            }
-            Note::TakenOver(seq) => routes.custody.taken_over(from, seq),
-            Note::Committed(seq) => self.on_committed(from, seq),
-            Note::RetainedPage(page) => self.on_page(*page),
-            Note::GroupChange(change) => routes.groups.at_home(&routes.partitions, *change),
-            Note::GroupSnapshot(snapshot) => {
-                let group = routes.partitions.hash(snapshot.tenant, &snapshot.filter);
-                let epoch = snapshot.snapshot.epoch;
-                routes.groups.learn(group, *snapshot);
-                routes.changes += 1;
-                mesh.tell(from, Note::GroupKnown { group, epoch });
-            }
-            Note::GroupKnown { group, epoch } => routes.groups.known(from, group, epoch),
-            Note::GroupJoined(who) => self.on_joined(who),
-            // Taken before they come here.
-            Note::HandOver(_) | Note::RetainedQuery(_) => {}
         }
     }
 }

@@ -162,7 +162,7 @@ impl World {
         let interest = Arc::new(InterestTable::new(16));
         let partitions = Arc::new(PartitionMap::even(seed, shards));
         let bytes = self.scenario.lane_bytes;
-        for ports in mesh(shards, bytes, bytes) {
+        for ports in mesh(shards, bytes) {
             let me = ports.me;
             self.shared = Some(Arc::clone(&ports.shared));
             let driver = SimDriver::new(me, Rc::clone(&self.net), self.scenario.receive_buffers);

@@ -169,7 +169,7 @@ pub(crate) fn shard() -> (Shard<MemoryDriver, MemoryStore, SystemClock>, Rc<RefC
         completions: VecDeque::new(),
         spent: Vec::new(),
     };
-    let ports = mesh(1, 4096, 4096).remove(0);
+    let ports = mesh(1, 4096).remove(0);
     let shard = Shard::new(Parts {
         driver,
         store: MemoryStore::default(),

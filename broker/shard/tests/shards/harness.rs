@@ -330,7 +330,7 @@ impl World {
         let space: Vec<Rc<Space>> = (0..shards).map(|_| Rc::default()).collect();
         let mut wires = Vec::new();
         let mut all = Vec::new();
-        for ports in mesh(shards, 1 << 20, 4096) {
+        for ports in mesh(shards, 1 << 20) {
             let wire = Rc::new(RefCell::new(Wire::default()));
             wires.push(Rc::clone(&wire));
             all.push(Shard::new(Parts {

@@ -6,6 +6,7 @@ mod full_disk;
 mod groups;
 mod harness;
 mod limits;
+mod order;
 mod packets;
 mod reload;
 mod sessions;
