@@ -110,13 +110,7 @@ pub fn run(plan: Plan) -> Result<(), Failure> {
         counters: counters(shards, damage),
         steering,
         peers,
-        descriptors: match plan.config.descriptors {
-            Descriptors::Plain => uring::Descriptors::Plain,
-            Descriptors::Direct => {
-                let slots = plan.connections_max / u64::from(shards.max(1));
-                uring::Descriptors::Direct { slots_max: u32::try_from(slots).unwrap_or(u32::MAX) }
-            }
-        },
+        descriptors: descriptors(plan.config.descriptors, plan.connections_max, shards),
         findings: Arc::new(plan.findings),
         seed: seed(),
         clock: SystemClock::new(),
@@ -155,6 +149,17 @@ fn counters(shards: u16, damage: DamageFound) -> Arc<[Arc<Counters>]> {
         first.set(Counter::StoreDamagedFiles, damage.files);
     }
     all
+}
+
+/// What one shard keeps its sockets in.
+fn descriptors(chosen: Descriptors, connections_max: u64, shards: u16) -> uring::Descriptors {
+    match chosen {
+        Descriptors::Plain => uring::Descriptors::Plain,
+        Descriptors::Direct => {
+            let slots = connections_max / u64::from(shards.max(1));
+            uring::Descriptors::Direct { slots_max: u32::try_from(slots).unwrap_or(u32::MAX) }
+        }
+    }
 }
 
 fn interest_segments(connections_max: u64) -> usize {
