@@ -282,11 +282,17 @@ impl<M: Clone> Outbound<M> {
     //= 3.1.1 [MQTT-4.5.0-1]
     #[inline]
     pub fn begin_bare(&mut self, qos: QoS) -> Option<PacketId> {
-        if qos == QoS::AtMostOnce || !self.queue.is_empty() || !self.may_begin() {
+        if qos == QoS::AtMostOnce || !self.is_ready() {
             return None;
         }
         self.charged += 1;
         Some(self.window.push_bare(qos))
+    }
+
+    /// Whether a message that comes now may go out at once: nothing waits before it.
+    #[inline]
+    pub fn is_ready(&self) -> bool {
+        self.queue.is_empty() && self.may_begin()
     }
 
     /// Whether a new message may go out: quota is left and nothing older is still to be sent

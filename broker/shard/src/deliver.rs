@@ -52,8 +52,9 @@ pub(crate) struct Fan<'a> {
     frames: FrameCache,
     /// Sessions that were reached.
     pub(crate) hits: u32,
-    /// The session that was reached last, if it takes every message without subscription ids.
-    pub(crate) only: Option<u32>,
+    /// The session that was reached last and its granted QoS, if it takes every message without
+    /// subscription ids.
+    pub(crate) only: Option<(u32, u8)>,
 }
 
 /// QoS 0 encodings made once per publish: by MQTT 5 or not, RETAIN set or not.
@@ -120,8 +121,8 @@ pub(crate) fn deliver(
         return;
     }
     fan.hits += 1;
-    fan.only = hit.ids.is_empty().then_some(hit.session.0);
     let granted = hit.options & 3;
+    fan.only = hit.ids.is_empty().then_some((hit.session.0, granted));
     //= [MQTT-3.3.1-12]
     //= [MQTT-3.3.1-13]
     //= 3.1.1 [MQTT-3.3.1-9]
