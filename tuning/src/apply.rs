@@ -90,13 +90,14 @@ fn save(root: &Root, knobs: &[&Knob], files: &[File]) -> Result<Lock, TuneError>
             name: knob.name.clone(),
             path: knob.path.clone(),
             original: Original::Value { text, form: knob.form },
+            boot: knob.passing.then(|| originals::boot_id(root)),
         });
     }
     let mut folders = missing(root, originals::FOLDER);
     for file in files.iter().filter(|file| !file.is_there(root)) {
         let Ok(original) = originals::file_at(&root.path(file.path)) else { continue };
         let path = file.path.to_owned();
-        entries.push(Entry { name: format!("/{path}"), path, original });
+        entries.push(Entry { name: format!("/{path}"), path, original, boot: None });
         let folder = Path::new(file.path).parent().map(|folder| folder.to_string_lossy());
         folders.extend(missing(root, &folder.unwrap_or_default()));
     }

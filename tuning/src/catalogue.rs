@@ -23,7 +23,7 @@ const fn one(range: RangeInclusive<u64>) -> Form {
 }
 
 /// Names as sysctl(8) writes them. Settings of more than one number are ascending.
-const SETTINGS: [(&str, Form); 37] = [
+const SETTINGS: [(&str, Form); 38] = [
     ("fs.file-max", one(64..=i64::MAX as u64)),
     // The kernel's own bounds: BITS_PER_LONG, and what a table of pointers can index.
     ("fs.nr_open", one(64..=0x3fff_ffc0)),
@@ -57,6 +57,7 @@ const SETTINGS: [(&str, Form); 37] = [
     ("net.ipv4.tcp_syncookies", one(0..=2)),
     ("net.ipv4.tcp_tw_reuse", one(0..=2)),
     ("net.ipv4.tcp_wmem", Form { count: 3, range: POSITIVE }),
+    ("net.netfilter.nf_conntrack_buckets", one(1024..=1 << 30)),
     ("net.netfilter.nf_conntrack_max", one(1..=1 << 30)),
     ("net.netfilter.nf_conntrack_tcp_timeout_time_wait", one(1..=86_400)),
     ("net.nf_conntrack_max", one(1..=1 << 30)),

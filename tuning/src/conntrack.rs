@@ -5,6 +5,8 @@ use crate::item::Item;
 use crate::profile::{HostItem, Profile};
 use crate::root::Root;
 
+/// The most connections that are tracked.
+pub(crate) const TABLE: &str = "net.netfilter.nf_conntrack_max";
 const FOLDER: &str = "proc/sys/net/netfilter";
 /// The rules that exempt the MQTT ports, in the host's tree.
 pub(crate) const RULES: &str = "etc/ringtide/notrack.nft";

@@ -73,11 +73,15 @@ impl Demand {
             );
             if pages > 0 {
                 // The kernel's own ratio: eases, presses, refuses at 3 : 4 : 6.
-                add("net.ipv4.tcp_mem", vec![pages / 4 * 3, pages, pages.saturating_mul(3) / 2], text);
+                add(
+                    "net.ipv4.tcp_mem",
+                    vec![pages / 4 * 3, pages, pages.saturating_mul(3) / 2],
+                    text,
+                );
             }
             if conntrack::tracked(root) > 0 {
                 let text = format!("{connections} connections, one place in the table for each");
-                add("net.netfilter.nf_conntrack_max", vec![connections], text);
+                add(conntrack::TABLE, vec![connections], text);
             }
         }
         if backlog > 0 {

@@ -57,6 +57,9 @@ pub(crate) struct Knob {
     pub(crate) path: String,
     /// How it is written.
     pub(crate) form: Form,
+    /// It is gone after a boot, and what is at its path then may be something else: interrupts are
+    /// numbered anew.
+    pub(crate) passing: bool,
     /// What it should be.
     pub(crate) wanted: String,
 }
@@ -127,7 +130,13 @@ pub(crate) fn sysctl(root: &Root, key: &str, rule: Option<&Rule>, need: Option<&
         value: numbers(&at_boot),
         why: rule.map_or(why.clone(), |rule| rule.why.clone()),
     };
-    let knob = Knob { name: key.to_owned(), path, form: Form::Words, wanted: numbers(&target) };
+    let knob = Knob {
+        name: key.to_owned(),
+        path,
+        form: Form::Words,
+        passing: false,
+        wanted: numbers(&target),
+    };
     // What only a number of connections asks for, and is there, is left to the kernel.
     let ours = rule.is_some() || verdict == Verdict::Short;
     Item {

@@ -105,6 +105,7 @@ fn governor(root: &Root, rule: &HostRule) -> Item {
         name: format!("governor of {}", path.split('/').nth(4).unwrap_or_default()),
         path: path.clone(),
         form: Form::Words,
+        passing: false,
         wanted: rule.is.clone(),
     };
     Item {
@@ -133,6 +134,7 @@ fn huge_pages(root: &Root, rule: &HostRule) -> Item {
                 name: name.to_owned(),
                 path: HUGE_PAGES.to_owned(),
                 form: Form::Choice,
+                passing: false,
                 wanted: rule.is.clone(),
             }],
             boot: vec![Boot::Write { path: format!("/{HUGE_PAGES}"), value: rule.is.clone() }],

@@ -138,6 +138,7 @@ fn irqs(root: &Root, card: &Card, rule: &HostRule) -> Item {
             name: format!("irq {irq} ({label})"),
             path: format!("proc/irq/{irq}/smp_affinity_list"),
             form: Form::List,
+            passing: true,
             wanted: card.cpus[queue % card.cpus.len()].to_string(),
         }
     });
@@ -150,8 +151,8 @@ fn rps(root: &Root, card: &Card, profile: &Profile, rule: &HostRule) -> Item {
     let name = format!("{} rps", card.name);
     let queues = card.receive.len();
     if queues == 0 || queues >= card.cpus.len() {
-        let found = format!("{queues} queues for {} processors", card.cpus.len());
-        return Check::new(name, found, "no steering", rule.why.clone()).into();
+        let found = format!("not needed, {queues} queues for {} processors", card.cpus.len());
+        return Check::new(name, found, "", rule.why.clone()).into();
     }
     let flows = profile.sysctl("net.core.rps_sock_flow_entries");
     let flows = flows.and_then(|rule| rule.value.first().copied()).unwrap_or(0);
@@ -162,6 +163,7 @@ fn rps(root: &Root, card: &Card, profile: &Profile, rule: &HostRule) -> Item {
             name: format!("{name} rps_cpus"),
             path: format!("{folder}/rps_cpus"),
             form: Form::Mask,
+            passing: true,
             wanted: cpus::to_mask(&card.cpus),
         };
         // The kernel rounds up to a power of two.
@@ -170,6 +172,7 @@ fn rps(root: &Root, card: &Card, profile: &Profile, rule: &HostRule) -> Item {
             name: format!("{name} rps_flow_cnt"),
             path: format!("{folder}/rps_flow_cnt"),
             form: Form::Words,
+            passing: true,
             wanted: flow_count.to_string(),
         };
         if flows > 0 { vec![spread, flow] } else { vec![spread] }
@@ -183,8 +186,8 @@ fn xps(root: &Root, card: &Card, rule: &HostRule) -> Item {
     let name = format!("{} xps", card.name);
     let queues = card.send.len();
     if queues < 2 || card.cpus.is_empty() {
-        let found = format!("{queues} queue{}", if queues == 1 { "" } else { "s" });
-        return Check::new(name, found, "no choice of queues", rule.why.clone()).into();
+        let found = format!("not needed, {queues} queue{}", if queues == 1 { "" } else { "s" });
+        return Check::new(name, found, "", rule.why.clone()).into();
     }
     let knobs = card.send.iter().enumerate().map(|(index, queue)| {
         // More queues than processors: those beyond share processors with the first.
@@ -196,6 +199,7 @@ fn xps(root: &Root, card: &Card, rule: &HostRule) -> Item {
             name: format!("{} {queue} xps_cpus", card.name),
             path: format!("{CARDS}/{}/queues/{queue}/xps_cpus", card.name),
             form: Form::Mask,
+            passing: true,
             wanted: cpus::to_mask(&own),
         }
     });

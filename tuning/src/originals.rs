@@ -72,6 +72,13 @@ pub(crate) struct Entry {
     /// Where it is in the host's tree.
     pub(crate) path: String,
     pub(crate) original: Original,
+    /// The boot that it is an original of; `None` = it stays.
+    pub(crate) boot: Option<String>,
+}
+
+/// The boot that the host is in.
+pub(crate) fn boot_id(root: &Root) -> String {
+    root.read("proc/sys/kernel/random/boot_id").unwrap_or_default()
 }
 
 /// The record.
@@ -108,9 +115,10 @@ impl Originals {
         }
     }
 
-    /// Adds what is not in the record yet.
+    /// Adds what is not in the record yet. What is from an earlier boot only is no original now.
     pub(crate) fn add(&mut self, entries: Vec<Entry>, folders: Vec<String>) {
         for entry in entries {
+            self.entries.retain(|known| known.path != entry.path || known.boot == entry.boot);
             if !self.entries.iter().any(|known| known.path == entry.path) {
                 self.entries.push(entry);
             }

@@ -56,8 +56,11 @@ pub fn revert(root: &Root) -> Result<Vec<Step>, TuneError> {
     Ok(steps)
 }
 
-/// Puts one thing back. `None`: it was as it had been.
+/// Puts one thing back. `None`: it was as it had been, or went with an earlier boot.
 fn restore(root: &Root, entry: &Entry) -> Result<Option<String>, String> {
+    if entry.boot.as_ref().is_some_and(|boot| *boot != originals::boot_id(root)) {
+        return Ok(None);
+    }
     let path = root.path(&entry.path);
     match &entry.original {
         Original::Value { text, form } => {

@@ -8,6 +8,8 @@ use crate::root::Root;
 use crate::{conntrack, files, kernel, machine, nic};
 
 const IO_URING_SWITCH: &str = "kernel.io_uring_disabled";
+/// An old name of [`conntrack::TABLE`]: what the one needs, the other must have too.
+const CONNTRACK_ALIAS: &str = "net.nf_conntrack_max";
 
 /// What was found, and what would make it as wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +29,10 @@ impl Survey {
     /// Looks at the host.
     pub fn of(root: &Root, profile: &Profile, demand: &Demand) -> Survey {
         let needs = demand.needs(root, &profile.cost);
-        let need = |key: &str| needs.iter().find(|need| need.key == key);
+        let need = |key: &str| {
+            let key = if key == CONNTRACK_ALIAS { conntrack::TABLE } else { key };
+            needs.iter().find(|need| need.key == key)
+        };
         let mut items: Vec<Item> = vec![kernel::check_version(root).into()];
         items.push(io_uring(root, profile));
         items.push(kernel::check_seccomp(root).into());

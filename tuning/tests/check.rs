@@ -212,7 +212,7 @@ fn damage() -> impl Strategy<Value = (usize, String)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
     /// Whatever stands in the files, there is a finding for everything and no panic.
     #[test]
     fn damaged_files_are_told_not_stumbled_over(damages in prop::collection::vec(damage(), 1..8)) {

@@ -51,7 +51,7 @@ fn changed(steps: &[Step]) -> usize {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(12))]
     /// However often it is killed, and with whatever profile: what was there before the first time
     /// comes back.
     #[test]
@@ -98,4 +98,45 @@ fn another_process_at_work_is_waited_for_by_the_person() {
     assert_eq!(host.setting("vm.swappiness"), "60");
     drop(lock);
     assert!(changed(&apply(&root, &survey, Mode::Change).unwrap()) > 20);
+}
+
+/// Interrupts are numbered anew at a boot: what was saved of them before says nothing then.
+#[test]
+fn what_a_boot_takes_away_is_not_put_back_after_it() {
+    let host = Host::server();
+    let root = Root::at(host.path());
+    let affinity = "proc/irq/41/smp_affinity_list";
+    let boot = |number: u32| host.set("kernel.random.boot_id", &format!("boot-{number}"));
+    let tune = || apply(&root, &survey(&host, APPLIANCE, 0), Mode::Change).unwrap();
+    host.write(affinity, "0-15\n");
+    boot(1);
+    tune();
+    assert_eq!(host.read(affinity), "0\n");
+
+    boot(2);
+    host.write(affinity, "8-9\n");
+    revert(&root).unwrap();
+    assert_eq!(host.read(affinity), "8-9\n", "not the 0-15 of the boot before");
+    assert_eq!(host.setting("vm.swappiness"), "60");
+
+    tune();
+    boot(3);
+    host.write(affinity, "4-5\n");
+    tune();
+    assert_eq!(host.read(affinity), "0\n");
+    revert(&root).unwrap();
+    assert_eq!(host.read(affinity), "4-5\n", "the original of this boot");
+}
+
+/// Both names are one value: setting one of them must not undo the other.
+#[test]
+fn the_two_names_of_the_tracking_table_agree() {
+    let host = Host::server();
+    let survey = survey(&host, SOURCE_E, 2_000_000);
+    let knob = |name: &str| {
+        let mut knobs = survey.items.iter().flat_map(|item| &item.knobs);
+        knobs.find(|knob| knob.name == name).map(|knob| knob.wanted.clone())
+    };
+    assert_eq!(knob("net.nf_conntrack_max").as_deref(), Some("2000000"));
+    assert_eq!(knob("net.netfilter.nf_conntrack_max").as_deref(), Some("2000000"));
 }

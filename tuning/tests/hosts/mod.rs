@@ -164,6 +164,8 @@ impl Host {
             ("net.ipv4.tcp_slow_start_after_idle", "1"),
             ("net.ipv4.tcp_syncookies", "1"),
             ("net.ipv4.tcp_wmem", "4096\t16384\t4194304"),
+            ("kernel.random.boot_id", "6a0c0000-0000-4000-8000-000000000001"),
+            ("net.netfilter.nf_conntrack_buckets", "262144"),
             ("net.netfilter.nf_conntrack_count", "5120"),
             ("net.netfilter.nf_conntrack_max", "262144"),
             ("net.netfilter.nf_conntrack_tcp_timeout_time_wait", "120"),
