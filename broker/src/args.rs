@@ -272,6 +272,16 @@ mod tests {
         let check = parse(&["store", "check", "--data-dir", "d"]);
         let settings = Settings { data_dir: Some("d".into()), ..Settings::default() };
         assert_eq!(check, Ok(Command::Store(StoreCommand::Check(settings))));
+        let tune = parse(&["tune", "apply", "--dry-run", "--target-connections", "1000"]);
+        let look = Look {
+            profile: "appliance".into(),
+            connections: Some(1000),
+            settings: Settings::default(),
+            root: "/".into(),
+        };
+        assert_eq!(tune, Ok(Command::Tune(TuneCommand::Apply { look, dry_run: true })));
+        let revert = TuneCommand::Revert { root: "/".into() };
+        assert_eq!(parse(&["tune", "revert"]), Ok(Command::Tune(revert)));
         let Ok(Command::Help(help)) = parse(&["--help"]) else { panic!("no help") };
         assert!(help.contains("check-config") && help.contains("RINGTIDE_CONFIG"), "{help}");
     }
@@ -289,6 +299,7 @@ mod tests {
         assert!(text(&["run", "--shard", "1"]).contains("try `ringtide run --help`"));
         assert!(text(&["store", "chekc"]).contains("try `ringtide store --help`"));
         assert!(text(&["store", "import"]).contains("--input"));
+        assert!(text(&["tune", "aply"]).contains("try `ringtide tune --help`"));
         assert!(text(&["run", "--shards", "many"]).contains("shards"));
     }
 

@@ -5,12 +5,15 @@
 #[path = "../../tuning/tests/hosts/mod.rs"]
 mod hosts;
 
-use std::fs;
-use std::io::{BufRead, BufReader};
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use hosts::Host;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use serde_json::Value;
 
 /// The program, with nothing from this environment that it would read.
@@ -34,6 +37,25 @@ fn ended(code: i32, output: &Output) -> (String, String) {
     let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(code), "{stdout}{stderr}");
     (stdout, stderr)
+}
+
+/// A file that can be read and that nobody may write, not even root: memory that is sealed, which
+/// the path leads to as long as this lives.
+struct Sealed {
+    _memory: File,
+}
+
+impl Sealed {
+    fn at(host: &Host, path: &str, text: &str) -> Sealed {
+        let memory = memfd_create("sealed", MemfdFlags::ALLOW_SEALING).unwrap();
+        let mut memory = File::from(memory);
+        memory.write_all(text.as_bytes()).unwrap();
+        fcntl_add_seals(&memory, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW).unwrap();
+        fs::remove_file(host.at(path)).unwrap();
+        let link = format!("/proc/{}/fd/{}", std::process::id(), memory.as_raw_fd());
+        symlink(link, host.at(path)).unwrap();
+        Sealed { _memory: memory }
+    }
 }
 
 /// A server on which everything can be made as the profile wants it.
@@ -113,9 +135,8 @@ fn another_profile_over_the_first_keeps_the_first_originals() {
 #[test]
 fn what_the_kernel_refuses_is_told_and_does_not_stop_the_rest() {
     let host = willing();
-    // Numbers of the real kernel that nobody may write, not even root.
-    host.refuse("proc/sys/net/ipv4/tcp_fin_timeout", "/proc/sys/kernel/cap_last_cap");
-    host.refuse("proc/sys/fs/nr_open", "/proc/sys/kernel/ngroups_max");
+    let _timeout = Sealed::at(&host, "proc/sys/net/ipv4/tcp_fin_timeout", "40\n");
+    let _nr_open = Sealed::at(&host, "proc/sys/fs/nr_open", "65536\n");
     let before = host.everything();
     let (told, _) = tune(&host, 1, &["apply"]);
     assert!(told.contains("refused net.ipv4.tcp_fin_timeout: 40 -> 15: "), "{told}");
@@ -133,10 +154,11 @@ fn what_cannot_be_put_back_stays_in_the_record() {
     let host = willing();
     let before = host.everything();
     tune(&host, 0, &["apply"]);
-    host.refuse("proc/sys/vm/swappiness", "/proc/sys/kernel/cap_last_cap");
+    let sealed = Sealed::at(&host, "proc/sys/vm/swappiness", "10\n");
     let (told, _) = tune(&host, 1, &["revert"]);
     assert!(told.contains("refused vm.swappiness: "), "{told}");
     assert_eq!(host.setting("net.core.somaxconn"), "4096");
+    drop(sealed);
     fs::remove_file(host.at("proc/sys/vm/swappiness")).unwrap();
     host.set("vm.swappiness", "10");
     let (told, _) = tune(&host, 0, &["revert"]);
@@ -183,7 +205,7 @@ fn a_file_of_another_kind_is_left_alone() {
     let host = willing();
     host.write("elsewhere", "text\n");
     let link = host.at("etc/security/limits.d/ringtide.conf");
-    std::os::unix::fs::symlink(host.at("elsewhere"), &link).unwrap();
+    symlink(host.at("elsewhere"), &link).unwrap();
     let (told, _) = tune(&host, 1, &["apply"]);
     let line = "refused /etc/security/limits.d/ringtide.conf: left alone: is no plain file";
     assert!(told.contains(line), "{told}");
@@ -262,6 +284,23 @@ fn a_built_in_profile_is_printed_as_a_file_that_can_be_used() {
     assert!(source.contains("acceptors=64"), "{source}");
     let (_, stderr) = ended(2, &ringtide(&["tune", "profile", "none"]).output().unwrap());
     assert!(stderr.contains("there are appliance, source-e"), "{stderr}");
+}
+
+#[test]
+fn the_script_passes_its_arguments_on() {
+    let program = Path::new(env!("CARGO_BIN_EXE_ringtide"));
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/tune.sh");
+    let run = |path: &str, arguments: &[&str]| {
+        let mut command = Command::new("/bin/sh");
+        command.env_clear().env("RINGTIDE_CONFIG", "/dev/null").env("PATH", path);
+        command.env("CARGO_TARGET_DIR", "/nonexistent").arg(&script).args(arguments);
+        command.output().unwrap()
+    };
+    let path = format!("{}:/usr/bin:/bin", program.parent().unwrap().display());
+    let (profile, _) = ended(0, &run(&path, &["profile", "source-e"]));
+    assert!(profile.contains("name = \"source-e\""), "{profile}");
+    let (_, stderr) = ended(2, &run(&path, &["check", "--profile", "applience"]));
+    assert!(stderr.contains("neither a file nor one of"), "{stderr}");
 }
 
 #[test]

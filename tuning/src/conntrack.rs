@@ -23,10 +23,10 @@ pub(crate) fn loaded(root: &Root) -> bool {
     root.exists(&format!("{FOLDER}/nf_conntrack_max"))
 }
 
-pub(crate) fn item(root: &Root, profile: &Profile) -> Option<Item> {
+pub(crate) fn item(root: &Root, profile: &Profile, ports: &[u16]) -> Option<Item> {
     let rule = profile.host(HostItem::Conntrack)?;
-    let ports: Vec<String> = profile.ports.iter().map(ToString::to_string).collect();
-    let wanted = format!("no connection of port {} tracked", ports.join(", "));
+    let numbers: Vec<String> = ports.iter().map(ToString::to_string).collect();
+    let wanted = format!("no connection of port {} tracked", numbers.join(", "));
     let check = Check::new("conntrack", "", wanted, rule.why.clone()).remedy(format!(
         "load /{RULES}, which `ringtide tune apply` writes (`nft -f /{RULES}`); a firewall that \
          lets in by state must accept these ports by number"
@@ -38,7 +38,7 @@ pub(crate) fn item(root: &Root, profile: &Profile) -> Option<Item> {
     if count == 0 {
         return Some(Check { found: "loaded, tracks nothing".into(), ..check }.into());
     }
-    let (found, verdict) = match of_clients(root, &profile.ports) {
+    let (found, verdict) = match of_clients(root, ports) {
         Some(0) => (format!("{count} tracked, none of a client"), Verdict::Ok),
         Some(own) => (format!("{count} tracked, {own} of clients"), Verdict::Advice),
         // The table can be read by root only, and where the kernel shows it.

@@ -29,6 +29,8 @@ pub struct Demand {
     pub ring_bytes: u64,
     /// Bytes that the rings of all shards lock in memory.
     pub memlock_bytes: u64,
+    /// Ports that are listened on, besides those that the profile names.
+    pub ports: Vec<u16>,
 }
 
 /// The least that a kernel setting must be.

@@ -65,11 +65,8 @@ fn highest(root: &Root, survey: &Survey, nr_open: NrOpen) -> u64 {
 }
 
 fn head(survey: &Survey) -> String {
-    format!(
-        "# Written by `ringtide tune apply` with the profile \"{}\"; `ringtide tune revert` takes it \
-         back.\n",
-        survey.profile
-    )
+    let by = "# By `ringtide tune apply`; `ringtide tune revert` takes it back. Profile: ";
+    format!("{by}{}.\n", survey.profile)
 }
 
 fn boots(survey: &Survey) -> impl Iterator<Item = &Boot> {

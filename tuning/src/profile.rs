@@ -20,7 +20,8 @@ pub const BUILT_IN: [(&str, &str); 2] = [("appliance", APPLIANCE), ("source-e", 
 pub struct Profile {
     /// Its name, as printed and as written into the files that are made from it.
     pub name: String,
-    /// Ports on which clients connect, for connection tracking.
+    /// Ports on which clients connect, besides those that the broker listens on: for connection
+    /// tracking.
     pub ports: Vec<u16>,
     /// Kernel settings in the profile's order.
     pub sysctl: Vec<(String, Rule)>,

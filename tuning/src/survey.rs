@@ -33,12 +33,15 @@ impl Survey {
             let key = if key == CONNTRACK_ALIAS { conntrack::TABLE } else { key };
             needs.iter().find(|need| need.key == key)
         };
+        let mut ports = [profile.ports.clone(), demand.ports.clone()].concat();
+        ports.sort_unstable();
+        ports.dedup();
         let mut items: Vec<Item> = vec![kernel::check_version(root).into()];
         items.push(io_uring(root, profile));
         items.push(kernel::check_seccomp(root).into());
         items.extend(machine::items(root, profile));
         items.extend(nic::items(root, profile));
-        items.extend(conntrack::item(root, profile));
+        items.extend(conntrack::item(root, profile, &ports));
         for (key, rule) in profile.sysctl.iter().filter(|(key, _)| key != IO_URING_SWITCH) {
             items.push(sysctl(root, key, Some(rule), need(key)));
         }
@@ -59,7 +62,7 @@ impl Survey {
             profile: profile.name.clone(),
             nofile: at_least(nofile, demand.descriptors()),
             memlock: at_least(memlock, demand.memlock_bytes),
-            untracked: if tracking { profile.ports.clone() } else { Vec::new() },
+            untracked: if tracking { ports } else { Vec::new() },
         };
         let boot = survey.next_boot(root);
         survey.items.push(boot.into());

@@ -17,6 +17,7 @@ fn demand(connections: u64) -> Demand {
         backlog: 4096,
         ring_bytes: 4 << 20,
         memlock_bytes: 8 << 20,
+        ports: vec![1884],
     }
 }
 
@@ -60,6 +61,8 @@ fn a_server_as_it_comes_is_told_item_by_item() {
     told(&checks, "eth0 xps", Advice, "0 of 10 as wanted");
     told(&checks, "eth0 offloads", Advice, "generic-receive-offload off");
     told(&checks, "conntrack", Advice, "5120 tracked, 1 of clients");
+    let wanted = &find(&checks, "conntrack").wanted;
+    assert_eq!(wanted, "no connection of port 1883, 1884, 8883 tracked");
     told(&checks, "fs.file-max", Ok, "9223372036854775807");
     told(&checks, "fs.nr_open", Advice, "1048576");
     told(&checks, "net.core.somaxconn", Advice, "4096");

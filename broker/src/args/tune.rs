@@ -34,7 +34,8 @@ fn connections(text: &str) -> Result<u64, String> {
 }
 
 /// Print one line for each thing: what was found, what is wanted, why. Changes nothing. Ends with 0
-/// if all is as wanted, 1 if there is advice or something cannot be read, 3 if the host falls short.
+/// if all is as wanted, 1 if there is advice or something cannot be read, 3 if the host falls
+/// short.
 #[derive(FromArgs, Debug, PartialEq)]
 #[argh(subcommand, name = "check")]
 struct Check {

@@ -20,6 +20,7 @@ fn survey(host: &Host, profile: &str, connections: u64) -> Survey {
         backlog: 4096,
         ring_bytes: 4 << 20,
         memlock_bytes: 8 << 20,
+        ports: vec![1883],
     };
     Survey::of(&Root::at(host.path()), &profile, &demand)
 }

@@ -83,12 +83,6 @@ impl Host {
         fs::read_to_string(self.at(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 
-    /// A path that leads to a file of the real kernel that nobody, not even root, may write.
-    pub fn refuse(&self, path: &str, real: &str) {
-        fs::remove_file(self.at(path)).unwrap();
-        symlink(real, self.at(path)).unwrap();
-    }
-
     /// A kernel setting.
     pub fn set(&self, key: &str, value: &str) {
         self.write(&setting(key), &format!("{value}\n"));
