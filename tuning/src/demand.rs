@@ -9,6 +9,9 @@ use crate::{conntrack, kernel, unit};
 
 /// Bytes of a page that the kernel counts buffers of sockets in.
 const PAGE: u64 = 4096;
+/// Files that the rest of the host may have open. Not what is open now: with the clients connected
+/// that would count them twice.
+const OTHER_FILES: u64 = 65_536;
 /// The most slots for descriptors that the kernel gives to one ring.
 pub const RING_SLOTS_MAX: u64 = 1 << 20;
 
@@ -56,12 +59,11 @@ impl Demand {
         let mut add = |key, value, arithmetic| needs.push(Need { key, value, arithmetic });
         let Demand { connections, backlog, .. } = *self;
         if connections > 0 {
-            // Each descriptor of the process, and what else is open on the host.
-            let others = open_files(root);
             let own = self.descriptors_own;
-            let files = others.saturating_add(own).saturating_add(connections);
-            let text =
-                format!("{others} open now + {own} own + {connections} connections = {files}");
+            let files = connections.saturating_add(own + OTHER_FILES);
+            let text = format!(
+                "{OTHER_FILES} of other programs + {own} own + {connections} connections = {files}"
+            );
             add("fs.file-max", vec![files], text);
             if !self.direct {
                 let text = format!("{own} own + {connections} connections");
@@ -177,12 +179,6 @@ impl Demand {
 
 fn plural(count: u64) -> &'static str {
     if count == 1 { "" } else { "es" }
-}
-
-/// Files that are open on the host.
-fn open_files(root: &Root) -> u64 {
-    let text = root.read("proc/sys/fs/file-nr").unwrap_or_default();
-    text.split_whitespace().next().and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
 /// The limits of this process and of the installed unit.

@@ -165,7 +165,12 @@ impl Lock {
         let wrong = |error: io::Error| {
             TuneError::Record(format!("{}: cannot be made: {error}", folder.display()))
         };
-        DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(wrong)?;
+        let above = folder.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(above).map_err(wrong)?;
+        match DirBuilder::new().mode(0o700).create(&folder) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(wrong(error)),
+            _ => {}
+        }
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true).mode(0o600);
         let file = options.open(root.path(LOCK)).map_err(wrong)?;

@@ -6,7 +6,7 @@ mod hosts;
 use hosts::Host;
 use proptest::prelude::*;
 use ringtide_tuning::profile::{APPLIANCE, SOURCE_E};
-use ringtide_tuning::{Check, Demand, Profile, Root, Survey, Verdict, at_start};
+use ringtide_tuning::{Check, Demand, Done, Mode, Profile, Root, Survey, Verdict, apply, at_start};
 
 fn demand(connections: u64) -> Demand {
     Demand {
@@ -76,8 +76,32 @@ fn a_server_as_it_comes_is_told_item_by_item() {
 }
 
 #[test]
+fn a_small_machine_shares_its_one_queue_out() {
+    let host = Host::small();
+    let checks = checks(&host, &demand(0));
+    use Verdict::{Advice, Ok};
+    told(&checks, "cores", Ok, "2 usable of 2");
+    told(&checks, "numa", Ok, "1 node");
+    told(&checks, "transparent_hugepage", Ok, "madvise");
+    told(&checks, "eth0 queues", Advice, "1 receive, 1 send, any node");
+    told(&checks, "eth0 irqs", Advice, "0 of 2 as wanted");
+    told(&checks, "eth0 rps", Advice, "0 of 2 as wanted");
+    told(&checks, "eth0 xps", Ok, "not needed, 1 queue");
+    told(&checks, "conntrack", Ok, "loaded, tracks nothing");
+    host.write("proc/irq/38/smp_affinity_list", "0\n");
+    host.write("proc/irq/39/smp_affinity_list", "0\n");
+    host.write("sys/class/net/eth0/queues/rx-0/rps_cpus", "3\n");
+    host.write("sys/class/net/eth0/queues/rx-0/rps_flow_cnt", "32768\n");
+    let checks = self::checks(&host, &demand(0));
+    told(&checks, "eth0 irqs", Ok, "2 of 2 as wanted");
+    told(&checks, "eth0 rps", Ok, "2 of 2 as wanted");
+    let memory = self::checks(&host, &demand(1_000_000));
+    told(&memory, "memory", Ok, "23.5 GiB in all");
+}
+
+#[test]
 fn every_item_says_what_why_and_what_to_do_on_one_line() {
-    for host in [Host::server(), Host::container(), Host::empty()] {
+    for host in [Host::server(), Host::small(), Host::container(), Host::empty()] {
         for check in checks(&host, &demand(2_000_000)) {
             let line = check.to_string();
             assert_eq!(line.lines().count(), 1, "{line}");
@@ -231,5 +255,33 @@ proptest! {
             host.write(&files[index % files.len()], &text);
         }
         prop_assert!(checks(&host, &demand(1_000_000)).len() + 6 >= before);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    /// A host that was made ready for a number of connections has every setting that these need,
+    /// and that fewer need, with either profile.
+    #[test]
+    fn what_is_made_ready_is_enough(
+        connections in 1_u64..100_000_000,
+        share in 1_u64..=100,
+        source in any::<bool>(),
+    ) {
+        let host = Host::server();
+        let root = Root::at(host.path());
+        let profile = Profile::parse(if source { SOURCE_E } else { APPLIANCE }, "profile").unwrap();
+        let survey = Survey::of(&root, &profile, &demand(connections));
+        apply(&root, &survey, Mode::Change).unwrap();
+        let again = Survey::of(&root, &profile, &demand(connections));
+        let steps = apply(&root, &again, Mode::Change).unwrap();
+        prop_assert!(steps.iter().all(|step| step.done == Done::Kept), "{steps:?}");
+        for count in [connections, (connections * share / 100).max(1)] {
+            let checks = Survey::of(&root, &profile, &demand(count)).checks();
+            let of_kernel = checks.iter().filter(|check| check.name.contains('.'));
+            let short: Vec<&Check> =
+                of_kernel.filter(|check| check.verdict == Verdict::Short).collect();
+            prop_assert!(short.is_empty(), "{short:?}");
+        }
     }
 }

@@ -53,6 +53,36 @@ impl Host {
         host
     }
 
+    /// A small virtual machine: two processors, a virtio card of one queue whose interrupts belong
+    /// to the bus above it, control groups of version 1, no connection tracked.
+    pub fn small() -> Host {
+        let host = Host::empty();
+        host.set("kernel.osrelease", "6.18.44");
+        host.processors(2, 1);
+        host.write("proc/meminfo", "MemTotal:       24660000 kB\n");
+        host.write("proc/self/cgroup", "4:memory:/job\n1:cpu:/\n0::/\n");
+        host.write("sys/fs/cgroup/memory/job/memory.limit_in_bytes", "9223372036854771712\n");
+        host.limits(20_000, "8388608");
+        host.write("sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n");
+        host.settings();
+        host.set("net.netfilter.nf_conntrack_count", "0");
+        let bus = "sys/devices/pci0000:00/0000:00:03.0";
+        host.write(&format!("{bus}/virtio2/uevent"), "");
+        let mut table = String::from("            CPU0       CPU1\n");
+        for (irq, label) in [(37, "config"), (38, "input.0"), (39, "output.0")] {
+            host.write(&format!("{bus}/msi_irqs/{irq}"), "msix\n");
+            host.write(&format!("proc/irq/{irq}/smp_affinity_list"), "0-1\n");
+            let line = format!(" {irq}:   1   0  PCI-MSIX-0000:00:03.0  0-edge  virtio2-{label}\n");
+            table.push_str(&line);
+        }
+        host.write("proc/interrupts", &table);
+        host.write("sys/class/net/eth0/queues/rx-0/rps_cpus", "0\n");
+        host.write("sys/class/net/eth0/queues/rx-0/rps_flow_cnt", "0\n");
+        host.write("sys/class/net/eth0/queues/tx-0/tx_timeout", "0\n");
+        symlink(host.at(&format!("{bus}/virtio2")), host.at("sys/class/net/eth0/device")).unwrap();
+        host
+    }
+
     /// A container that was given neither `/sys` nor a writable `/proc`: two processors, a quota
     /// that cannot be seen, a filter of system calls.
     pub fn container() -> Host {
@@ -137,7 +167,6 @@ impl Host {
         for (key, value) in [
             ("fs.file-max", "9223372036854775807"),
             ("fs.nr_open", "1048576"),
-            ("fs.file-nr", "3040\t0\t9223372036854775807"),
             ("kernel.io_uring_disabled", "0"),
             ("kernel.io_uring_group", "-1"),
             ("kernel.numa_balancing", "1"),
