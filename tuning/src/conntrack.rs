@@ -63,10 +63,10 @@ pub(crate) fn rules(ports: &[u16]) -> String {
     let ports = ports.join(", ");
     format!(
         "#!/usr/sbin/nft -f\n\
-         # No connection tracking for MQTT clients. Load it with `nft -f /{RULES}`;\n\
-         # take it away with `nft delete table inet ringtide_notrack`. It is not loaded by itself:\n\
-         # a firewall that lets in by state (ct state established) must first accept these ports\n\
-         # by their numbers, both ways.\n\
+         # No connection tracking for MQTT clients. Load: `nft -f /{RULES}`;\n\
+         # away with it: `nft delete table inet ringtide_notrack`. It is not loaded by itself: a\n\
+         # firewall that lets in by state (ct state established) must first accept these ports by\n\
+         # their numbers, both ways.\n\
          table inet ringtide_notrack\n\
          delete table inet ringtide_notrack\n\
          table inet ringtide_notrack {{\n    \

@@ -64,6 +64,56 @@ fn highest(root: &Root, survey: &Survey, nr_open: NrOpen) -> u64 {
     most.unwrap_or(u64::MAX)
 }
 
+/// Settings that files which the boot reads after ours set to something else: `FILE sets KEY to
+/// VALUE`.
+pub(crate) fn overridden(root: &Root, survey: &Survey) -> Vec<String> {
+    let mut found = Vec::new();
+    for path in read_after_ours(root) {
+        let text = root.read(&path).unwrap_or_default();
+        for (key, value) in text.lines().filter_map(assignment) {
+            let other = |boot: &Boot| match boot {
+                Boot::Sysctl { key: ours, value: wanted, .. } => *ours == key && *wanted != value,
+                Boot::Write { .. } => false,
+            };
+            if boots(survey).any(other) {
+                found.push(format!("/{path} sets {key} to {value}"));
+            }
+        }
+    }
+    found
+}
+
+/// Files are read by the order of their names, whichever folder they are in; one name counts once.
+fn read_after_ours(root: &Root) -> Vec<String> {
+    const FOLDERS: [&str; 5] = [
+        "etc/sysctl.d",
+        "run/sysctl.d",
+        "usr/local/lib/sysctl.d",
+        "usr/lib/sysctl.d",
+        "lib/sysctl.d",
+    ];
+    let own = SYSCTL.rsplit('/').next().unwrap_or_default();
+    let mut files: Vec<(String, &str)> = Vec::new();
+    for folder in FOLDERS {
+        for name in root.list(folder) {
+            let known = files.iter().any(|(other, _)| *other == name);
+            if name.ends_with(".conf") && name.as_str() > own && !known {
+                files.push((name, folder));
+            }
+        }
+    }
+    files.sort();
+    files.into_iter().map(|(name, folder)| format!("{folder}/{name}")).collect()
+}
+
+/// `key = value`, `-key=value`, with slashes or dots in the key.
+fn assignment(line: &str) -> Option<(String, String)> {
+    let (key, value) = line.trim().trim_start_matches('-').split_once('=')?;
+    let comment = key.starts_with(['#', ';']);
+    let value = value.split_whitespace().collect::<Vec<_>>().join(" ");
+    (!comment).then(|| (key.trim().replace('/', "."), value))
+}
+
 fn head(survey: &Survey) -> String {
     let by = "# By `ringtide tune apply`; `ringtide tune revert` takes it back. Profile: ";
     format!("{by}{}.\n", survey.profile)

@@ -83,10 +83,19 @@ impl Survey {
         let files = files::wanted(root, self, files::NrOpen::Planned);
         let there = files.iter().filter(|file| file.is_there(root)).count();
         let names: Vec<String> = files.iter().map(|file| format!("/{}", file.path)).collect();
+        let others = files::overridden(root, self);
         let found = format!("{there} of {} files as wanted", files.len());
-        Check::new("next boot", found, names.join(", "), "what is set live is gone after a boot")
-            .remedy("`ringtide tune apply` writes them")
-            .met(there == files.len(), Verdict::Advice)
+        let why = "what is set live is gone after a boot";
+        let check = match others.is_empty() {
+            true => Check::new("next boot", found, names.join(", "), why)
+                .remedy("`ringtide tune apply` writes them"),
+            false => {
+                let found = format!("{found}; {}, after them", others.join(", "));
+                Check::new("next boot", found, names.join(", "), why)
+                    .remedy("take those lines out of their files")
+            }
+        };
+        check.met(there == files.len() && others.is_empty(), Verdict::Advice)
     }
 }
 

@@ -202,6 +202,22 @@ fn an_installed_unit_is_read_with_its_drop_ins() {
 }
 
 #[test]
+fn a_file_that_the_boot_reads_later_is_named() {
+    let host = Host::server();
+    let root = Root::at(host.path());
+    let look = || Survey::of(&root, &appliance(), &demand(0));
+    apply(&root, &look(), Mode::Change).unwrap();
+    host.write("usr/lib/sysctl.d/50-default.conf", "vm.swappiness = 60\n");
+    told(&look().checks(), "next boot", Verdict::Ok, "5 of 5 files as wanted");
+    let text = "# vm.swappiness = 7\n-vm/swappiness=60\nnet.core.somaxconn = 32768\nkernel.x = 1\n";
+    host.write("etc/sysctl.d/99-sysctl.conf", text);
+    host.write("lib/sysctl.d/99-sysctl.conf", "net.core.somaxconn = 1\n");
+    let found = "5 of 5 files as wanted; /etc/sysctl.d/99-sysctl.conf sets vm.swappiness to 60, \
+                 after them";
+    told(&look().checks(), "next boot", Verdict::Advice, found);
+}
+
+#[test]
 fn the_source_s_profile_tells_all_of_its_lines() {
     let host = Host::server();
     let profile = Profile::parse(SOURCE_E, "source-e").unwrap();
