@@ -48,9 +48,23 @@ pub(crate) struct Need {
 }
 
 impl Demand {
-    /// Descriptors of the broker's process.
+    /// The limit of descriptors that the broker's process needs. It bounds the slots of each ring
+    /// too, where connections are slots.
     pub(crate) fn descriptors(&self) -> u64 {
-        self.descriptors_own + if self.direct { 0 } else { self.connections }
+        match self.direct {
+            false => self.descriptors_own.saturating_add(self.connections),
+            true => self.descriptors_own.max(self.connections.div_ceil(self.shards.max(1))),
+        }
+    }
+
+    /// How [`Demand::descriptors`] comes about.
+    fn of_descriptors(&self) -> String {
+        let Demand { connections, shards, descriptors_own: own, .. } = *self;
+        match (connections, self.direct) {
+            (0, _) => "descriptors of the broker without any connection".to_owned(),
+            (_, false) => format!("{own} own + {connections} connections"),
+            (_, true) => format!("{connections} connections as slots of {shards} rings"),
+        }
     }
 
     /// The kernel settings that must not be less.
@@ -65,10 +79,7 @@ impl Demand {
                 "{OTHER_FILES} of other programs + {own} own + {connections} connections = {files}"
             );
             add("fs.file-max", vec![files], text);
-            if !self.direct {
-                let text = format!("{own} own + {connections} connections");
-                add("fs.nr_open", vec![self.descriptors()], text);
-            }
+            add("fs.nr_open", vec![self.descriptors()], self.of_descriptors());
             let pages = connections.saturating_mul(cost.queued_pages);
             let text = format!(
                 "{connections} connections x {} pages in buffers at a time = {pages} pages, {}",
@@ -105,14 +116,24 @@ impl Demand {
         checks.push(self.accept_queue(root, cost));
         checks.push(self.addresses(root));
         if self.direct {
-            let slots = RING_SLOTS_MAX * self.shards;
-            let wanted = format!("at least {}", self.connections);
-            let why = format!("{} shards x {RING_SLOTS_MAX} slots of a ring", self.shards);
-            let check = Check::new("ring slots", slots.to_string(), wanted, why)
-                .remedy("run more shards, or `descriptors = \"plain\"`");
-            checks.push(check.met(slots >= self.connections, Verdict::Short));
+            checks.push(self.ring_slots(root));
         }
         checks
+    }
+
+    /// The kernel bounds the slots of a ring by a number of its own and by the process's limit.
+    fn ring_slots(&self, root: &Root) -> Check {
+        let nofile = limits::hard(root).map_or(u64::MAX, |(nofile, _)| nofile);
+        let each = nofile.min(RING_SLOTS_MAX);
+        let slots = each.saturating_mul(self.shards);
+        let wanted = format!("at least {}", self.connections);
+        let why = format!(
+            "{} shards x {each} slots of a ring, the smaller of {RING_SLOTS_MAX} and nofile",
+            self.shards
+        );
+        Check::new("ring slots", slots.to_string(), wanted, why)
+            .remedy("raise nofile, run more shards, or take `descriptors = \"plain\"`")
+            .met(slots >= self.connections, Verdict::Short)
     }
 
     fn memory(&self, root: &Root, cost: &Cost) -> Check {
@@ -190,18 +211,7 @@ pub(crate) fn limit_checks(
 ) -> Vec<Check> {
     let units = unit::limits(root);
     let process = limits::hard(root);
-    let descriptors = match demand.connections {
-        0 => (demand.descriptors(), "descriptors of the broker without any connection".to_owned()),
-        connections => (
-            demand.descriptors(),
-            match demand.direct {
-                true => {
-                    format!("{} own; connections are slots of the rings", demand.descriptors_own)
-                }
-                false => format!("{} own + {connections} connections", demand.descriptors_own),
-            },
-        ),
-    };
+    let descriptors = (demand.descriptors(), demand.of_descriptors());
     let locked = (demand.memlock_bytes, format!("rings of {} shards", demand.shards));
     let of_process = |of: fn(&(u64, u64)) -> u64| process.as_ref().map(of).map_err(Clone::clone);
     let mut checks = vec![

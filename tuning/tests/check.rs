@@ -179,7 +179,7 @@ fn too_little_memory_falls_short() {
 }
 
 #[test]
-fn connections_in_the_rings_take_no_descriptors() {
+fn connections_in_the_rings_are_bounded_per_ring() {
     let host = Host::server();
     let direct = Demand { direct: true, ..demand(2_800_000) };
     let found = checks(&host, &direct);
@@ -187,6 +187,8 @@ fn connections_in_the_rings_take_no_descriptors() {
     told(&found, "ring slots", Verdict::Ok, "33554432");
     let few = checks(&host, &Demand { shards: 2, ..direct });
     told(&few, "ring slots", Verdict::Short, "2097152");
+    let nofile = find(&few, "nofile");
+    assert!(nofile.why.contains("2800000 connections as slots of 2 rings: 1400000"), "{nofile}");
 }
 
 #[test]
