@@ -425,6 +425,10 @@ impl SegmentFile for Handle {
         self.state()?.write(self.index, bytes, offset)
     }
 
+    fn write_uncached(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write(bytes, offset)
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.state()?.sync(self.index, 0..usize::MAX)
     }

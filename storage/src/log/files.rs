@@ -8,6 +8,11 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+
+/// Linux error number of an operation that a file does not support.
+const EINVAL: i32 = 22;
+
 /// A file as the log needs it.
 pub(super) trait SegmentFile: Send + fmt::Debug {
     /// The descriptor that a [`crate::LogWrite`] names.
@@ -16,6 +21,9 @@ pub(super) trait SegmentFile: Send + fmt::Debug {
     fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
     /// Writes all of `bytes` at `offset`.
     fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// The same past the page cache, where the file system can: what nobody will read needs no
+    /// memory, and no copy. Place, length and address are multiples of 4096 bytes.
+    fn write_uncached(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Data, and what is needed to find it, is on the medium when this returns.
     fn sync(&self) -> io::Result<()>;
     /// What was read or written and is clean is no longer kept in memory: it is read from the
@@ -144,6 +152,20 @@ impl SegmentFile for File {
 
     fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.write_all_at(bytes, offset)
+    }
+
+    fn write_uncached(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        // Not every file system knows the flag, and not every one that does takes the write.
+        let usual = fcntl_getfl(self)?;
+        if fcntl_setfl(self, usual | OFlags::DIRECT).is_err() {
+            return self.write(bytes, offset);
+        }
+        let direct = self.write_all_at(bytes, offset);
+        fcntl_setfl(self, usual)?;
+        match direct {
+            Err(error) if error.raw_os_error() == Some(EINVAL) => self.write(bytes, offset),
+            result => result,
+        }
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::files::{DiskSpace, Files, SegmentFile};
-use super::format::{Identity, SegmentHeader, segment_header, segment_name};
+use super::format::{BLOCK_BYTES, Identity, SegmentHeader, segment_header, segment_name};
 use crate::StoreFailure;
 
 /// The longest pause between two pieces of zeros: a device that is slower is busy with the log.
@@ -276,12 +276,16 @@ impl Preparer {
             }
             result => result?,
         };
-        self.zeros.resize(ZERO_BYTES, 0);
+        let block = BLOCK_BYTES as usize;
+        self.zeros.resize(ZERO_BYTES + block, 0);
+        // Nobody reads them, and the log writes whole blocks over them.
+        let aligned = self.zeros.as_ptr().align_offset(block).min(block);
+        let zeros = &self.zeros[aligned..aligned + ZERO_BYTES];
         let mut offset = header.len() as u64;
         while offset < bytes {
             let piece = (bytes - offset).min(ZERO_BYTES as u64) as usize;
             let begun = Instant::now();
-            file.write(&self.zeros[..piece], offset)?;
+            file.write_uncached(&zeros[..piece], offset)?;
             offset += piece as u64;
             if offset < bytes {
                 // The syncs of the log wait for the device with these. One piece at a time, and
