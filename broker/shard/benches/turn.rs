@@ -12,8 +12,8 @@ use std::time::Instant;
 
 use common::shard;
 use ringtide_codec::{
-    Connect, ConnectProperties, PacketId, PublishOut, QoS, SubscribeOut, SubscriptionOptions,
-    Version,
+    AckKind, Connect, ConnectProperties, PacketId, PublishOut, QoS, ReasonCode, SubscribeOut,
+    SubscriptionOptions, Version, write_ack,
 };
 use ringtide_driver::Turn;
 
@@ -51,7 +51,7 @@ const WORKS: [Work; 4] = [
         topic: |pair| format!("w/{pair}/x"),
     },
     Work {
-        name: "publish-qos1-256",
+        name: "pairs-qos1-256",
         payload_bytes: 256,
         qos: QoS::AtLeastOnce,
         filter: |pair| format!("bench/{pair}"),
@@ -76,11 +76,11 @@ fn connect(socket: u32) -> Rc<[u8]> {
     out.into()
 }
 
-fn subscribe(filter: &str) -> Rc<[u8]> {
+fn subscribe(filter: &str, qos: QoS) -> Rc<[u8]> {
     let packet = SubscribeOut {
         packet_id: PacketId::new(1).expect("1 is an id"),
         subscription_id: None,
-        filters: &[(filter, SubscriptionOptions::with_qos(QoS::AtMostOnce))],
+        filters: &[(filter, SubscriptionOptions::with_qos(qos))],
     };
     let mut out = Vec::new();
     packet.encode(Version::V3_1_1, &mut out);
@@ -112,6 +112,16 @@ fn burst(work: &Work, pair: u32) -> Rc<[u8]> {
     out.into()
 }
 
+/// What a reader answers to the messages of one round, whose packet ids go in turn from 1.
+fn pubacks(round: usize) -> Rc<[u8]> {
+    let ids = round * BATCH..(round + 1) * BATCH;
+    let mut out = Vec::with_capacity(4 * BATCH);
+    for id in ids.filter_map(|number| PacketId::new((number % 65_535) as u16 + 1)) {
+        write_ack(AckKind::PubAck, Version::V3_1_1, id, ReasonCode::Success, &mut out);
+    }
+    out.into()
+}
+
 fn run(work: &Work, rounds: usize) {
     let (mut shard, wire) = shard();
     for socket in 0..2 * PAIRS {
@@ -119,7 +129,7 @@ fn run(work: &Work, rounds: usize) {
         wire.borrow_mut().arrivals.push_back((socket, connect(socket)));
         if socket >= PAIRS {
             let filter = (work.filter)(socket - PAIRS);
-            wire.borrow_mut().arrivals.push_back((socket, subscribe(&filter)));
+            wire.borrow_mut().arrivals.push_back((socket, subscribe(&filter, work.qos)));
         }
     }
     (0..10).for_each(|_| {
@@ -128,7 +138,7 @@ fn run(work: &Work, rounds: usize) {
     let bursts: Vec<Rc<[u8]>> = (0..PAIRS).map(|pair| burst(work, pair)).collect();
     let started = Instant::now();
     let sent = wire.borrow().sent_bytes;
-    for _ in 0..rounds {
+    for round in 0..rounds {
         for (socket, burst) in (0..PAIRS).zip(&bursts) {
             wire.borrow_mut().arrivals.push_back((socket, Rc::clone(burst)));
         }
@@ -136,6 +146,12 @@ fn run(work: &Work, rounds: usize) {
             let _ = shard.turn();
         }
         let _ = shard.turn();
+        if work.qos == QoS::AtLeastOnce {
+            let answer = pubacks(round);
+            for socket in PAIRS..2 * PAIRS {
+                wire.borrow_mut().arrivals.push_back((socket, Rc::clone(&answer)));
+            }
+        }
     }
     let messages = rounds * PAIRS as usize * BATCH;
     let ns = started.elapsed().as_nanos() as f64 / messages as f64;
