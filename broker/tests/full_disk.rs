@@ -8,7 +8,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::broker::{scratch, target};
 use common::{Broker, Client, Connect, PATIENCE, Publish, QUIET, Settings, V5, V311};
@@ -47,33 +47,41 @@ fn lasting(address: &str) -> Client {
 }
 
 /// Publishes until there is no space; the payloads that were acknowledged. A checkpoint may yet
-/// find a little room, so it must be refused for longer than a full store goes without one.
-fn fill(publisher: &mut Client, most: usize) -> BTreeSet<String> {
+/// find a little room, so it must be refused for longer than a full store goes without one: that is
+/// by how long one takes, on the disk of this machine.
+fn fill(publisher: &mut Client) -> BTreeSet<String> {
     let mut kept = BTreeSet::new();
-    let mut refused = 0;
-    for number in 0..most {
+    let (mut took, mut refused_since) = (Duration::ZERO, None);
+    let mut number = 0;
+    loop {
+        number += 1;
         let payload = format!("{number:08}{}", "x".repeat(8000));
+        let asked = Instant::now();
         match publisher.publish(Publish::new("kept/fill", &payload).qos(1)) {
             code::SUCCESS => {
+                took += asked.elapsed();
                 assert!(kept.insert(payload));
-                refused = 0;
+                assert!(kept.len() < 1000, "they all found room");
+                refused_since = None;
             }
-            code::QUOTA_EXCEEDED if refused == 40 => return kept,
             code::QUOTA_EXCEEDED => {
-                refused += 1;
+                // Of the 2 MiB of the store one acknowledgement writes 8 KiB, synced.
+                let enough = (took / kept.len().max(1) as u32 * 200).max(Duration::from_secs(4));
+                if refused_since.get_or_insert(asked).elapsed() > enough {
+                    return kept;
+                }
                 std::thread::sleep(Duration::from_millis(100));
             }
             other => panic!("PUBACK {other:#04x}"),
         }
     }
-    panic!("{most} messages found room")
 }
 
 /// The value of a topic of the broker's own, when it is this one.
 fn expect_sys(watcher: &mut Client, topic: &str, wanted: impl Fn(&str) -> bool) {
-    let end = std::time::Instant::now() + PATIENCE;
+    let end = Instant::now() + PATIENCE;
     let mut last = None;
-    while std::time::Instant::now() < end {
+    while Instant::now() < end {
         let message = watcher.raw_message();
         if message.topic == format!("$SYS/broker/{topic}") {
             if wanted(&message.text()) {
@@ -121,7 +129,7 @@ fn full_and_back(broker: &Broker) {
     assert_eq!(watcher.subscribe("live/#", 1), 1);
     expect_sys(&mut watcher, "store/state", |state| state == "ok");
     let mut publisher = Client::connect(address, &Connect::new(V5, "publisher"));
-    let kept = fill(&mut publisher, 1000);
+    let kept = fill(&mut publisher);
     assert!(kept.len() > 20, "{} messages were kept", kept.len());
     expect_log(broker, "the store has no room");
     expect_log(broker, "% of its space in use");
@@ -176,7 +184,7 @@ fn a_full_store_keeps_what_it_acknowledged_over_a_kill() {
     assert_eq!(reader.subscribe("kept/#", 1), 1);
     reader.disconnect();
     let mut publisher = Client::connect(&broker.address, &Connect::new(V5, "publisher"));
-    let kept = fill(&mut publisher, 1000);
+    let kept = fill(&mut publisher);
     broker.signal("KILL");
     broker.wait();
     // More room at the next start.
@@ -200,6 +208,11 @@ fn a_write_that_fails_ends_the_broker_and_loses_nothing_acknowledged() {
     assert_eq!(reader.subscribe("kept/#", 1), 1);
     reader.disconnect();
     let mut publisher = Client::connect(&broker.address, &Connect::new(V5, "publisher"));
+    // One that cannot be prepared would be want of space. The next is asked for when this one is
+    // full.
+    eventually("two segments are prepared", || {
+        segments(&data).iter().filter(|segment| is_prepared(segment)).count() == 2
+    });
     broker.limit_file_size(256 << 10);
     let mut kept = BTreeSet::new();
     for number in 0..1000 {
@@ -230,13 +243,24 @@ fn a_write_that_fails_ends_the_broker_and_loses_nothing_acknowledged() {
     assert!(kept.is_subset(&got), "{} of {} came", got.len(), kept.len());
 }
 
-/// The first segment that holds something.
-fn first_segment(data: &Path) -> PathBuf {
+/// The files of shard 0's log, in order.
+fn segments(data: &Path) -> Vec<PathBuf> {
     let files = fs::read_dir(data.join("logs-1/0")).unwrap().map(|entry| entry.unwrap().path());
     let mut segments: Vec<_> =
         files.filter(|path| path.extension().is_some_and(|end| end == "seg")).collect();
     segments.sort();
-    segments.into_iter().find(|path| fs::read(path).unwrap()[4096..4100] == *b"RTLB").unwrap()
+    segments
+}
+
+/// A segment's header is written when all else of it is.
+fn is_prepared(segment: &Path) -> bool {
+    fs::read(segment).is_ok_and(|bytes| bytes.iter().take(16).any(|byte| *byte != 0))
+}
+
+/// The first segment that holds something.
+fn first_segment(data: &Path) -> PathBuf {
+    let holds = |path: &PathBuf| fs::read(path).unwrap().get(4096..4100) == Some(b"RTLB");
+    segments(data).into_iter().find(holds).unwrap()
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The program, with nothing from this environment that it would read.
 fn program(arguments: &[&str]) -> Command {
@@ -27,13 +28,18 @@ struct Running {
     child: Child,
     log: BufReader<ChildStderr>,
     banner: Vec<String>,
+    /// A data directory of its own, unless the arguments name one.
+    _data: Scratch,
 }
 
 impl Running {
-    fn start(command: &mut Command) -> Running {
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    fn start(arguments: &[&str]) -> Running {
+        let data = Scratch::folder();
+        let mut command = program(arguments);
+        command.env("RINGTIDE_DATA_DIR", data.path()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
-        let mut running = Running { child, log, banner: Vec::new() };
+        let mut running = Running { child, log, banner: Vec::new(), _data: data };
         while running.banner.last().is_none_or(|line: &String| !line.contains("listening on")) {
             let line = running.line();
             running.banner.push(line);
@@ -70,7 +76,7 @@ impl Drop for Running {
     }
 }
 
-/// A file of one test's own, removed when dropped.
+/// A file or folder of one test's own, removed when dropped.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -78,6 +84,16 @@ impl Scratch {
         let name = format!("ringtide-program-{}-{name}", std::process::id());
         let path = std::env::temp_dir().join(name);
         fs::write(&path, text).unwrap();
+        Scratch(path)
+    }
+
+    /// A folder that is not there yet.
+    fn folder() -> Scratch {
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let name = format!("ringtide-program-{}-data-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let _ = fs::remove_dir_all(&path);
         Scratch(path)
     }
 
@@ -89,6 +105,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
+        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -186,7 +203,7 @@ fn too_few_descriptors_end_with_3_and_one_line() {
 #[test]
 fn a_terminated_broker_ends_well() {
     for signal in ["TERM", "INT"] {
-        let mut running = Running::start(&mut program(&["run", "--listen", "127.0.0.1:0"]));
+        let mut running = Running::start(&["run", "--listen", "127.0.0.1:0"]);
         let banner = running.banner.concat();
         assert!(banner.contains("durability: "), "{banner}");
         assert!(banner.contains("host glommio"), "{banner}");
@@ -199,7 +216,7 @@ fn a_terminated_broker_ends_well() {
 #[test]
 fn a_hangup_applies_what_it_can_and_names_the_rest() {
     let file = Scratch::new("hangup.toml", "[[listeners]]\nbind = \"127.0.0.1:0\"\n");
-    let mut running = Running::start(&mut program(&["run", "--config", file.path()]));
+    let mut running = Running::start(&["run", "--config", file.path()]);
     let listener = "[[listeners]]\nbind = \"127.0.0.1:0\"\nbacklog = 9\n";
     fs::write(&file.0, format!("{listener}[limits]\nreceive_maximum = 7\n")).unwrap();
     running.signal("HUP");
@@ -216,7 +233,7 @@ fn a_hangup_applies_what_it_can_and_names_the_rest() {
 #[test]
 fn json_logs_are_one_object_a_line() {
     let arguments = ["run", "--listen", "127.0.0.1:0", "--log", "json"];
-    let running = Running::start(&mut program(&arguments));
+    let running = Running::start(&arguments);
     for line in &running.banner {
         let value: serde_json::Value = serde_json::from_str(line).unwrap();
         assert_eq!(value["level"], "INFO", "{line}");
@@ -233,12 +250,9 @@ fn address(running: &Running) -> String {
 
 #[test]
 fn a_start_says_what_it_has_found_and_how_long_each_part_took() {
-    let name = format!("ringtide-program-{}-found", std::process::id());
-    let data = std::env::temp_dir().join(name);
-    let _ = fs::remove_dir_all(&data);
-    let data_dir = data.to_str().unwrap();
-    let arguments = ["run", "--listen", "127.0.0.1:0", "--log", "json", "--data-dir", data_dir];
-    let mut running = Running::start(&mut program(&arguments));
+    let data = Scratch::folder();
+    let arguments = ["run", "--listen", "127.0.0.1:0", "--log", "json", "--data-dir", data.path()];
+    let mut running = Running::start(&arguments);
     let mut client = TcpStream::connect(address(&running)).unwrap();
     client.write_all(b"\x10\x0e\0\x04MQTT\x04\0\0\0\0\x02me").unwrap();
     let mut connack = [0; 4];
@@ -247,7 +261,7 @@ fn a_start_says_what_it_has_found_and_how_long_each_part_took() {
     running.signal("TERM");
     assert_eq!(running.child.wait().unwrap().code(), Some(0));
 
-    let mut running = Running::start(&mut program(&arguments));
+    let mut running = Running::start(&arguments);
     let line = running.line_with("messages on their way");
     let found: serde_json::Value = serde_json::from_str(&line).unwrap();
     assert!(found["message"].as_str().unwrap().starts_with("store: 1 sessions"), "{line}");
@@ -261,6 +275,4 @@ fn a_start_says_what_it_has_found_and_how_long_each_part_took() {
         .find(|sessions| *sessions > 0)
         .unwrap();
     assert_eq!(shards, 1);
-    drop(running);
-    fs::remove_dir_all(&data).unwrap();
 }

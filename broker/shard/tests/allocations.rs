@@ -11,6 +11,20 @@ use ringtide_codec::{
     Version,
 };
 use ringtide_driver::Turn;
+use ringtide_shard::clock::Clock;
+
+/// Time stands still: what a turn does is then the same on a machine that is busy with other work.
+struct Still;
+
+impl Clock for Still {
+    fn now_ms(&self) -> u64 {
+        1_700_000_000_000
+    }
+
+    fn now_us(&self) -> u64 {
+        1
+    }
+}
 
 const CLIENTS: u32 = 20;
 const MESSAGES: usize = 50;
@@ -75,7 +89,7 @@ fn no_allocation_per_qos0_message_in_the_steady_state() {
         (Version::V3_1_1, Version::V5),
         (Version::V5, Version::V3_1_1),
     ] {
-        let (mut shard, wire) = shard();
+        let (mut shard, wire) = shard(Still);
         for socket in 0..CLIENTS {
             let version = if socket == 0 { publisher } else { subscriber };
             wire.borrow_mut().connects.push_back(socket);
@@ -108,7 +122,7 @@ fn no_allocation_per_qos0_message_in_the_steady_state() {
 
 #[test]
 fn one_enter_per_turn() {
-    let (mut shard, wire) = shard();
+    let (mut shard, wire) = shard(Still);
     wire.borrow_mut().connects.push_back(1);
     wire.borrow_mut().arrivals.push_back((1, connect(Version::V5, 1)));
     for turn in 1..100 {
