@@ -13,6 +13,7 @@ mod datadir;
 pub mod exit;
 pub mod listen;
 pub mod logs;
+mod notify;
 mod offline;
 pub mod preflight;
 pub mod program;

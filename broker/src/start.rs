@@ -71,11 +71,12 @@ pub fn describe(findings: &Findings) -> String {
     format!("io_uring on Linux {}: {}{missing}", findings.release, names(true))
 }
 
-/// Runs the shards until the control's stage has left `Running` and they are done.
+/// Runs the shards until the control's stage has left `Running` and they are done. `ready` is
+/// called once, when what is kept has been recovered and all shards run.
 ///
 /// # Errors
 /// When a shard cannot be started, or fails.
-pub fn run(plan: Plan) -> Result<(), Failure> {
+pub fn run(plan: Plan, ready: impl FnOnce()) -> Result<(), Failure> {
     let shards = plan.cpus.len() as u16;
     let peers = Peers::new(shards)
         .map_err(|error| Failure::host(format!("cannot make the shards' wakers: {error}")))?;
@@ -136,6 +137,7 @@ pub fn run(plan: Plan) -> Result<(), Failure> {
     };
     let running =
         started.map_err(|error| Failure::host(format!("cannot start the shards: {error}")))?;
+    ready();
     let ended = running.join().map_err(|error| Failure::runtime(error.to_string()));
     drop(dir);
     ended

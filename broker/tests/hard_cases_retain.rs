@@ -245,7 +245,7 @@ fn case_30_deleting_retained_while_a_retained_will_waits() {
         let mut watcher = cx.watcher(&topic, 1);
         let will = Will::new(&topic, "will").qos(1).retain().delay(1);
         let client = cx.connect(cx.v5("a").expiry(600).will(will));
-        // Three publishers: their order is not what this is about, and a busy shard does not keep it.
+        // Three publishers: their order is not what this is about, and busy shards lose it.
         retain(cx, &topic, "kept");
         watcher.expect_message("kept");
         client.lose_network();

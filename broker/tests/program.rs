@@ -4,6 +4,8 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -34,8 +36,11 @@ struct Running {
 
 impl Running {
     fn start(arguments: &[&str]) -> Running {
+        Running::start_command(program(arguments))
+    }
+
+    fn start_command(mut command: Command) -> Running {
         let data = Scratch::folder();
-        let mut command = program(arguments);
         command.env("RINGTIDE_DATA_DIR", data.path()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
@@ -248,29 +253,72 @@ fn address(running: &Running) -> String {
     rest.split([',', ' ']).next().unwrap().to_owned()
 }
 
+/// CONNECT and its answer.
+fn connect(running: &Running) {
+    let mut client = TcpStream::connect(address(running)).unwrap();
+    client.write_all(b"\x10\x0e\0\x04MQTT\x04\0\0\0\0\x02me").unwrap();
+    let mut connack = [0; 4];
+    client.read_exact(&mut connack).unwrap();
+    assert_eq!(connack, [0x20, 2, 0, 0]);
+}
+
+#[test]
+fn a_broker_that_cannot_have_its_data_never_says_that_it_listens() {
+    let data = Scratch::folder();
+    let arguments = ["run", "--listen", "127.0.0.1:0", "--data-dir", data.path()];
+    let running = Running::start(&arguments);
+    let refused = output(&arguments);
+    assert_eq!(refused.status.code(), Some(3), "{}", stderr(&refused));
+    let text = stderr(&refused);
+    assert!(text.contains("another broker runs on it"), "{text}");
+    assert!(!text.contains("listening on"), "{text}");
+    connect(&running);
+}
+
+#[test]
+fn a_service_manager_is_told_when_connections_are_accepted() {
+    let path = Scratch::folder();
+    let hidden = format!("ringtide-program-{}", std::process::id());
+    let by_path = UnixDatagram::bind(path.path()).unwrap();
+    let address = SocketAddr::from_abstract_name(&hidden).unwrap();
+    let by_name = UnixDatagram::bind_addr(&address).unwrap();
+    for (socket, name) in [(by_path, path.path()), (by_name, &format!("@{hidden}"))] {
+        let mut command = program(&["run", "--listen", "127.0.0.1:0"]);
+        command.env("NOTIFY_SOCKET", name);
+        let running = Running::start_command(command);
+        let mut message = [0; 64];
+        let length = socket.recv(&mut message).unwrap();
+        assert_eq!(&message[..length], b"READY=1", "{name}");
+        connect(&running);
+    }
+    let mut command = program(&["run", "--listen", "127.0.0.1:0"]);
+    command.env("NOTIFY_SOCKET", "/nonexistent/socket");
+    let mut running = Running::start_command(command);
+    running.line_with("cannot tell the service manager");
+    connect(&running);
+}
+
 #[test]
 fn a_start_says_what_it_has_found_and_how_long_each_part_took() {
     let data = Scratch::folder();
     let arguments = ["run", "--listen", "127.0.0.1:0", "--log", "json", "--data-dir", data.path()];
     let mut running = Running::start(&arguments);
-    let mut client = TcpStream::connect(address(&running)).unwrap();
-    client.write_all(b"\x10\x0e\0\x04MQTT\x04\0\0\0\0\x02me").unwrap();
-    let mut connack = [0; 4];
-    client.read_exact(&mut connack).unwrap();
-    assert_eq!(connack, [0x20, 2, 0, 0]);
+    connect(&running);
     running.signal("TERM");
     assert_eq!(running.child.wait().unwrap().code(), Some(0));
 
-    let mut running = Running::start(&arguments);
-    let line = running.line_with("messages on their way");
-    let found: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let running = Running::start(&arguments);
+    let mut lines = running.banner.iter();
+    let mut line_with = |text| lines.by_ref().find(|line| line.contains(text)).unwrap();
+    let line = line_with("messages on their way");
+    let found: serde_json::Value = serde_json::from_str(line).unwrap();
     assert!(found["message"].as_str().unwrap().starts_with("store: 1 sessions"), "{line}");
     for field in ["deal_ms", "replay_ms", "settle_ms", "sort_ms"] {
         assert!(found[field].is_u64(), "{field}: {line}");
     }
     assert!(found["records"].as_u64() >= Some(1) && found["bytes"].as_u64() >= Some(1), "{line}");
-    let shards: u64 = std::iter::repeat_with(|| running.line_with("the shard has its sessions"))
-        .map(|line| serde_json::from_str::<serde_json::Value>(&line).unwrap())
+    let shards: u64 = std::iter::repeat_with(|| line_with("the shard has its sessions"))
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
         .map(|line| line["sessions"].as_u64().unwrap())
         .find(|sessions| *sessions > 0)
         .unwrap();

@@ -1,5 +1,5 @@
-//! The broker under test: started on a port that the system chooses, its log captured, ended through
-//! its own handle. Must not speak MQTT.
+//! The broker under test: started on a port that the system chooses, its log captured, ended
+//! through its own handle. Must not speak MQTT.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -263,7 +263,7 @@ pub fn without_settings(command: &mut Command) {
             command.env_remove(name);
         }
     }
-    command.env("RINGTIDE_CONFIG", "/dev/null");
+    command.env_remove("NOTIFY_SOCKET").env("RINGTIDE_CONFIG", "/dev/null");
 }
 
 // The shell passes the broker's pid on, then waits for the end of its input, which is the end of

@@ -28,8 +28,8 @@ checkpoint_bytes = 2097152
 pub(crate) struct Process {
     dir: PathBuf,
     config: PathBuf,
-    /// Where the last broker that was waited for listens. Each has a port of its own: the kernel may
-    /// close the listeners of one that was killed after the next one is there.
+    /// Where the last broker that was waited for listens. Each has a port of its own: the kernel
+    /// may close the listeners of one that was killed after the next one is there.
     pub(crate) address: String,
     child: Option<Child>,
     /// Starts so far: each has a log file of its own.
