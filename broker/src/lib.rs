@@ -11,6 +11,7 @@ pub mod config;
 pub mod control;
 mod datadir;
 pub mod exit;
+mod keys;
 pub mod listen;
 pub mod logs;
 mod notify;

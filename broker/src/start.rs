@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use crate::config::{Config, Descriptors, Host};
 use crate::control::Control;
 use crate::exit::Failure;
+use crate::keys;
 use crate::listen::Opened;
 use crate::recovery::{self, DamageFound, Recovered, Recovery};
 use crate::settings::ProgramSteering;
@@ -30,9 +31,6 @@ const LANE_BYTES: usize = 256 << 10;
 const INTEREST_SEGMENTS_MAX: usize = 16_384;
 /// Keys that a segment is meant to hold: its fixed cost is then small beside theirs.
 const INTEREST_KEYS_PER_SEGMENT: u64 = 64;
-/// The key of the hash that deals clients out to partitions where nothing is kept; a data
-/// directory has a key of its own.
-const PARTITION_KEY: u64 = 0x5bd1_e995_9d1b_58d3;
 
 /// Everything that the shards are made from.
 pub struct Plan {
@@ -92,8 +90,10 @@ pub fn run(plan: Plan, ready: impl FnOnce()) -> Result<(), Failure> {
         }
         false => recovery::recover(&plan.config, shards)?,
     };
-    let partition_key =
-        recovery.as_ref().map_or(PARTITION_KEY, |recovery| recovery.dir.partition_key());
+    let partition_key = match &recovery {
+        Some(recovery) => recovery.dir.partition_key(),
+        None => fresh_key()?,
+    };
     let damage = recovery.as_ref().map(|recovery| recovery.damage).unwrap_or_default();
     let (dir, recovered) = match recovery {
         Some(Recovery { dir, shards, .. }) => (Some(dir), shards.into_iter().map(Some).collect()),
@@ -141,6 +141,13 @@ pub fn run(plan: Plan, ready: impl FnOnce()) -> Result<(), Failure> {
     let ended = running.join().map_err(|error| Failure::runtime(error.to_string()));
     drop(dir);
     ended
+}
+
+/// The key of the partitions where nothing is kept, and with it the seed of the topics' hashes.
+fn fresh_key() -> Result<u64, Failure> {
+    let key = keys::random().map_err(|error| Failure::host(format!("/dev/urandom: {error}")))?;
+    keys::seed_topics(key);
+    Ok(key)
 }
 
 /// The shards' counters. Damage is of the whole store: the first shard tells it.

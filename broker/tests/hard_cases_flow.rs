@@ -332,14 +332,15 @@ fn case_31_more_retained_messages_than_windows_and_queues_all_arrive() {
             }
             sent += 10;
         }
-        for qos in [1, 0] {
+        // A busy shard may take a publish in after the first one's SUBSCRIBE: it comes live then.
+        for (qos, kept) in [(1, false), (0, true)] {
             let name = format!("sub{qos}");
             let mut sub = cx.connect(cx.v5(&name).receive_maximum(3));
             sub.subscribe(&cx.topic("many/#"), qos);
             let mut seen = vec![0; count];
             for _ in 0..count {
                 let message = sub.message();
-                assert!(message.retain);
+                assert!(message.retain || !kept);
                 let n: usize = message.text().parse().expect("a number");
                 assert_eq!(message.topic, cx.topic(&format!("many/{n}")));
                 seen[n] += 1;
