@@ -1,5 +1,5 @@
 # The one front door: everything is done from here. `make help` lists it.
-# Variables: ARGS and DATA (of run), PREFIX and DESTDIR (of install), BENCH, FUZZ_SECONDS, SHARDS
+# Variables: ARGS (of run, tune), DATA (of run), PREFIX and DESTDIR (of install), BENCH, FUZZ_SECONDS, SHARDS
 # (of tests).
 
 PREFIX ?= /usr/local
@@ -14,7 +14,7 @@ PROFILE := ci
 
 .DEFAULT_GOAL := help
 .PHONY: help build run test test-disk test-clients lint fmt bench bench-peer bench-durable fuzz \
-	miri loom install uninstall clean
+	miri loom install tune uninstall clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ install: ## install binary, configuration and systemd unit (PREFIX=/usr/local DE
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's|@PREFIX@|$(PREFIX)|' scripts/ringtide.service \
 		>$(DESTDIR)$(PREFIX)/lib/systemd/system/ringtide.service
+
+tune: ## look at this host (ARGS="apply --dry-run", "apply", "revert": sudo)
+	@scripts/tune.sh $(or $(ARGS),check)
 
 uninstall: ## remove what install put there; the configuration stays
 	rm -f $(DESTDIR)$(PREFIX)/bin/ringtide

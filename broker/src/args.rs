@@ -1,6 +1,7 @@
 //! The command line.
 
 mod store;
+mod tune;
 
 use std::path::PathBuf;
 
@@ -11,12 +12,13 @@ use crate::config::{KeyPath, Sources};
 use crate::exit::Failure;
 
 pub use store::StoreCommand;
+pub use tune::{Look, TuneCommand};
 
 /// The program's name in messages.
 const PROGRAM: &str = "ringtide";
 
 /// The commands, for hints.
-const COMMANDS: [&str; 5] = ["run", "check-config", "config", "store", "version"];
+const COMMANDS: [&str; 6] = ["run", "check-config", "config", "store", "tune", "version"];
 
 /// Ringtide, an MQTT broker. Start it with `ringtide run`.
 #[derive(FromArgs, Debug, PartialEq)]
@@ -27,7 +29,7 @@ const COMMANDS: [&str; 5] = ["run", "check-config", "config", "store", "version"
     note = "RINGTIDE_CONFIG, else /etc/ringtide/ringtide.toml if it exists), the environment",
     note = "(RINGTIDE_SHARDS, RINGTIDE_LISTENERS_0_BIND, ...), arguments.",
     error_code(0, "ended as asked"),
-    error_code(1, "something failed while running, a shutdown was cut short, a store is damaged"),
+    error_code(1, "something failed while running, a store is damaged, a host could be better"),
     error_code(2, "arguments, configuration or an imported file are wrong"),
     error_code(3, "the host lacks something: a free port, descriptors, a kernel feature")
 )]
@@ -47,6 +49,7 @@ enum Subcommand {
     CheckConfig(CheckConfig),
     Config(ShowConfig),
     Store(store::Store),
+    Tune(tune::Tune),
     Version(ShowVersion),
 }
 
@@ -108,6 +111,8 @@ pub enum Command {
     Config(Settings),
     /// Look into a data directory, or carry its contents elsewhere.
     Store(StoreCommand),
+    /// Look at the host, or change it.
+    Tune(TuneCommand),
     /// Print the version.
     Version,
     /// Print this text: the help that was asked for.
@@ -143,6 +148,7 @@ pub fn parse(arguments: &[&str]) -> Result<Command, Failure> {
         Some(Subcommand::CheckConfig(given)) => Ok(Command::CheckConfig(given.into())),
         Some(Subcommand::Config(given)) => Ok(Command::Config(given.into())),
         Some(Subcommand::Store(given)) => Ok(Command::Store(given.into())),
+        Some(Subcommand::Tune(given)) => Ok(Command::Tune(given.into())),
         Some(Subcommand::Version(ShowVersion {})) => Ok(Command::Version),
         None => Err(Failure::usage(
             "no command given: `ringtide run` starts the broker, `ringtide --help` lists the rest",
@@ -266,6 +272,16 @@ mod tests {
         let check = parse(&["store", "check", "--data-dir", "d"]);
         let settings = Settings { data_dir: Some("d".into()), ..Settings::default() };
         assert_eq!(check, Ok(Command::Store(StoreCommand::Check(settings))));
+        let tune = parse(&["tune", "apply", "--dry-run", "--target-connections", "1000"]);
+        let look = Look {
+            profile: "appliance".into(),
+            connections: Some(1000),
+            settings: Settings::default(),
+            root: "/".into(),
+        };
+        assert_eq!(tune, Ok(Command::Tune(TuneCommand::Apply { look, dry_run: true })));
+        let revert = TuneCommand::Revert { root: "/".into() };
+        assert_eq!(parse(&["tune", "revert"]), Ok(Command::Tune(revert)));
         let Ok(Command::Help(help)) = parse(&["--help"]) else { panic!("no help") };
         assert!(help.contains("check-config") && help.contains("RINGTIDE_CONFIG"), "{help}");
     }
@@ -283,6 +299,7 @@ mod tests {
         assert!(text(&["run", "--shard", "1"]).contains("try `ringtide run --help`"));
         assert!(text(&["store", "chekc"]).contains("try `ringtide store --help`"));
         assert!(text(&["store", "import"]).contains("--input"));
+        assert!(text(&["tune", "aply"]).contains("try `ringtide tune --help`"));
         assert!(text(&["run", "--shards", "many"]).contains("shards"));
     }
 

@@ -9,7 +9,8 @@ use std::process::ExitCode;
 pub enum Exit {
     /// Ended as asked.
     Done = 0,
-    /// Something failed while the broker ran, or a shutdown was cut short.
+    /// Something failed while the broker ran, a shutdown was cut short, a store is damaged, a host
+    /// could be better.
     Runtime = 1,
     /// Arguments or configuration are wrong.
     Usage = 2,

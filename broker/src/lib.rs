@@ -26,3 +26,4 @@ pub mod signals;
 pub mod start;
 mod store;
 mod store_command;
+mod tune_command;

@@ -6,19 +6,17 @@
 use std::fs;
 
 use ringtide_shard::access::Acl;
-use ringtide_tuning::{Check, cores, kernel, limits};
+use ringtide_tuning::{Demand, RING_SLOTS_MAX, Root, Verdict, cores, limits};
 
 use crate::config::{Config, ConfigError, Descriptors, Host, KeyPath, Problem};
 use crate::exit::Failure;
+use crate::start;
 
 /// Descriptors of one shard's own: rings, eventfds, timers of its host.
 const DESCRIPTORS_PER_SHARD: u64 = 16;
 
 /// Locked memory, in bytes, that a glommio executor insists on.
 const MEMLOCK_GLOMMIO: u64 = 512 * 1024;
-
-/// The most slots for descriptors that the kernel gives to one ring.
-const RING_SLOTS_MAX: u64 = 1 << 20;
 
 /// What the host gives to this configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,28 +34,49 @@ pub struct Footing {
 /// Checks the host and raises the process's limits.
 ///
 /// # Errors
-/// The first thing that is missing.
+/// The first thing that is missing without which the broker cannot run.
 pub fn check(config: &Config) -> Result<Footing, Failure> {
     check_files(config).map_err(|error| Failure::usage(error.to_string()))?;
     let cpus = place_shards(config, &cores::usable())?;
     let nofile = limits::raise_nofile();
     let memlock = limits::raise_memlock();
     let own = descriptors_of_its_own(config, cpus.len());
-    let mut checks = vec![
-        kernel::check_version(),
-        kernel::check_io_uring(),
-        limits::check_nofile(nofile, descriptors_wanted(config, own)),
-    ];
+    let mut checks = ringtide_tuning::at_start(&Root::host(), &demand(config, None)?);
+    checks.push(limits::check_nofile(nofile, descriptors_wanted(config, own)));
     if config.host == Host::Glommio {
         checks.push(limits::check_memlock(memlock, MEMLOCK_GLOMMIO));
     }
     if let Some(failed) = checks.iter().find(|check| check.failed()) {
         return Err(Failure::host(failed.to_string()));
     }
-    let warned = |check: &&Check| check.verdict == ringtide_tuning::Verdict::Warn;
-    let warnings = checks.iter().filter(warned).map(ToString::to_string).collect();
+    let short = checks.iter().filter(|check| check.verdict == Verdict::Short);
+    let warnings = short.map(ToString::to_string).collect();
     let connections_max = connections_max(config, nofile, own, cpus.len());
     Ok(Footing { cpus, connections_max, nofile, warnings })
+}
+
+/// What a configuration asks of a host. Without a target: what its listeners are bounded by, none
+/// if one of them is not.
+///
+/// # Errors
+/// When the configuration names processors that are not there.
+pub fn demand(config: &Config, target: Option<u64>) -> Result<Demand, Failure> {
+    let shards = place_shards(config, &cores::usable())?.len();
+    let (ring_bytes, locked) = start::ring_bytes();
+    let glommio = if config.host == Host::Glommio { MEMLOCK_GLOMMIO } else { 0 };
+    let listeners = &config.listeners;
+    let bounded = listeners.iter().all(|listener| listener.max_connections > 0);
+    let configured = listeners.iter().map(|listener| u64::from(listener.max_connections)).sum();
+    Ok(Demand {
+        connections: target.unwrap_or(if bounded { configured } else { 0 }),
+        shards: shards as u64,
+        descriptors_own: descriptors_of_its_own(config, shards),
+        direct: config.descriptors == Descriptors::Direct,
+        backlog: listeners.iter().map(|l| u64::from(l.backlog)).max().unwrap_or(0),
+        ring_bytes,
+        memlock_bytes: (shards as u64 * locked).max(glommio),
+        ports: listeners.iter().map(|l| l.bind.port()).filter(|port| *port != 0).collect(),
+    })
 }
 
 /// The files that the configuration names can be read and understood.

@@ -13,7 +13,7 @@ use crate::control::{Control, Live, Stage};
 use crate::exit::{Exit, Failure};
 use crate::listen::{self, Opened};
 use crate::logs::{self, LogLevel};
-use crate::{notify, preflight, signals, start, store_command};
+use crate::{notify, preflight, signals, start, store_command, tune_command};
 
 /// Does what the arguments (without the program's name) ask for.
 pub fn main(arguments: &[&str]) -> Exit {
@@ -24,6 +24,7 @@ pub fn main(arguments: &[&str]) -> Exit {
             load(&settings).map(|(_, loaded)| config::effective(&loaded))
         }
         Ok(Command::Store(command)) => return store_command::run(&command),
+        Ok(Command::Tune(command)) => return tune_command::run(&command),
         Ok(Command::Version) => Ok(format!("ringtide {VERSION}\n")),
         Ok(Command::Help(text)) => Ok(text),
         Err(failure) => Err(failure),

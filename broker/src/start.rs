@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ringtide_net::Findings;
 use ringtide_net::host::{self, ExecutorOptions, ShardContext, ShardError};
+use ringtide_net::memlock;
 use ringtide_net::peers::Peers;
 use ringtide_net::uring::{self, UringConfig, UringDriver};
 use ringtide_ring::{Ports, mesh};
@@ -54,6 +55,16 @@ pub struct Plan {
 /// When the kernel lacks what the driver cannot do without.
 pub fn probe() -> Result<Findings, Failure> {
     ringtide_net::probe::probe().map_err(|error| Failure::host(error.to_string()))
+}
+
+/// Bytes of one shard's rings with their receive buffers, and of those the bytes that it locks.
+pub fn ring_bytes() -> (u64, u64) {
+    // Without peers no eventfd is made: only the sizes are asked for.
+    let Ok(peers) = Peers::new(0) else { return (0, 0) };
+    let config = UringConfig::new(0, peers, Vec::new());
+    let locked = memlock::driver_bytes(&config);
+    let buffers = u64::from(config.receive_buffers) * u64::from(config.receive_buffer_bytes);
+    (locked + buffers, locked)
 }
 
 /// What was found, as one line.

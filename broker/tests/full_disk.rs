@@ -94,8 +94,8 @@ fn expect_sys(watcher: &mut Client, topic: &str, wanted: impl Fn(&str) -> bool) 
 }
 
 /// Takes so many messages, and then those that come until one says that it is the last; the
-/// others' payloads, each once. The first ones are acknowledged together: the records of many single
-/// acknowledgements may take the room that a checkpoint of a full store needs.
+/// others' payloads, each once. The first ones are acknowledged together: the records of many
+/// single acknowledgements may take the room that a checkpoint of a full store needs.
 fn take_until(reader: &mut Client, count: usize, last: &str) -> BTreeSet<String> {
     let (mut got, mut acks) = (BTreeSet::new(), Vec::new());
     loop {

@@ -58,7 +58,8 @@ pub struct LogWrite {
     pub offset: u64,
     /// What. Comes back with [`Store::written`].
     pub bytes: Vec<u8>,
-    /// Whether the file's data must be synced (fdatasync) after the write.
+    /// Whether these bytes must be on the device when the result comes, as after fdatasync. Those
+    /// of other writes need not be.
     pub sync: bool,
 }
 

@@ -8,6 +8,9 @@ use std::path::Path;
 
 use rustix::thread::{CpuSet, sched_getaffinity};
 
+use crate::root::Root;
+use crate::{cgroup, cpus};
+
 /// Processors that may be used, and how much of their time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Usable {
@@ -36,42 +39,20 @@ pub fn usable() -> Usable {
         Ok(set) => (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect(),
         Err(_) => vec![0],
     };
-    Usable { cpus: if cpus.is_empty() { vec![0] } else { cpus }, quota: quota() }
+    Usable { cpus: if cpus.is_empty() { vec![0] } else { cpus }, quota: quota(&Root::host()) }
+}
+
+/// What a process of this host may use, by what `/proc` says of it.
+pub(crate) fn usable_at(root: &Root) -> Option<Usable> {
+    let status = root.read("proc/self/status").ok()?;
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+    let cpus = cpus::from_list(list).filter(|cpus| !cpus.is_empty())?;
+    Some(Usable { cpus, quota: quota(root) })
 }
 
 /// The cgroup's CPU quota in processors, the tightest of this group and those above it.
-fn quota() -> Option<f64> {
-    let membership = fs::read_to_string("/proc/self/cgroup").ok()?;
-    quota_of(&membership, Path::new("/sys/fs/cgroup"))
-}
-
-fn quota_of(membership: &str, root: &Path) -> Option<f64> {
-    let mut tightest: Option<f64> = None;
-    for line in membership.lines() {
-        let mut fields = line.splitn(3, ':');
-        let (Some(_), Some(controllers), Some(group)) =
-            (fields.next(), fields.next(), fields.next())
-        else {
-            continue;
-        };
-        let group = group.trim_start_matches('/');
-        if controllers.is_empty() {
-            tighten(&mut tightest, &root.join(group), root, read_v2);
-        } else if controllers.split(',').any(|controller| controller == "cpu") {
-            let root = root.join("cpu");
-            tighten(&mut tightest, &root.join(group), &root, read_v1);
-        }
-    }
-    tightest
-}
-
-/// Walks from a group up to the root and keeps the smallest quota met.
-fn tighten(tightest: &mut Option<f64>, group: &Path, root: &Path, read: fn(&Path) -> Option<f64>) {
-    for directory in group.ancestors().take_while(|directory| directory.starts_with(root)) {
-        if let Some(quota) = read(directory) {
-            *tightest = Some(tightest.map_or(quota, |known| known.min(quota)));
-        }
-    }
+fn quota(root: &Root) -> Option<f64> {
+    cgroup::tightest(root, "cpu", read_v2, read_v1)
 }
 
 /// `cpu.max`: "max 100000" or "150000 100000".
@@ -125,20 +106,26 @@ mod tests {
 
     #[test]
     fn the_tightest_group_counts() {
-        let root = std::env::temp_dir().join(format!("ringtide-cores-{}", std::process::id()));
-        let inner = root.join("outer/inner");
-        fs::create_dir_all(&inner).unwrap();
-        fs::write(root.join("outer/cpu.max"), "150000 100000\n").unwrap();
-        fs::write(inner.join("cpu.max"), "max 100000\n").unwrap();
-        let v1 = root.join("cpu/pod");
-        fs::create_dir_all(&v1).unwrap();
-        fs::write(v1.join("cpu.cfs_quota_us"), "50000\n").unwrap();
-        fs::write(v1.join("cpu.cfs_period_us"), "100000\n").unwrap();
-
-        assert_eq!(quota_of("0::/outer/inner\n", &root), Some(1.5));
-        assert_eq!(quota_of("2:cpu,cpuacct:/pod\n0::/outer\n", &root), Some(0.5));
-        assert_eq!(quota_of("0::/elsewhere\n1:memory:/x\nnonsense\n", &root), None);
-        fs::remove_dir_all(&root).unwrap();
+        let top = std::env::temp_dir().join(format!("ringtide-cores-{}", std::process::id()));
+        let root = Root::at(&top);
+        let write = |path: &str, text: &str| {
+            let path = root.path(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("sys/fs/cgroup/outer/cpu.max", "150000 100000\n");
+        write("sys/fs/cgroup/outer/inner/cpu.max", "max 100000\n");
+        write("sys/fs/cgroup/cpu/pod/cpu.cfs_quota_us", "50000\n");
+        write("sys/fs/cgroup/cpu/pod/cpu.cfs_period_us", "100000\n");
+        for (membership, expected) in [
+            ("0::/outer/inner\n", Some(1.5)),
+            ("2:cpu,cpuacct:/pod\n0::/outer\n", Some(0.5)),
+            ("0::/elsewhere\n1:memory:/x\nnonsense\n", None),
+        ] {
+            write("proc/self/cgroup", membership);
+            assert_eq!(quota(&root), expected, "{membership}");
+        }
+        fs::remove_dir_all(&top).unwrap();
     }
 
     #[test]

@@ -5,6 +5,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::check::{Check, Verdict};
+use crate::root::{Root, unread};
 
 /// Descriptors that the broker cannot do without, whatever it serves: rings, eventfds, listeners,
 /// the standard streams and a few connections.
@@ -33,39 +34,59 @@ fn raise(resource: Resource) -> u64 {
 
 /// There are enough descriptors. `found` is what [`raise_nofile`] returned.
 pub fn check_nofile(found: u64, wanted: u64) -> Check {
-    Check {
-        name: "nofile",
-        found: amount(found),
-        wanted: format!("at least {wanted}"),
-        why: "every connection needs a descriptor",
-        remedy: format!(
-            "raise the hard limit (`ulimit -Hn {wanted}`, `LimitNOFILE={wanted}` in the unit) or \
-             lower `max_connections`"
-        ),
-        verdict: if found >= wanted { Verdict::Pass } else { Verdict::Fail },
-    }
+    Check::new(
+        "nofile",
+        amount(found),
+        format!("at least {wanted}"),
+        "every connection needs a descriptor",
+    )
+    .remedy(format!(
+        "raise the hard limit (`ulimit -Hn {wanted}`, `LimitNOFILE={wanted}` in the unit, \
+         `ringtide tune apply`) or lower `max_connections`"
+    ))
+    .met(found >= wanted, Verdict::Short)
+    .fatal()
 }
 
 /// There is enough memory that may be locked. `found` is what [`raise_memlock`] returned.
 pub fn check_memlock(found: u64, wanted: u64) -> Check {
-    Check {
-        name: "memlock",
-        found: bytes(found),
-        wanted: format!("at least {}", bytes(wanted)),
-        why: "the rings of a shard are locked in memory",
-        remedy: format!(
-            "raise the hard limit (`ulimit -Hl {}`, `LimitMEMLOCK={wanted}` in the unit)",
-            wanted.div_ceil(1024)
-        ),
-        verdict: if found >= wanted { Verdict::Pass } else { Verdict::Fail },
+    Check::new(
+        "memlock",
+        kibibytes(found),
+        format!("at least {}", kibibytes(wanted)),
+        "the rings of a shard are locked in memory",
+    )
+    .remedy(format!(
+        "raise the hard limit (`ulimit -Hl {}`, `LimitMEMLOCK={wanted}` in the unit, \
+         `ringtide tune apply`)",
+        wanted.div_ceil(1024)
+    ))
+    .met(found >= wanted, Verdict::Short)
+    .fatal()
+}
+
+/// The hard limits of a process, by what `/proc` says of it: `nofile`, and bytes of `memlock`
+/// (`u64::MAX` for none).
+pub(crate) fn hard(root: &Root) -> Result<(u64, u64), String> {
+    let text = root.read("proc/self/limits").map_err(|error| unread(&error))?;
+    let of = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        match line.split_whitespace().nth(1)? {
+            "unlimited" => Some(u64::MAX),
+            number => number.parse().ok(),
+        }
+    };
+    match (of("Max open files"), of("Max locked memory")) {
+        (Some(nofile), Some(memlock)) => Ok((nofile, memlock)),
+        _ => Err("not understood".to_owned()),
     }
 }
 
-fn amount(value: u64) -> String {
+pub(crate) fn amount(value: u64) -> String {
     if value == u64::MAX { "no limit".into() } else { value.to_string() }
 }
 
-fn bytes(value: u64) -> String {
+pub(crate) fn kibibytes(value: u64) -> String {
     if value == u64::MAX { "no limit".into() } else { format!("{} KiB", value.div_ceil(1024)) }
 }
 
@@ -91,6 +112,14 @@ mod tests {
         assert!(check.to_string().contains("found 64 KiB, wanted at least 512 KiB"));
         assert!(check.to_string().contains("ulimit -Hl 512"));
         assert_eq!(check_memlock(u64::MAX, 1).found, "no limit");
+    }
+
+    #[test]
+    fn limits_are_read_from_proc_too() {
+        let (nofile, memlock) = hard(&Root::host()).unwrap();
+        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+        assert_eq!(nofile, maximum.unwrap_or(u64::MAX));
+        assert!(memlock > 0);
     }
 
     #[test]

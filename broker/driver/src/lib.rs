@@ -74,7 +74,7 @@ impl Outgoing {
     }
 }
 
-/// A write to a log file and, if asked for, the sync of the file's data after it.
+/// A write to a log file and, if asked for, the sync of what it writes.
 #[derive(Debug)]
 pub struct LogOp {
     /// The file's descriptor; stays open until [`Completion::LogWritten`] has come.
@@ -83,7 +83,7 @@ pub struct LogOp {
     pub offset: u64,
     /// What. The driver's until it comes back with the completion.
     pub bytes: Vec<u8>,
-    /// Whether the data must be on the disk (fdatasync) before the completion comes.
+    /// Whether these bytes must be on the disk, as after fdatasync, before the completion comes.
     pub sync: bool,
 }
 

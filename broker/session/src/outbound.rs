@@ -22,7 +22,7 @@ use smallvec::SmallVec;
 use crate::Violation;
 use crate::expiry::has_expired;
 use queue::Queue;
-use window::{Exchange, Position, Slot, Window};
+use window::{Finished, Position, Slot, Stage, Window};
 
 /// Subscription identifiers that a message carries; two fit without an allocation.
 pub type SubscriptionIds = SmallVec<[u32; 2]>;
@@ -154,10 +154,10 @@ pub enum Resend<'a, M> {
 /// What a PUBACK did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Acked<M> {
-    /// The client has the message.
-    Delivered(Delivery<M>),
+    /// The client has the message; it is here if it was kept.
+    Delivered(Option<Delivery<M>>),
     /// The client refused it with a code of 0x80 or above; it is not sent again, to nobody.
-    Refused(Delivery<M>),
+    Refused(Option<Delivery<M>>),
     /// No exchange has this id, as when the client answers twice. Nothing changed.
     Unknown,
 }
@@ -274,6 +274,27 @@ impl<M: Clone> Outbound<M> {
         }
     }
 
+    /// Begins an exchange of QoS 1 or 2 without its message, which the caller writes at once: for a
+    /// session that ends with its connection, where no message is ever sent again. `None` if it
+    /// must wait, and so has to be offered.
+    //= [MQTT-4.5.0-1]
+    //= [MQTT-3.3.4-9]
+    //= 3.1.1 [MQTT-4.5.0-1]
+    #[inline]
+    pub fn begin_bare(&mut self, qos: QoS) -> Option<PacketId> {
+        if qos == QoS::AtMostOnce || !self.is_ready() {
+            return None;
+        }
+        self.charged += 1;
+        Some(self.window.push_bare(qos))
+    }
+
+    /// Whether a message that comes now may go out at once: nothing waits before it.
+    #[inline]
+    pub fn is_ready(&self) -> bool {
+        self.queue.is_empty() && self.may_begin()
+    }
+
     /// Whether a new message may go out: quota is left and nothing older is still to be sent
     /// again.
     //= [MQTT-4.9.0-2]
@@ -311,23 +332,20 @@ impl<M: Clone> Outbound<M> {
         }
     }
 
-    /// The message that an exchange still needs: a PUBLISH that is unacknowledged.
+    /// The message that an exchange still needs and has: a PUBLISH that is unacknowledged.
     pub fn delivery(&self, id: PacketId) -> Option<&Delivery<M>> {
-        match &self.window.slot(self.window.index_of(id)?)?.exchange {
-            Exchange::Published(delivery) => Some(delivery),
-            Exchange::Released | Exchange::Done => None,
-        }
+        self.window.message(self.window.slot(self.window.index_of(id)?)?)
     }
 
     /// Ends an exchange whose PUBLISH is larger than the client accepts, as though the client had
-    /// acknowledged it: its id and its share of the quota are free. The message, for the ledger.
+    /// acknowledged it: its id and its share of the quota are free. The message, if it was kept.
     //= [MQTT-3.1.2-24]
     //= [MQTT-3.1.2-25]
     pub fn too_large(&mut self, id: PacketId) -> Option<Delivery<M>> {
         let index = self.window.index_of(id)?;
-        match self.window.slot(index)?.exchange {
-            Exchange::Published(_) => self.finish(index),
-            Exchange::Released | Exchange::Done => None,
+        match self.window.slot(index)?.stage {
+            Stage::Published => self.finish(index),
+            Stage::Released | Stage::Done => None,
         }
     }
 
@@ -343,15 +361,12 @@ impl<M: Clone> Outbound<M> {
         let Some(index) = self.window.index_of(id) else {
             return Ok(Acked::Unknown);
         };
-        match self.window.slot(index).map(|slot| &slot.exchange) {
-            Some(Exchange::Published(delivery)) if delivery.qos == QoS::AtLeastOnce => {}
-            _ => return Err(Violation::WrongAcknowledgement),
+        let is_due = |slot: &Slot| slot.stage == Stage::Published && slot.qos() == QoS::AtLeastOnce;
+        if !self.window.slot(index).is_some_and(is_due) {
+            return Err(Violation::WrongAcknowledgement);
         }
-        Ok(match self.finish(index) {
-            Some(delivery) if reason.is_error() => Acked::Refused(delivery),
-            Some(delivery) => Acked::Delivered(delivery),
-            None => Acked::Unknown,
-        })
+        let delivery = self.finish(index);
+        Ok(if reason.is_error() { Acked::Refused(delivery) } else { Acked::Delivered(delivery) })
     }
 
     /// A PUBREC has come. A code below 0x80 lets go of the message and asks for PUBREL; a code of
@@ -373,7 +388,7 @@ impl<M: Clone> Outbound<M> {
             let ended = reason.is_error();
             return Ok(if ended { PubrecReply::Ended } else { PubrecReply::UnknownId });
         };
-        if self.delivery(id).is_some_and(|delivery| delivery.qos != QoS::ExactlyOnce) {
+        if self.window.slot(index).is_some_and(|slot| slot.qos() != QoS::ExactlyOnce) {
             return Err(Violation::WrongAcknowledgement);
         }
         if reason.is_error() {
@@ -393,15 +408,16 @@ impl<M: Clone> Outbound<M> {
             return;
         };
         let was_on_wire = core::mem::replace(&mut slot.on_wire, true);
-        let before = core::mem::replace(&mut slot.exchange, Exchange::Released);
+        let before = slot.stage;
+        self.window.release(index);
         match before {
             // Answered before it was sent again: from here on it counts against the quota.
-            Exchange::Published(_) if !was_on_wire => {
+            Stage::Published if !was_on_wire => {
                 self.resend_publishes -= 1;
                 self.charged += 1;
             }
-            Exchange::Released if !was_on_wire => self.resend_pubrels -= 1,
-            Exchange::Published(_) | Exchange::Released | Exchange::Done => {}
+            Stage::Released if !was_on_wire => self.resend_pubrels -= 1,
+            Stage::Published | Stage::Released | Stage::Done => {}
         }
     }
 
@@ -419,8 +435,8 @@ impl<M: Clone> Outbound<M> {
         let Some(index) = self.window.index_of(id) else {
             return Ok(Completed::Unknown);
         };
-        match self.window.slot(index).map(|slot| &slot.exchange) {
-            Some(Exchange::Released) => self.finish(index),
+        match self.window.slot(index).map(|slot| slot.stage) {
+            Some(Stage::Released) => self.finish(index),
             _ => return Err(Violation::WrongAcknowledgement),
         };
         Ok(Completed::Done)
@@ -429,22 +445,21 @@ impl<M: Clone> Outbound<M> {
     /// Ends the exchange at `index` and takes it out of every count.
     #[inline]
     fn finish(&mut self, index: usize) -> Option<Delivery<M>> {
-        match self.window.finish(index)? {
-            (Exchange::Published(delivery), on_wire) => {
-                *(if on_wire { &mut self.charged } else { &mut self.resend_publishes }) -= 1;
-                Some(delivery)
-            }
-            (Exchange::Released, on_wire) => {
+        let Finished { stage, on_wire, delivery } = self.window.finish(index)?;
+        match stage {
+            Stage::Published if on_wire => self.charged -= 1,
+            Stage::Published => self.resend_publishes -= 1,
+            Stage::Released => {
                 self.charged -= 1;
                 self.resend_pubrels -= u32::from(!on_wire);
-                None
             }
-            (Exchange::Done, _) => None,
+            Stage::Done => {}
         }
+        delivery
     }
 
-    /// The connection is gone: everything under way has to be sent again, and nothing goes out
-    /// until [`Outbound::on_resume`].
+    /// The connection is gone: everything under way has to be sent again, but for what was begun
+    /// bare and ends here, and nothing goes out until [`Outbound::on_resume`].
     //= [MQTT-3.1.2-23]
     pub fn on_disconnect(&mut self) {
         self.receive_maximum = 0;
@@ -452,12 +467,13 @@ impl<M: Clone> Outbound<M> {
         self.resend_pubrels = 0;
         self.publish_cursor = Position::FIRST;
         self.pubrel_cursor = Position::FIRST;
+        self.window.end_bare();
         for slot in self.window.slots_mut() {
             slot.on_wire = false;
-            match slot.exchange {
-                Exchange::Published(_) => self.resend_publishes += 1,
-                Exchange::Released => self.resend_pubrels += 1,
-                Exchange::Done => {}
+            match slot.stage {
+                Stage::Published => self.resend_publishes += 1,
+                Stage::Released => self.resend_pubrels += 1,
+                Stage::Done => {}
             }
         }
         // A client may count a message whose PUBREL is owed against its Receive Maximum, so it is
@@ -502,21 +518,19 @@ impl<M: Clone> Outbound<M> {
         };
         let slot = self.window.slot_mut(index)?;
         slot.on_wire = true;
-        let id = slot.id();
-        match &slot.exchange {
-            Exchange::Published(delivery) => {
-                self.publish_cursor = slot.position();
-                self.resend_publishes -= 1;
-                self.charged += 1;
-                //= [MQTT-3.3.1-1]
-                //= 3.1.1 [MQTT-3.3.1-1]
-                Some(Resend::Publish { id, delivery, dup: true })
-            }
-            Exchange::Released | Exchange::Done => {
-                self.pubrel_cursor = slot.position();
-                self.resend_pubrels -= 1;
-                Some(Resend::Pubrel { id })
-            }
+        let (id, position, stage) = (slot.id(), slot.position(), slot.stage);
+        if stage == Stage::Published {
+            self.publish_cursor = position;
+            self.resend_publishes -= 1;
+            self.charged += 1;
+            //= [MQTT-3.3.1-1]
+            //= 3.1.1 [MQTT-3.3.1-1]
+            let delivery = self.window.message(self.window.slot(index)?)?;
+            Some(Resend::Publish { id, delivery, dup: true })
+        } else {
+            self.pubrel_cursor = position;
+            self.resend_pubrels -= 1;
+            Some(Resend::Pubrel { id })
         }
     }
 
@@ -525,9 +539,8 @@ impl<M: Clone> Outbound<M> {
         if self.resend_publishes == 0 || self.charged >= u32::from(self.receive_maximum) {
             return None;
         }
-        self.window.find_from(self.publish_cursor, |slot: &Slot<M>| {
-            !slot.on_wire && matches!(slot.exchange, Exchange::Published(_))
-        })
+        self.window
+            .find_from(self.publish_cursor, |slot| !slot.on_wire && slot.stage == Stage::Published)
     }
 
     //= [MQTT-4.3.3-13]
@@ -535,15 +548,20 @@ impl<M: Clone> Outbound<M> {
         if self.resend_pubrels == 0 {
             return None;
         }
-        self.window.find_from(self.pubrel_cursor, |slot: &Slot<M>| {
-            !slot.on_wire && matches!(slot.exchange, Exchange::Released)
-        })
+        self.window
+            .find_from(self.pubrel_cursor, |slot| !slot.on_wire && slot.stage == Stage::Released)
     }
 
     /// Hands every waiting message whose expiry has passed to `sink`. Takes time in the length of
     /// the queue: for a timer, not for each message.
     pub fn sweep_expired(&mut self, now_ms: u64, sink: impl FnMut(Delivery<M>)) {
         self.queue.sweep_expired(now_ms, sink);
+    }
+
+    /// Whether something waits to be sent, for the first time or again, quota or not.
+    #[inline]
+    pub fn is_waiting(&self) -> bool {
+        !self.queue.is_empty() || self.resend_publishes + self.resend_pubrels > 0
     }
 
     /// Exchanges that are not over; each holds a packet id.
@@ -567,13 +585,9 @@ impl<M: Clone> Outbound<M> {
     }
 
     /// What is under way, in the order in which it began: the packet id, and the message as long
-    /// as it is unacknowledged.
+    /// as it is unacknowledged. What was begun bare is left out.
     pub fn under_way(&self) -> impl Iterator<Item = (PacketId, Option<&Delivery<M>>)> {
-        self.window.slots().filter_map(|slot| match &slot.exchange {
-            Exchange::Published(delivery) => Some((slot.id(), Some(delivery))),
-            Exchange::Released => Some((slot.id(), None)),
-            Exchange::Done => None,
-        })
+        self.window.exchanges()
     }
 
     /// What waits, oldest first, without the first ones for which `is_before` holds: it is asked
@@ -585,15 +599,12 @@ impl<M: Clone> Outbound<M> {
         self.queue.behind(is_before)
     }
 
-    /// Everything that was not delivered, oldest first, what is under way before what waits.
+    /// Everything that was not delivered, oldest first, what is under way before what waits. What
+    /// was begun bare is left out.
     pub fn drain(self) -> impl Iterator<Item = Unfinished<M>> {
-        let under_way = self.window.into_slots().filter_map(|slot| {
-            let id = slot.id();
-            match slot.exchange {
-                Exchange::Published(delivery) => Some(Unfinished::Published { id, delivery }),
-                Exchange::Released => Some(Unfinished::Released { id }),
-                Exchange::Done => None,
-            }
+        let under_way = self.window.into_exchanges().map(|(id, delivery)| match delivery {
+            Some(delivery) => Unfinished::Published { id, delivery },
+            None => Unfinished::Released { id },
         });
         under_way.chain(self.queue.into_waiting().map(Unfinished::Queued))
     }
@@ -608,10 +619,10 @@ impl<M: Clone> Outbound<M> {
         for item in unfinished {
             match item {
                 Unfinished::Published { id, delivery } => {
-                    outbound.window.restore(id, Exchange::Published(delivery));
+                    outbound.window.restore(id, Some(delivery));
                 }
                 Unfinished::Released { id } => {
-                    outbound.window.restore(id, Exchange::Released);
+                    outbound.window.restore(id, None);
                 }
                 Unfinished::Queued(delivery) => outbound.queue.append(delivery),
             }

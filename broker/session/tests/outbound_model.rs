@@ -18,6 +18,8 @@ const WRONG: Violation = Violation::WrongAcknowledgement;
 #[derive(Clone, Debug, PartialEq)]
 enum State {
     Published(Delivery<u32>),
+    /// Published without its message.
+    Bare(QoS),
     Released,
 }
 
@@ -51,13 +53,13 @@ impl Model {
         self.charged() < self.receive_maximum && self.flights.iter().all(|flight| flight.on_wire)
     }
 
-    fn begin(&mut self, delivery: Delivery<u32>) -> PacketId {
+    fn begin(&mut self, state: State) -> PacketId {
         while self.flights.iter().any(|flight| flight.id == self.next_id) {
             self.next_id = self.next_id.checked_add(1).unwrap_or(1);
         }
         let id = self.next_id;
         self.next_id = id.checked_add(1).unwrap_or(1);
-        self.flights.push(Flight { id, state: State::Published(delivery), on_wire: true });
+        self.flights.push(Flight { id, state, on_wire: true });
         PacketId::new(id).unwrap()
     }
 
@@ -77,7 +79,7 @@ impl Model {
             return Offer::Dropped { dropped: delivery, reason: DropReason::Expired };
         }
         if connected && self.queue.is_empty() && self.may_begin() {
-            return Offer::Send(self.begin(delivery));
+            return Offer::Send(self.begin(State::Published(delivery)));
         }
         while self.excess(0, 0).is_some() {
             self.queue.remove(0);
@@ -113,6 +115,10 @@ impl Model {
         }
     }
 
+    fn begin_bare(&mut self, qos: QoS) -> Option<PacketId> {
+        (self.queue.is_empty() && self.may_begin()).then(|| self.begin(State::Bare(qos)))
+    }
+
     fn next(&mut self, now_ms: u64) -> Step {
         if !self.may_begin() || self.queue.is_empty() {
             return Step::Idle;
@@ -121,7 +127,7 @@ impl Model {
         if delivery.is_expired(now_ms) {
             return Step::Expired(delivery);
         }
-        Step::Publish(self.begin(delivery.clone()), delivery)
+        Step::Publish(self.begin(State::Published(delivery.clone())), delivery)
     }
 
     fn resend_next(&mut self) -> Step {
@@ -140,6 +146,7 @@ impl Model {
         match &flight.state {
             State::Published(delivery) => Step::Publish(id, delivery.clone()),
             State::Released => Step::Pubrel(id),
+            State::Bare(_) => panic!("a bare exchange is sent again"),
         }
     }
 
@@ -150,7 +157,12 @@ impl Model {
         match self.flights[place].state.clone() {
             State::Published(delivery) if delivery.qos == QoS::AtLeastOnce => {
                 self.flights.remove(place);
-                Ok(if failed { Acked::Refused(delivery) } else { Acked::Delivered(delivery) })
+                let kept = Some(delivery);
+                Ok(if failed { Acked::Refused(kept) } else { Acked::Delivered(kept) })
+            }
+            State::Bare(QoS::AtLeastOnce) => {
+                self.flights.remove(place);
+                Ok(if failed { Acked::Refused(None) } else { Acked::Delivered(None) })
             }
             _ => Err(WRONG),
         }
@@ -162,6 +174,7 @@ impl Model {
         };
         match &self.flights[place].state {
             State::Published(delivery) if delivery.qos == QoS::AtLeastOnce => Err(WRONG),
+            State::Bare(QoS::AtLeastOnce) => Err(WRONG),
             _ if failed => {
                 self.flights.remove(place);
                 Ok(PubrecReply::Ended)
@@ -192,21 +205,27 @@ impl Model {
                 self.flights.remove(place);
                 Some(delivery)
             }
+            State::Bare(_) => {
+                self.flights.remove(place);
+                None
+            }
             State::Released => None,
         }
     }
 
     fn on_disconnect(&mut self) {
         self.receive_maximum = 0;
+        self.flights.retain(|flight| !matches!(flight.state, State::Bare(_)));
         self.flights.iter_mut().for_each(|flight| flight.on_wire = false);
     }
 
     fn contents(&self) -> Vec<Unfinished<u32>> {
-        let under_way = self.flights.iter().map(|flight| {
+        let under_way = self.flights.iter().filter_map(|flight| {
             let id = PacketId::new(flight.id).unwrap();
             match flight.state.clone() {
-                State::Published(delivery) => Unfinished::Published { id, delivery },
-                State::Released => Unfinished::Released { id },
+                State::Published(delivery) => Some(Unfinished::Published { id, delivery }),
+                State::Released => Some(Unfinished::Released { id }),
+                State::Bare(_) => None,
             }
         });
         under_way.chain(self.queue.iter().cloned().map(Unfinished::Queued)).collect()
@@ -263,6 +282,7 @@ impl Pick {
 #[derive(Clone, Debug)]
 enum Op {
     Offer { qos: QoS, bytes: u32, expiry_s: Option<u32> },
+    Bare(QoS),
     Next,
     ResendNext,
     Puback(Pick, bool),
@@ -293,10 +313,11 @@ fn limits() -> impl Strategy<Value = QueueLimits> {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let qos = prop_oneof![Just(QoS::AtLeastOnce), Just(QoS::ExactlyOnce)];
+    let qos = || prop_oneof![Just(QoS::AtLeastOnce), Just(QoS::ExactlyOnce)];
     let failed = || prop::bool::weighted(0.1);
     prop_oneof![
-        8 => (qos, 1..30_u32, prop::option::weighted(0.3, 0..4_u32))
+        2 => qos().prop_map(Op::Bare),
+        8 => (qos(), 1..30_u32, prop::option::weighted(0.3, 0..4_u32))
             .prop_map(|(qos, bytes, expiry_s)| Op::Offer { qos, bytes, expiry_s }),
         6 => Just(Op::Next),
         6 => Just(Op::ResendNext),
@@ -348,6 +369,11 @@ impl Pair {
     fn run(&mut self, op: &Op) {
         match op {
             Op::Offer { qos, bytes, expiry_s } => self.offer(*qos, *bytes, *expiry_s),
+            Op::Bare(qos) => {
+                let begun = self.real.begin_bare(*qos);
+                assert_eq!(begun, self.model.begin_bare(*qos));
+                begun.into_iter().for_each(|id| self.client_begins(id));
+            }
             Op::Next => {
                 let step = next(&mut self.real, self.now_ms);
                 assert_eq!(step, self.model.next(self.now_ms));
@@ -424,9 +450,10 @@ impl Pair {
             }
             Op::TooLarge(pick) => {
                 let id = pick.id(&self.model);
+                let before = self.model.flights.len();
                 let dropped = self.real.too_large(id);
                 assert_eq!(dropped, self.model.too_large(id));
-                (id, dropped.is_some())
+                (id, self.model.flights.len() < before)
             }
             other => panic!("ends no exchange: {other:?}"),
         };
@@ -446,8 +473,13 @@ impl Pair {
 
     fn client_sees(&mut self, step: &Step) {
         if let Step::Publish(id, _) = step {
-            assert!(self.client_counts.insert(*id), "{id:?} is in use");
+            self.client_begins(*id);
         }
+        assert!(self.client_counts.len() <= self.model.receive_maximum);
+    }
+
+    fn client_begins(&mut self, id: PacketId) {
+        assert!(self.client_counts.insert(id), "{id:?} is in use");
         assert!(self.client_counts.len() <= self.model.receive_maximum);
     }
 
@@ -456,12 +488,15 @@ impl Pair {
         assert_eq!(self.real.queued_len(), self.model.queue.len());
         let bytes: u64 = self.model.queue.iter().map(|delivery| u64::from(delivery.bytes)).sum();
         assert_eq!(self.real.queued_bytes(), bytes);
-        assert_eq!(self.real.is_idle(), self.model.contents().is_empty());
+        let again = self.model.flights.iter().any(|flight| !flight.on_wire);
+        assert_eq!(self.real.is_waiting(), again || !self.model.queue.is_empty());
+        let idle = self.model.flights.is_empty() && self.model.queue.is_empty();
+        assert_eq!(self.real.is_idle(), idle);
         for flight in &self.model.flights {
             let delivery = self.real.delivery(PacketId::new(flight.id).unwrap());
             match &flight.state {
                 State::Published(expected) => assert_eq!(delivery, Some(expected)),
-                State::Released => assert_eq!(delivery, None),
+                State::Bare(_) | State::Released => assert_eq!(delivery, None),
             }
         }
     }

@@ -49,10 +49,10 @@ impl<S: Store> Core<S> {
         let outbound = self.clients.sessions.at_mut(session).and_then(|s| s.outbound.as_mut());
         match outbound.map(|outbound| outbound.on_puback(ack.packet_id, ack.reason)) {
             Some(Err(violation)) => return self.protocol_error(index, violation.reason()),
-            Some(Ok(Acked::Delivered(delivery) | Acked::Refused(delivery))) => {
+            Some(Ok(Acked::Delivered(Some(delivery)) | Acked::Refused(Some(delivery)))) => {
                 self.clients.journal.done(self.kept(session), delivery.message.seq);
             }
-            Some(Ok(Acked::Unknown)) | None => {}
+            Some(Ok(Acked::Delivered(None) | Acked::Refused(None) | Acked::Unknown)) | None => {}
         }
         self.moved_on(session);
         Flow::Continue
@@ -121,7 +121,9 @@ impl<S: Store> Core<S> {
 
     /// An exchange has ended: the next queued message may go.
     fn moved_on(&mut self, session: u32) {
-        if pump::pump(&mut self.clients, session) {
+        let outbound = self.clients.sessions.at(session).and_then(|own| own.outbound.as_ref());
+        let waits = outbound.is_some_and(|outbound| outbound.is_waiting());
+        if waits && pump::pump(&mut self.clients, session) {
             self.clients.want_pump(session);
         }
         self.want_replay(session);

@@ -2,7 +2,8 @@
 //!
 //! QoS 0 to a reading client is one copy of bytes into its output: the received frame itself when
 //! the client speaks the same layout, else an encoding made once per publish and layout. QoS 1
-//! and 2 go through the session's outbound machine, which keeps a handle to the shared message.
+//! and 2 go through the session's outbound machine; it keeps a handle to the shared message if
+//! the session outlives its connection, or if the message must wait.
 
 use std::num::NonZeroU64;
 
@@ -51,8 +52,9 @@ pub(crate) struct Fan<'a> {
     frames: FrameCache,
     /// Sessions that were reached.
     pub(crate) hits: u32,
-    /// The session that was reached last, if it takes every message without subscription ids.
-    pub(crate) only: Option<u32>,
+    /// The session that was reached last and its granted QoS, if it takes every message without
+    /// subscription ids.
+    pub(crate) only: Option<(u32, u8)>,
 }
 
 /// QoS 0 encodings made once per publish: by MQTT 5 or not, RETAIN set or not.
@@ -119,8 +121,8 @@ pub(crate) fn deliver(
         return;
     }
     fan.hits += 1;
-    fan.only = hit.ids.is_empty().then_some(hit.session.0);
     let granted = hit.options & 3;
+    fan.only = hit.ids.is_empty().then_some((hit.session.0, granted));
     //= [MQTT-3.3.1-12]
     //= [MQTT-3.3.1-13]
     //= 3.1.1 [MQTT-3.3.1-9]
@@ -134,7 +136,8 @@ pub(crate) fn deliver(
         deliver_qos0(clients, frames, fan, hit, retain)
     } else {
         let qos = fan.view.header.qos.min(QoS::from_bits(granted).unwrap_or(QoS::AtMostOnce));
-        deliver_queued(clients, queues, fan, hit, qos, retain)
+        deliver_bare(clients, queues, fan, hit, (qos, retain))
+            .unwrap_or_else(|| deliver_queued(clients, queues, fan, hit, qos, retain))
     };
     if reached && fan.view.header.retain && !fan.replay {
         note_live(clients, session, fan.view.header.topic_hash);
@@ -262,6 +265,49 @@ fn remaining_s(expires_ms: u64, ingress_ms: u64, now_ms: u64) -> Option<u32> {
     let given_ms = expires_ms.saturating_sub(ingress_ms);
     let left_ms = expires_ms.saturating_sub(now_ms).min(given_ms);
     Some(left_ms.div_ceil(1000).min(u64::from(u32::MAX)) as u32)
+}
+
+/// The hot case of QoS 1 and 2: a client that takes the message now and whose session ends with
+/// its connection, so that the message is written and not kept. `None` if it is another case;
+/// false if the message was dropped.
+//= [MQTT-4.5.0-1]
+//= 3.1.1 [MQTT-4.5.0-1]
+#[inline]
+fn deliver_bare(
+    clients: &mut Clients,
+    queues: &Queues,
+    fan: &Fan<'_>,
+    hit: Hit<'_>,
+    (qos, retain): (QoS, bool),
+) -> Option<bool> {
+    let header = fan.view.header;
+    let session = clients.sessions.at_mut(hit.session.0)?;
+    // What came to a group goes to another member when this one ends.
+    let lasts = session.is_persistent() || fan.membership != 0;
+    let expires = header.expires_ms != 0 && header.expires_ms <= clients.now_ms;
+    if lasts || expires || fan.view.payload.len() > COPY_MAX_BYTES {
+        return None;
+    }
+    let index = session.conn;
+    let conn =
+        clients.conns.at_mut(index).filter(|conn| conn.phase == Phase::Open && !conn.stalled)?;
+    if conn.out_len() >= clients.write_buffer_max {
+        return None;
+    }
+    let receive_maximum = session.receive_maximum;
+    let outbound = session
+        .outbound
+        .get_or_insert_with(|| Box::new(Outbound::new(receive_maximum, queues.limits)));
+    let id = outbound.begin_bare(qos)?;
+    prepare(conn, index, &mut clients.dirty, &mut clients.pool);
+    let out = first_send(id, qos, retain, hit.ids, header.expires_ms);
+    if write_publish(conn, &fan.view, None, &out, clients.now_ms) {
+        clients.counters.add(sent_counter(qos), 1);
+        return Some(true);
+    }
+    outbound.too_large(id);
+    clients.note_drop(hit.session.0, header.topic_hash, DropReason::TooLarge);
+    Some(false)
 }
 
 /// False if it was dropped.

@@ -30,8 +30,8 @@ impl<S: Store> Core<S> {
         let Some(conn) = self.clients.conns.at(index) else { return Flow::Stop };
         let (version, session) = (conn.version, conn.session);
         let body = &frame[usize::from(header.header_len)..];
-        if header.flags == 0 && self.publish_again(session, version, frame, body) {
-            return Flow::Continue;
+        if let Some(flow) = self.publish_again(index, (session, version), header, frame) {
+            return flow;
         }
         let publish = match Publish::decode_as(Role::Server, version, header.flags, body) {
             Ok(publish) => publish,
@@ -239,7 +239,7 @@ impl<S: Store> Core<S> {
     }
 
     /// Opens the inbound exchange. False for a QoS 2 message that was routed before.
-    fn admit(&mut self, session: u32, ack: AckWanted) -> Result<bool, ReasonCode> {
+    pub(crate) fn admit(&mut self, session: u32, ack: AckWanted) -> Result<bool, ReasonCode> {
         let immediate = self.store.is_immediate();
         let Some(session) = self.clients.sessions.at_mut(session) else { return Ok(true) };
         let Some(id) = ack.id else { return Ok(true) };
@@ -281,7 +281,7 @@ impl<S: Store> Core<S> {
         let behind = self.internal.holds_of(sender);
         let Core { routes, clients, mesh, .. } = self;
         if !behind && route::publish(routes, clients, mesh, fan, publisher, &mut progress) {
-            self.remember(session, fan, &progress);
+            self.remember(index, session, fan, &progress);
             let code = match progress.reached {
                 true => ReasonCode::Success,
                 false => {
@@ -313,15 +313,21 @@ impl<S: Store> Core<S> {
         Flow::Stop
     }
 
-    /// Remembers where a publish of QoS 0 went, if that was one local session alone.
-    fn remember(&mut self, session: u32, fan: &Fan<'_>, progress: &Progress) {
-        let (Some((_, version)), Some(reader)) = (fan.original, fan.only) else { return };
+    /// Remembers where a publish of QoS 0 or 1 went, if that was one local session alone.
+    fn remember(&mut self, index: u32, session: u32, fan: &Fan<'_>, progress: &Progress) {
+        let Some(reader) = fan.only else { return };
+        let header = &fan.view.header;
+        let plain = header.qos != QoS::ExactlyOnce
+            && !header.retain
+            && header.expires_ms == 0
+            && fan.view.properties.is_empty();
         let alone = fan.hits == 1
             && progress.members.is_empty()
             && progress.done.is_empty()
             && self.routes.groups.is_empty();
-        if alone {
-            self.last.remember(&self.routes, session, version, &fan.view, reader);
+        let Some(conn) = self.clients.conns.at(index) else { return };
+        if plain && alone {
+            self.last.remember(&self.routes, session, conn.version, &fan.view, reader);
         }
     }
 

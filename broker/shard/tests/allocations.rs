@@ -1,5 +1,6 @@
-//! The hot path allocates nothing per QoS 0 message once buffers have grown to their size, and a
-//! turn is one call of the driver's `submit_and_wait`.
+//! The hot path allocates nothing per message once buffers have grown to their size (with QoS 1 to
+//! clients whose session ends with their connection), and a turn is one call of the driver's
+//! `submit_and_wait`.
 
 mod common;
 
@@ -7,8 +8,8 @@ use std::rc::Rc;
 
 use common::shard;
 use ringtide_codec::{
-    Connect, ConnectProperties, PacketId, PublishOut, QoS, SubscribeOut, SubscriptionOptions,
-    Version,
+    AckKind, Connect, ConnectProperties, PacketId, PublishOut, QoS, ReasonCode, SubscribeOut,
+    SubscriptionOptions, Version, write_ack,
 };
 use ringtide_driver::Turn;
 use ringtide_shard::clock::Clock;
@@ -47,11 +48,11 @@ fn connect(version: Version, socket: u32) -> Rc<[u8]> {
     out.into()
 }
 
-fn subscribe(version: Version, filter: &str) -> Rc<[u8]> {
+fn subscribe(version: Version, filter: &str, qos: QoS) -> Rc<[u8]> {
     let packet = SubscribeOut {
         packet_id: PacketId::new(1).expect("1 is an id"),
         subscription_id: None,
-        filters: &[(filter, SubscriptionOptions::with_qos(QoS::AtMostOnce))],
+        filters: &[(filter, SubscriptionOptions::with_qos(qos))],
     };
     let mut out = Vec::new();
     packet.encode(version, &mut out);
@@ -59,17 +60,17 @@ fn subscribe(version: Version, filter: &str) -> Rc<[u8]> {
 }
 
 /// A buffer of messages from one publisher.
-fn publishes(version: Version, topic: &str) -> Rc<[u8]> {
+fn publishes(version: Version, topic: &str, qos: QoS) -> Rc<[u8]> {
     let payload = [7; 64];
     let mut out = Vec::new();
-    for _ in 0..MESSAGES {
+    for number in 1..=MESSAGES {
         let packet = PublishOut {
             version,
             dup: false,
-            qos: QoS::AtMostOnce,
+            qos,
             retain: false,
             topic,
-            packet_id: None,
+            packet_id: PacketId::new(number as u16).filter(|_| qos != QoS::AtMostOnce),
             message_expiry_s: None,
             topic_alias: None,
             subscription_ids: &[],
@@ -96,10 +97,11 @@ fn no_allocation_per_qos0_message_in_the_steady_state() {
             wire.borrow_mut().arrivals.push_back((socket, connect(version, socket)));
             let filter = if socket % 2 == 0 { "sensors/+/t" } else { "sensors/7/t" };
             if socket > 0 {
-                wire.borrow_mut().arrivals.push_back((socket, subscribe(version, filter)));
+                let packet = subscribe(version, filter, QoS::AtMostOnce);
+                wire.borrow_mut().arrivals.push_back((socket, packet));
             }
         }
-        let burst = publishes(publisher, "sensors/7/t");
+        let burst = publishes(publisher, "sensors/7/t", QoS::AtMostOnce);
         // Cut inside a packet, as the ends of received buffers are.
         let cut = burst.len() / 3 + 5;
         let parts: [Rc<[u8]>; 2] = [burst[..cut].into(), burst[cut..].into()];
@@ -120,13 +122,60 @@ fn no_allocation_per_qos0_message_in_the_steady_state() {
     }
 }
 
+/// What a client answers to the publishes of one round: ids are handed out in turn.
+fn pubacks(version: Version, round: usize) -> Rc<[u8]> {
+    let mut out = Vec::new();
+    for number in round * MESSAGES..(round + 1) * MESSAGES {
+        let id = PacketId::new(number as u16 + 1).expect("fewer messages than ids");
+        write_ack(AckKind::PubAck, version, id, ReasonCode::Success, &mut out);
+    }
+    out.into()
+}
+
+#[test]
+fn no_allocation_per_qos1_message_that_need_not_be_kept() {
+    const ROUNDS: usize = 100;
+    for (version, subscribers) in
+        [(Version::V3_1_1, 1), (Version::V5, 1), (Version::V3_1_1, 19), (Version::V5, 19)]
+    {
+        let (mut shard, wire) = shard(Still);
+        for socket in 0..=subscribers {
+            wire.borrow_mut().connects.push_back(socket);
+            wire.borrow_mut().arrivals.push_back((socket, connect(version, socket)));
+            if socket > 0 {
+                let packet = subscribe(version, "sensors/7/t", QoS::AtLeastOnce);
+                wire.borrow_mut().arrivals.push_back((socket, packet));
+            }
+        }
+        let burst = publishes(version, "sensors/7/t", QoS::AtLeastOnce);
+        let answers: Vec<_> = (0..ROUNDS).map(|round| pubacks(version, round)).collect();
+        let mut answers = answers.iter();
+        let mut round = || {
+            wire.borrow_mut().arrivals.push_back((0, Rc::clone(&burst)));
+            let _ = shard.turn();
+            let answer = answers.next().expect("an answer for each round");
+            for socket in 1..=subscribers {
+                wire.borrow_mut().arrivals.push_back((socket, Rc::clone(answer)));
+            }
+            let _ = shard.turn();
+        };
+        (0..ROUNDS / 2).for_each(|_| round());
+        let sent_before = wire.borrow().sent_bytes;
+        let info = allocation_counter::measure(|| (0..ROUNDS / 2).for_each(|_| round()));
+        let sent = wire.borrow().sent_bytes - sent_before;
+        let least = ROUNDS / 2 * MESSAGES * subscribers as usize * 64;
+        assert!(sent >= least, "{sent} bytes delivered, at least {least} expected");
+        assert_eq!(info.count_total, 0, "{version:?}, {subscribers} subscribers: allocations");
+    }
+}
+
 #[test]
 fn one_enter_per_turn() {
     let (mut shard, wire) = shard(Still);
     wire.borrow_mut().connects.push_back(1);
     wire.borrow_mut().arrivals.push_back((1, connect(Version::V5, 1)));
     for turn in 1..100 {
-        wire.borrow_mut().arrivals.push_back((1, publishes(Version::V5, "a/b")));
+        wire.borrow_mut().arrivals.push_back((1, publishes(Version::V5, "a/b", QoS::AtMostOnce)));
         let _ = shard.turn();
         assert_eq!(wire.borrow().enters, turn);
     }

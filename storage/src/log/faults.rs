@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::files::{DiskSpace, Files, SegmentFile};
@@ -95,13 +96,15 @@ impl FaultDisk {
         })))
     }
 
-    /// Does a write, and the sync after it, as the shard's driver would: 0 or a Linux error number.
+    /// Does a write, and the sync of its bytes, as the shard's driver would: 0 or a Linux error
+    /// number.
     pub fn write(&self, write: &LogWrite) -> i32 {
         let mut state = self.state();
         let index = write.file as usize;
         let mut result = state.write(index, &write.bytes, write.offset);
         if write.sync && result.is_ok() {
-            result = state.sync(index);
+            let end = write.offset as usize + write.bytes.len();
+            result = state.sync(index, write.offset as usize..end);
         }
         result.map_or_else(|error| error.raw_os_error().unwrap_or(EIO), |()| 0)
     }
@@ -263,15 +266,15 @@ impl State {
         self.told()
     }
 
-    fn sync(&mut self, index: usize) -> io::Result<()> {
+    fn sync(&mut self, index: usize, bytes: Range<usize>) -> io::Result<()> {
         match self.simple_operation() {
             Err(failed) if !self.dead => {
-                self.files[index].dirty.clear();
+                self.files[index].take_dirty(bytes);
                 return Err(failed);
             }
             result => result?,
         }
-        self.files[index].sync();
+        self.files[index].sync(bytes);
         self.told()
     }
 
@@ -358,11 +361,17 @@ impl Content {
         }
     }
 
-    fn sync(&mut self) {
+    fn sync(&mut self, bytes: Range<usize>) {
         self.medium.resize(self.seen.len(), 0);
-        for sector in std::mem::take(&mut self.dirty) {
+        for sector in self.take_dirty(bytes) {
             self.keep(sector);
         }
+    }
+
+    /// The dirty sectors that these bytes touch, which are so no more.
+    fn take_dirty(&mut self, bytes: Range<usize>) -> Vec<usize> {
+        let end = bytes.end.div_ceil(SECTOR_BYTES);
+        self.dirty.extract_if(bytes.start / SECTOR_BYTES..end, |_| true).collect()
     }
 
     /// The cache forgets what is clean.
@@ -417,7 +426,7 @@ impl SegmentFile for Handle {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.state()?.sync(self.index)
+        self.state()?.sync(self.index, 0..usize::MAX)
     }
 
     fn forget_cache(&self) -> io::Result<()> {

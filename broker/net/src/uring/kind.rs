@@ -44,12 +44,10 @@ pub(super) enum Kind {
     CancelSend = 17,
     /// A write to the log.
     LogWrite = 18,
-    /// The sync after it; the rest is 1 if it is linked to its write.
-    LogSync = 19,
 }
 
 impl Kind {
-    const ALL: [Kind; 19] = [
+    const ALL: [Kind; 18] = [
         Kind::Receive,
         Kind::ReceiveOnce,
         Kind::ReceiveExact,
@@ -68,7 +66,6 @@ impl Kind {
         Kind::WakeFailed,
         Kind::CancelSend,
         Kind::LogWrite,
-        Kind::LogSync,
     ];
 
     /// The `user_data` of an operation.

@@ -1,14 +1,11 @@
-//! The write to the log: WRITE linked to FSYNC(DATASYNC), at most one under way.
+//! The write to the log, with the sync of what it writes (RWF_DSYNC); at most one under way.
 //!
-//! Owns the bytes while the kernel reads them. Both entries post their completions; the bytes go
-//! back to the shard when none of them is in flight. The kernel keeps the order of the pair only
-//! if the write is neither short nor failed and both were taken in one submission: in every other
-//! case the sync is made again after the write.
+//! Owns the bytes while the kernel reads them; they go back to the shard when it no longer does.
 
 use std::time::Duration;
 
 use io_uring::squeue::Flags;
-use io_uring::types::{Fd, FsyncFlags};
+use io_uring::types::Fd;
 use io_uring::{opcode, squeue};
 use ringtide_driver::{Completion, Driver, LogOp, Wait};
 
@@ -19,44 +16,40 @@ use super::kind::Kind;
 const CHUNK_BYTES_MAX: usize = 1 << 30;
 /// Tries of an operation that was interrupted before the log counts as failed.
 const TRIES_MAX: u32 = 100;
-/// Worker threads of the kernel that one shard's file operations may occupy: a write and its sync
-/// follow each other.
-const WORKERS_MAX: u32 = 2;
+/// Worker threads of the kernel that one shard's file operations may occupy: there is one at a
+/// time.
+const WORKERS_MAX: u32 = 1;
 /// Waits of 20 ms for a write when the driver ends: a disk that needs longer has failed.
 const LAST_WAITS_MAX: u32 = 1500;
 
 /// A write under way.
 struct Write {
     op: LogOp,
-    /// Bytes that are written.
+    /// Bytes that are written, and synced if that was asked for.
     done: usize,
-    /// Entries whose completions have not come.
-    in_flight: u32,
-    /// The data is synced, or need not be.
-    synced: bool,
-    /// The first error, 0 = none.
-    errno: i32,
     tries: u32,
 }
 
 impl Write {
-    /// The next write, and whether it is the last.
-    fn entry(&self) -> (squeue::Entry, bool) {
+    /// The next operation. The sync is a part of it, over its own bytes only: what a short one has
+    /// left is written and synced by the next.
+    fn entry(&self) -> squeue::Entry {
         let rest = &self.op.bytes[self.done..];
         let len = rest.len().min(CHUNK_BYTES_MAX);
-        let entry = opcode::Write::new(Fd(self.op.file), rest.as_ptr(), len as u32)
+        let sync = if self.op.sync { libc::RWF_DSYNC } else { 0 };
+        // Some file systems would wait for the device inside the shard's own submission: a sync is
+        // for a worker from the start.
+        let flags = if self.op.sync { Flags::ASYNC } else { Flags::empty() };
+        opcode::Write::new(Fd(self.op.file), rest.as_ptr(), len as u32)
             .offset(self.op.offset + self.done as u64)
+            .rw_flags(sync)
             .build()
-            .user_data(Kind::LogWrite.with(0));
-        (entry, len == rest.len())
+            .flags(flags)
+            .user_data(Kind::LogWrite.with(0))
     }
 
-    fn sync_entry(&self, linked: bool) -> squeue::Entry {
-        let sync = opcode::Fsync::new(Fd(self.op.file)).flags(FsyncFlags::DATASYNC).build();
-        sync.user_data(Kind::LogSync.with(u64::from(linked)))
-    }
-
-    /// True if an operation that ended so may be tried again.
+    /// True if an operation that ended so may be tried again. One that failed for want of the
+    /// device may not: the kernel tells such an error of a sync once.
     fn tries_again(&mut self, result: i32) -> bool {
         self.tries += 1;
         matches!(-result, libc::EINTR | libc::EAGAIN) && self.tries < TRIES_MAX
@@ -82,73 +75,35 @@ impl UringDriver {
             self.ready.push_back(busy);
             return;
         }
-        let synced = !op.sync;
-        let write = Write { op, done: 0, in_flight: 0, synced, errno: 0, tries: 0 };
-        self.log.write = Some(write);
-        if let Some(completion) = self.go_on_with_log() {
-            self.ready.push_back(completion);
-        }
+        self.log.write = Some(Write { op, done: 0, tries: 0 });
+        self.go_on_with_log();
     }
 
-    /// Starts what is to be done next; the end of the write if nothing is.
-    fn go_on_with_log(&mut self) -> Option<Completion> {
-        let write = self.log.write.as_mut()?;
-        if write.in_flight > 0 {
-            return None;
-        }
-        let (failed, whole) = (write.errno != 0, write.done == write.op.bytes.len());
-        if failed || (whole && write.synced) {
-            let write = self.log.write.take()?;
-            return Some(Completion::LogWritten { bytes: write.op.bytes, errno: write.errno });
-        }
-        if whole {
-            write.in_flight = 1;
-            let sync = write.sync_entry(false);
-            self.ring.stats.syncs_apart += 1;
-            self.push(&sync);
-            return None;
-        }
-        let (entry, last) = write.entry();
-        if !last || write.synced {
-            write.in_flight = 1;
-            self.push(&entry);
-            return None;
-        }
-        write.in_flight = 2;
-        let sync = write.sync_entry(true);
-        // SAFETY: as in `push`: the bytes are `log`'s until both completions have been read.
-        unsafe { self.ring.push_linked(&entry.flags(Flags::IO_LINK), &sync) };
-        None
+    fn go_on_with_log(&mut self) {
+        let Some(entry) = self.log.write.as_ref().map(Write::entry) else { return };
+        self.push(&entry);
     }
 
-    /// A write has ended.
+    /// An operation has ended; the end of the write if it was the last.
     pub(super) fn log_written(&mut self, result: i32) -> Option<Completion> {
         let write = self.log.write.as_mut()?;
-        write.in_flight -= 1;
-        match result {
+        let errno = match result {
             // A file that takes nothing has no room.
-            0 => write.errno = libc::ENOSPC,
-            1.. => write.done = (write.done + result as usize).min(write.op.bytes.len()),
-            _ if write.tries_again(result) => {}
-            _ => write.errno = -result,
+            0 if !write.op.bytes.is_empty() => libc::ENOSPC,
+            0 => 0,
+            1.. => {
+                write.done = (write.done + result as usize).min(write.op.bytes.len());
+                0
+            }
+            _ if write.tries_again(result) => 0,
+            _ => -result,
+        };
+        if errno == 0 && write.done < write.op.bytes.len() {
+            self.go_on_with_log();
+            return None;
         }
-        self.go_on_with_log()
-    }
-
-    /// A sync has ended. One that was linked counts only if it came after the whole write.
-    pub(super) fn log_synced(&mut self, linked: bool, result: i32) -> Option<Completion> {
-        let split = linked && self.ring.is_split();
-        let write = self.log.write.as_mut()?;
-        write.in_flight -= 1;
-        // Without its whole write a linked sync is cancelled and made later.
-        let undone = linked && result == -libc::ECANCELED;
-        if result < 0 && !undone && write.errno == 0 {
-            // An error of a sync is told once by the kernel: never taken back.
-            write.errno = -result;
-        }
-        let whole = write.in_flight == 0 && write.done == write.op.bytes.len();
-        write.synced |= result >= 0 && !split && whole;
-        self.go_on_with_log()
+        let write = self.log.write.take()?;
+        Some(Completion::LogWritten { bytes: write.op.bytes, errno })
     }
 
     /// Waits for the write under way: its bytes must not go while the kernel reads them, and what

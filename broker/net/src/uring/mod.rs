@@ -138,9 +138,6 @@ pub struct Stats {
     pub closed: u64,
     /// Accepts that failed for want of descriptors or memory.
     pub accepts_failed: u64,
-    /// Syncs of the log that were made apart from their write: it was short, or the kernel took
-    /// the two in two submissions.
-    pub syncs_apart: u64,
 }
 
 fn set_up(config: &UringConfig) -> io::Result<(IoUring, Buffers)> {

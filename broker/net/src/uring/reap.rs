@@ -68,7 +68,6 @@ impl UringDriver {
                 None
             }
             Kind::LogWrite => self.log_written(result),
-            Kind::LogSync => self.log_synced(rest != 0, result),
             Kind::Ignored => None,
         }
     }

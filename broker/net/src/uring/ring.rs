@@ -42,10 +42,6 @@ pub(super) struct Ring {
     pushed: u32,
     /// Entries ever taken by the kernel, wrapping: those with a position before it.
     taken: u32,
-    /// The position of the second entry of the last linked pair.
-    linked: Option<u32>,
-    /// The pair was taken in two parts.
-    split: bool,
     /// The most entries that one enter is told of (less than the queue only in tests).
     submit_max: u32,
     enter_fd: RawFd,
@@ -89,8 +85,6 @@ impl Ring {
             backlog: VecDeque::new(),
             pushed: 0,
             taken: 0,
-            linked: None,
-            split: false,
             submit_max,
             enter_fd,
             enter_flags,
@@ -161,38 +155,8 @@ impl Ring {
         self.waiting.push_back(entry.clone());
     }
 
-    /// Queues two entries of which the kernel starts the second when the first has succeeded:
-    /// the first carries `IO_LINK`. A link holds only within one submission, so the pair is kept
-    /// together where the queue allows it; whether it was, [`Ring::is_split`] tells.
-    ///
-    /// # Safety
-    /// As for [`Ring::push`].
-    pub(super) unsafe fn push_linked(&mut self, first: &squeue::Entry, second: &squeue::Entry) {
-        let room = {
-            let queue = self.uring.submission();
-            queue.capacity() - queue.len()
-        };
-        if room < 2 {
-            self.make_room();
-        }
-        self.linked = Some(self.pushed.wrapping_add(1));
-        self.split = false;
-        // SAFETY: passed on to the caller.
-        unsafe {
-            self.push(first);
-            self.push(second);
-        }
-    }
-
-    /// True if the kernel took the last linked pair in two submissions, and thus did not keep the
-    /// order of the two. Final once the completion of the second has come.
-    pub(super) fn is_split(&self) -> bool {
-        self.split
-    }
-
     fn note_taken(&mut self, taken: u32) {
         self.taken = self.taken.wrapping_add(taken);
-        self.split |= taken > 0 && self.linked == Some(self.taken);
     }
 
     /// Submits in the middle of a turn. What the kernel does not take now it takes later.

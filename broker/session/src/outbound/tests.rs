@@ -65,7 +65,7 @@ fn a_message_goes_straight_out_and_its_puback_ends_it() {
     let mut outbound = outbound(10);
     let packet_id = sent(outbound.offer(delivery(5), 0, true));
     assert_eq!(outbound.delivery(id(packet_id)).unwrap().message, 5);
-    assert_eq!(outbound.on_puback(id(packet_id), Success), Ok(Acked::Delivered(delivery(5))));
+    assert_eq!(outbound.on_puback(id(packet_id), Success), Ok(Acked::Delivered(Some(delivery(5)))));
     assert!(outbound.is_idle());
     assert_eq!(outbound.on_puback(id(packet_id), Success), Ok(Acked::Unknown));
 }
@@ -75,7 +75,7 @@ fn a_refused_message_is_told_apart() {
     let mut outbound = outbound(10);
     sent(outbound.offer(delivery(5), 0, true));
     let acked = outbound.on_puback(id(1), UnspecifiedError);
-    assert_eq!(acked, Ok(Acked::Refused(delivery(5))));
+    assert_eq!(acked, Ok(Acked::Refused(Some(delivery(5)))));
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn acknowledgements_may_overtake_what_is_to_be_sent_again() {
     outbound.on_pubrec(id(4), Success).unwrap();
     outbound.on_disconnect();
     outbound.on_resume(4, LIMITS);
-    assert_eq!(outbound.on_puback(id(1), Success), Ok(Acked::Delivered(delivery(1))));
+    assert_eq!(outbound.on_puback(id(1), Success), Ok(Acked::Delivered(Some(delivery(1)))));
     assert_eq!(outbound.on_pubrec(id(2), Success), Ok(PubrecReply::SendPubrel));
     assert_eq!(outbound.on_pubrec(id(4), Success), Ok(PubrecReply::SendPubrel));
     assert_eq!(resent(&mut outbound), [3]);
@@ -238,4 +238,28 @@ fn expired_messages_that_wait_can_be_swept() {
 #[should_panic(expected = "QoS 0")]
 fn a_qos_0_message_is_the_callers_mistake() {
     let _ = outbound(1).offer(Delivery { qos: QoS::AtMostOnce, ..delivery(1) }, 0, true);
+}
+
+#[test]
+fn a_bare_exchange_counts_like_any_and_is_never_sent_again() {
+    let mut outbound = outbound(3);
+    let bare = outbound.begin_bare(QoS::AtLeastOnce).unwrap();
+    let twice = outbound.begin_bare(QoS::ExactlyOnce).unwrap();
+    assert_eq!((bare, twice), (id(1), id(2)));
+    assert_eq!(outbound.begin_bare(QoS::AtMostOnce), None);
+    assert_eq!(sent(outbound.offer(delivery(3), 0, true)), 3);
+    assert_eq!(outbound.begin_bare(QoS::AtLeastOnce), None, "the quota is used up");
+    assert_eq!(outbound.delivery(bare), None);
+    assert_eq!(outbound.on_pubrec(bare, Success), Err(Violation::WrongAcknowledgement));
+    assert_eq!(outbound.on_puback(twice, Success), Err(Violation::WrongAcknowledgement));
+    assert_eq!(outbound.on_puback(bare, UnspecifiedError), Ok(Acked::Refused(None)));
+    assert_eq!(outbound.on_pubrec(twice, Success), Ok(PubrecReply::SendPubrel));
+    let late = outbound.begin_bare(QoS::AtLeastOnce).unwrap();
+    assert_eq!(outbound.under_way().count(), 2);
+    outbound.on_resume(3, LIMITS);
+    assert_eq!(resent(&mut outbound), [-2, 3]);
+    assert_eq!(outbound.on_puback(late, Success), Ok(Acked::Unknown));
+    assert_eq!(outbound.inflight_len(), 2);
+    assert_eq!(outbound.offer(delivery(5), 0, false), Offer::Queued);
+    assert_eq!(outbound.begin_bare(QoS::AtLeastOnce), None, "others wait");
 }

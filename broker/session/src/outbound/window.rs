@@ -4,7 +4,8 @@
 
 use std::collections::VecDeque;
 
-use ringtide_codec::PacketId;
+use ringtide_codec::{PacketId, QoS};
+use slab::Slab;
 
 use super::Delivery;
 
@@ -28,30 +29,47 @@ const KEPT_CAPACITY: usize = 256;
 ///      │ dropped as too large                   ▼
 ///      └─────────────────────────────────────► Done ──► its packet id is free
 /// ```
-#[derive(Clone, Debug)]
-pub(super) enum Exchange<M> {
-    /// The PUBLISH is unacknowledged; the message is kept, to be sent again on resume.
-    Published(Delivery<M>),
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// The PUBLISH is unacknowledged; its message is kept, to be sent again on resume, unless the
+    /// exchange ends with the connection.
+    Published,
     /// PUBREC has come and PUBREL is owed or unanswered; the message is no longer needed.
     Released,
     /// Over; only its place in the window is left.
     Done,
 }
 
+/// No message is kept.
+const NONE: u32 = u32::MAX;
+
 /// One exchange and its packet id.
 #[derive(Clone, Debug)]
-pub(super) struct Slot<M> {
+pub(super) struct Slot {
     /// How often the ids had started anew when this one was taken.
     lap: u32,
+    /// The message's place, or [`NONE`].
+    message: u32,
     id: PacketId,
+    qos: QoS,
     /// Whether this connection has carried the PUBLISH (or the PUBREL, once released).
     pub(super) on_wire: bool,
-    pub(super) exchange: Exchange<M>,
+    pub(super) stage: Stage,
 }
 
-impl<M> Slot<M> {
+impl Slot {
+    /// A PUBLISH that no connection has carried.
+    fn new(position: Position, qos: QoS, message: u32) -> Slot {
+        let Position { lap, id } = position;
+        Slot { lap, message, id, qos, on_wire: false, stage: Stage::Published }
+    }
+
     pub(super) fn id(&self) -> PacketId {
         self.id
+    }
+
+    pub(super) fn qos(&self) -> QoS {
+        self.qos
     }
 
     pub(super) fn position(&self) -> Position {
@@ -59,8 +77,23 @@ impl<M> Slot<M> {
     }
 
     fn is_done(&self) -> bool {
-        matches!(self.exchange, Exchange::Done)
+        self.stage == Stage::Done
     }
+
+    /// Whether it ends with the connection: its PUBLISH could not be sent again.
+    fn is_bare(&self) -> bool {
+        self.stage == Stage::Published && self.message == NONE
+    }
+}
+
+/// An exchange that is over.
+pub(super) struct Finished<M> {
+    /// Where it stood.
+    pub(super) stage: Stage,
+    /// Whether this connection had carried it.
+    pub(super) on_wire: bool,
+    /// Its message, if that was kept.
+    pub(super) delivery: Option<Delivery<M>>,
 }
 
 /// Where in the endless sequence of packet ids an exchange stands; ordered by age, oldest first.
@@ -96,17 +129,19 @@ impl Position {
 /// Slots are sorted by position, so that an id is found from its distance to either end (ids are
 /// handed out in turn and mostly acknowledged in turn), and by bisection where finished exchanges
 /// have been squeezed out. One exchange that is never finished therefore costs its own slot, and
-/// not one for each message that overtook it.
+/// not one for each message that overtook it. Messages lie apart: one that need not be kept costs
+/// its exchange's 16 bytes and nothing else.
 #[derive(Clone, Debug)]
 pub(super) struct Window<M> {
-    slots: VecDeque<Slot<M>>,
+    slots: VecDeque<Slot>,
+    messages: Slab<Delivery<M>>,
     live: usize,
     next: Position,
 }
 
 impl<M> Window<M> {
     pub(super) const fn new() -> Window<M> {
-        Window { slots: VecDeque::new(), live: 0, next: Position::FIRST }
+        Window { slots: VecDeque::new(), messages: Slab::new(), live: 0, next: Position::FIRST }
     }
 
     /// Exchanges that are not over.
@@ -123,36 +158,68 @@ impl<M> Window<M> {
     /// called when the window is full.
     #[inline]
     pub(super) fn push(&mut self, delivery: Delivery<M>) -> PacketId {
+        let qos = delivery.qos;
+        let message = self.keep(delivery);
+        self.begin(qos, message)
+    }
+
+    /// The same without its message: it ends with the connection.
+    #[inline]
+    pub(super) fn push_bare(&mut self, qos: QoS) -> PacketId {
+        self.begin(qos, NONE)
+    }
+
+    #[inline]
+    fn begin(&mut self, qos: QoS, message: u32) -> PacketId {
         assert!(!self.is_full(), "every packet id is in use");
         let position = self.take_position();
-        self.append(position, true, Exchange::Published(delivery));
+        self.append(Slot { on_wire: true, ..Slot::new(position, qos, message) });
         position.id
+    }
+
+    #[inline]
+    fn keep(&mut self, delivery: Delivery<M>) -> u32 {
+        // No more messages than packet ids, which have 16 bits.
+        self.messages.insert(delivery) as u32
     }
 
     /// The exchange that [`Window::push`] has just begun.
     pub(super) fn newest(&self) -> Option<(PacketId, &Delivery<M>)> {
-        match self.slots.back() {
-            Some(Slot { id, exchange: Exchange::Published(delivery), .. }) => Some((*id, delivery)),
-            _ => None,
-        }
+        let slot = self.slots.back()?;
+        Some((slot.id, self.message(slot)?))
     }
 
-    /// Puts back an exchange that another window held, behind those that are there. False when
-    /// its id is in use.
-    pub(super) fn restore(&mut self, id: PacketId, exchange: Exchange<M>) -> bool {
+    /// The message that an exchange still needs and has.
+    pub(super) fn message(&self, slot: &Slot) -> Option<&Delivery<M>> {
+        self.messages.get(slot.message as usize)
+    }
+
+    /// Puts back an exchange that another window held, behind those that are there: a published
+    /// one with its message, or a released one. False when its id is in use.
+    pub(super) fn restore(&mut self, id: PacketId, delivery: Option<Delivery<M>>) -> bool {
         if self.index_of(id).is_some() {
             return false;
         }
         let lap = self.next.lap + u32::from(id < self.next.id);
         let position = Position { lap, id };
-        self.append(position, false, exchange);
+        let slot = match delivery {
+            Some(delivery) => {
+                let qos = delivery.qos;
+                Slot::new(position, qos, self.keep(delivery))
+            }
+            None => {
+                let slot = Slot::new(position, QoS::ExactlyOnce, NONE);
+                Slot { stage: Stage::Released, ..slot }
+            }
+        };
+        self.append(slot);
         self.next = position.successor();
         true
     }
 
     #[inline]
-    fn append(&mut self, position: Position, on_wire: bool, exchange: Exchange<M>) {
-        self.slots.push_back(Slot { lap: position.lap, id: position.id, on_wire, exchange });
+    fn append(&mut self, slot: Slot) {
+        self.slots.push_back(slot);
         self.live += 1;
     }
 
@@ -244,19 +311,15 @@ impl<M> Window<M> {
             .or_else(|| self.slots.binary_search_by(|slot| slot.position().cmp(&position)).ok())
     }
 
-    pub(super) fn slot(&self, index: usize) -> Option<&Slot<M>> {
+    pub(super) fn slot(&self, index: usize) -> Option<&Slot> {
         self.slots.get(index)
     }
 
-    pub(super) fn slot_mut(&mut self, index: usize) -> Option<&mut Slot<M>> {
+    pub(super) fn slot_mut(&mut self, index: usize) -> Option<&mut Slot> {
         self.slots.get_mut(index)
     }
 
-    pub(super) fn slots(&self) -> impl Iterator<Item = &Slot<M>> {
-        self.slots.iter()
-    }
-
-    pub(super) fn slots_mut(&mut self) -> impl Iterator<Item = &mut Slot<M>> {
+    pub(super) fn slots_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
         self.slots.iter_mut()
     }
 
@@ -264,30 +327,45 @@ impl<M> Window<M> {
     pub(super) fn find_from(
         &self,
         from: Position,
-        mut fits: impl FnMut(&Slot<M>) -> bool,
+        mut fits: impl FnMut(&Slot) -> bool,
     ) -> Option<usize> {
         let start = self.slots.partition_point(|slot| slot.position() < from);
         let found = self.slots.range(start..).position(&mut fits);
         found.map(|offset| start + offset)
     }
 
-    /// Ends the exchange at `index`: its id is free from here on. What it was, and whether this
-    /// connection had carried it.
+    /// The client has the message: it is no longer needed.
+    pub(super) fn release(&mut self, index: usize) {
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        slot.stage = Stage::Released;
+        let message = core::mem::replace(&mut slot.message, NONE);
+        self.messages.try_remove(message as usize);
+    }
+
+    /// Ends the exchange at `index`: its id is free from here on.
     //= [MQTT-2.2.1-4]
     #[inline]
-    pub(super) fn finish(&mut self, index: usize) -> Option<(Exchange<M>, bool)> {
-        let (exchange, on_wire) = if index == 0 {
-            let slot = self.slots.pop_front()?;
-            (slot.exchange, slot.on_wire)
-        } else {
-            let slot = self.slots.get_mut(index)?;
-            (core::mem::replace(&mut slot.exchange, Exchange::Done), slot.on_wire)
-        };
+    pub(super) fn finish(&mut self, index: usize) -> Option<Finished<M>> {
+        let slot = self.slots.get_mut(index)?;
+        let (stage, on_wire, message) = (slot.stage, slot.on_wire, slot.message);
+        slot.stage = Stage::Done;
+        if index == 0 {
+            self.slots.pop_front();
+        }
         self.live -= 1;
+        let delivery =
+            if message == NONE { None } else { self.messages.try_remove(message as usize) };
         if self.slots.len() > self.live || self.slots.is_empty() {
             self.squeeze();
         }
-        Some((exchange, on_wire))
+        Some(Finished { stage, on_wire, delivery })
+    }
+
+    /// Ends the exchanges that end with the connection.
+    pub(super) fn end_bare(&mut self) {
+        self.slots.retain(|slot| !slot.is_bare() && !slot.is_done());
+        self.live = self.slots.len();
+        self.squeeze();
     }
 
     /// Takes finished exchanges out where that is cheap, and gives a large empty room back.
@@ -305,11 +383,23 @@ impl<M> Window<M> {
         if self.slots.is_empty() && self.slots.capacity() > KEPT_CAPACITY {
             self.slots = VecDeque::new();
         }
+        if self.messages.is_empty() && self.messages.capacity() > KEPT_CAPACITY {
+            self.messages = Slab::new();
+        }
     }
 
-    /// Unfinished exchanges, oldest first.
-    pub(super) fn into_slots(self) -> impl Iterator<Item = Slot<M>> {
-        self.slots.into_iter().filter(|slot| !slot.is_done())
+    /// Unfinished exchanges, oldest first, each with its message as long as that is needed. Those
+    /// that end with the connection are left out.
+    pub(super) fn exchanges(&self) -> impl Iterator<Item = (PacketId, Option<&Delivery<M>>)> {
+        let lasting = self.slots.iter().filter(|slot| !slot.is_done() && !slot.is_bare());
+        lasting.map(|slot| (slot.id, self.message(slot)))
+    }
+
+    /// The same, given up.
+    pub(super) fn into_exchanges(self) -> impl Iterator<Item = (PacketId, Option<Delivery<M>>)> {
+        let Window { slots, mut messages, .. } = self;
+        let lasting = slots.into_iter().filter(|slot| !slot.is_done() && !slot.is_bare());
+        lasting.map(move |slot| (slot.id, messages.try_remove(slot.message as usize)))
     }
 
     #[cfg(test)]
@@ -367,7 +457,7 @@ mod tests {
             assert!(window.room() <= 64);
         }
         let slot = window.slot(window.index_of(stuck).unwrap()).unwrap();
-        assert!(matches!(&slot.exchange, Exchange::Published(d) if d.message == 7));
+        assert_eq!(window.message(slot).map(|delivery| delivery.message), Some(7));
         assert!(window.next.distance_from(slot.position()).unwrap() <= 2 * LAP);
         finish_id(&mut window, stuck.get());
         finish_id(&mut window, other.get());
@@ -435,8 +525,27 @@ mod tests {
     }
 
     #[test]
-    fn an_exchange_costs_eight_bytes_beside_its_message() {
-        assert_eq!(size_of::<Slot<u64>>(), size_of::<Delivery<u64>>() + 8);
+    fn an_exchange_costs_sixteen_bytes_beside_its_message() {
+        assert_eq!(size_of::<Slot>(), 16);
+    }
+
+    #[test]
+    fn a_bare_exchange_ends_with_the_connection() {
+        let mut window = Window::new();
+        let first = window.push(delivery(1));
+        let bare = window.push_bare(QoS::AtLeastOnce);
+        let twice = window.push_bare(QoS::ExactlyOnce);
+        window.release(window.index_of(twice).unwrap());
+        let gone = window.push_bare(QoS::AtLeastOnce);
+        let finished = window.finish(window.index_of(gone).unwrap()).unwrap();
+        assert!(finished.on_wire && finished.stage == Stage::Published);
+        assert_eq!(finished.delivery, None);
+        assert_eq!(window.len(), 3);
+        window.end_bare();
+        assert_eq!(window.len(), 2);
+        assert_eq!(window.index_of(bare), None);
+        let left: Vec<_> = window.into_exchanges().collect();
+        assert_eq!(left, [(first, Some(delivery(1))), (twice, None)]);
     }
 
     #[test]
@@ -468,6 +577,6 @@ mod tests {
         for n in 1..=2000_u16 {
             finish_id(&mut window, n);
         }
-        assert_eq!(window.slots.capacity(), 0);
+        assert_eq!((window.slots.capacity(), window.messages.capacity()), (0, 0));
     }
 }

@@ -1,5 +1,6 @@
 //! What shards do, stepped turn by turn: fairness, limits, a full disk, groups, reloads.
 
+mod again;
 mod checkpoints;
 mod fairness;
 mod full_disk;
