@@ -21,7 +21,7 @@ pub struct Banner<'a> {
 }
 
 impl Banner<'_> {
-    /// The lines, in their order.
+    /// What is started, as lines in their order.
     pub fn lines(&self) -> Vec<String> {
         let config = &self.loaded.config;
         let from = match &self.loaded.file {
@@ -41,8 +41,12 @@ impl Banner<'_> {
         if config.access.allow_anonymous {
             lines.push("access: anonymous clients are let in".to_owned());
         }
-        lines.extend(config.listeners.iter().zip(self.addresses).map(listener));
         lines
+    }
+
+    /// Where it listens, a line for each listener: to be told when connections are accepted.
+    pub fn listening(&self) -> Vec<String> {
+        self.loaded.config.listeners.iter().zip(self.addresses).map(listener).collect()
     }
 
     fn shards(&self, config: &Config) -> String {
@@ -111,9 +115,11 @@ mod tests {
                 "durability: sync: acknowledged messages survive a crash of the machine, in \
                  /var/lib/ringtide",
                 "access: anonymous clients are let in",
-                "listening on 127.0.0.1:4711 (lan), MQTT 3.1, 3.1.1, 5.0 over TCP, up to 9 \
-                 connections",
             ]
         );
+        let told = banner.listening();
+        let wanted = "listening on 127.0.0.1:4711 (lan), MQTT 3.1, 3.1.1, 5.0 over TCP, up to 9 \
+                      connections";
+        assert_eq!(told, [wanted]);
     }
 }

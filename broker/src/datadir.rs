@@ -1,7 +1,8 @@
 //! The data directory: one broker's logs, and what they were written for.
 //!
 //! ```text
-//! store.toml               format, number of shards, generation, key of the partitions
+//! store.toml               format, number of shards, generation, key of the partitions' hash, from
+//!                          which the seed of the topics' hashes follows
 //! LOCK                     held by the broker that runs, or by a command that reads or imports
 //! logs-<generation>/<n>/   the log of shard n
 //! import.unfinished        the logs are those of an import that has not come to its end
@@ -21,11 +22,15 @@ use ringtide_storage::log::{DataDirLock, LockError, lock, lock_shared};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Failure;
+use crate::keys;
 
 pub(crate) use import::{NewStore, refuse_store};
 
 /// The format of the directory that this release writes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// From this format on the hashes in stored messages are under a seed that follows from the key.
+/// Before, it was the one that is in the program.
+const FORMAT_SEEDED: u32 = 2;
 const MANIFEST: &str = "store.toml";
 const MANIFEST_NEW: &str = "store.toml.new";
 
@@ -79,7 +84,7 @@ impl DataDir {
                     format: FORMAT,
                     shards,
                     generation: 1,
-                    partition_key: format!("{:016x}", random_key().map_err(|e| failed(&e))?),
+                    partition_key: format!("{:016x}", keys::random().map_err(|e| failed(&e))?),
                 };
                 write_manifest(root, &manifest).map_err(|error| failed(&error))?;
                 manifest
@@ -131,6 +136,14 @@ impl DataDir {
     /// The key of the partitions.
     pub(crate) fn partition_key(&self) -> u64 {
         u64::from_str_radix(&self.manifest.partition_key, 16).unwrap_or_default()
+    }
+
+    /// Gives the topics' hashes the seed that the stored messages were hashed under, see
+    /// [`keys::seed_topics`]. Not done by opening: a process may open several, but has one seed.
+    pub(crate) fn seed_topics(&self) {
+        if self.manifest.format >= FORMAT_SEEDED {
+            keys::seed_topics(self.partition_key());
+        }
     }
 
     /// The directory of a shard's log in a generation.
@@ -252,14 +265,6 @@ fn write_manifest(root: &Path, manifest: &Manifest) -> io::Result<()> {
     File::open(root)?.sync_all()
 }
 
-/// A key that nobody can guess: the clients' ids must not be chosen to meet on one shard.
-fn random_key() -> io::Result<u64> {
-    let mut bytes = [0; 8];
-    let mut source = File::open("/dev/urandom")?;
-    io::Read::read_exact(&mut source, &mut bytes)?;
-    Ok(u64::from_le_bytes(bytes))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -328,7 +333,7 @@ mod tests {
         let root = scratch("datadir-refuses");
         fs::create_dir_all(root.join("logs-1")).unwrap();
         assert!(DataDir::open(&root, 1).unwrap_err().text.contains("no store.toml"));
-        fs::write(root.join(MANIFEST), "format = 2\nnew_key = 1\n").unwrap();
+        fs::write(root.join(MANIFEST), "format = 3\nnew_key = 1\n").unwrap();
         assert!(DataDir::open(&root, 1).unwrap_err().text.contains("newer release"));
         fs::write(root.join(MANIFEST), "format = 1\nshards = \"x\"\n").unwrap();
         assert!(DataDir::open(&root, 1).unwrap_err().text.contains("restore it"));

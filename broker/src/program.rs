@@ -13,7 +13,7 @@ use crate::control::{Control, Live, Stage};
 use crate::exit::{Exit, Failure};
 use crate::listen::{self, Opened};
 use crate::logs::{self, LogLevel};
-use crate::{preflight, signals, start, store_command, tune_command};
+use crate::{notify, preflight, signals, start, store_command, tune_command};
 
 /// Does what the arguments (without the program's name) ask for.
 pub fn main(arguments: &[&str]) -> Exit {
@@ -117,13 +117,24 @@ fn serve(sources: Sources, loaded: &Loaded, level: LogLevel) -> Result<(), Failu
     for line in banner.lines() {
         info!("{line}");
     }
-    start::run(start::Plan {
+    let (listening, told) = (banner.listening(), Arc::clone(&control));
+    let plan = start::Plan {
         config,
         cpus: footing.cpus,
         listeners,
         connections_max: footing.connections_max,
         findings,
         control,
+    };
+    start::run(plan, || {
+        // A signal may have come during the recovery.
+        if told.stage() != Stage::Running {
+            return;
+        }
+        for line in listening {
+            info!("{line}");
+        }
+        notify::ready();
     })
 }
 

@@ -56,6 +56,7 @@ pub(crate) fn recover(config: &Config, shards: u16) -> Result<Option<Recovery>, 
     }
     let started = Instant::now();
     let mut dir = DataDir::open(&config.data_dir, shards)?;
+    dir.seed_topics();
     let mut damage = DamageFound::default();
     if dir.manifest.shards != shards {
         redistribute(config, &mut dir, shards, &mut damage)?;

@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use crate::config::{Config, Descriptors, Host};
 use crate::control::Control;
 use crate::exit::Failure;
+use crate::keys;
 use crate::listen::Opened;
 use crate::recovery::{self, DamageFound, Recovered, Recovery};
 use crate::settings::ProgramSteering;
@@ -31,9 +32,6 @@ const LANE_BYTES: usize = 256 << 10;
 const INTEREST_SEGMENTS_MAX: usize = 16_384;
 /// Keys that a segment is meant to hold: its fixed cost is then small beside theirs.
 const INTEREST_KEYS_PER_SEGMENT: u64 = 64;
-/// The key of the hash that deals clients out to partitions where nothing is kept; a data
-/// directory has a key of its own.
-const PARTITION_KEY: u64 = 0x5bd1_e995_9d1b_58d3;
 
 /// Everything that the shards are made from.
 pub struct Plan {
@@ -82,11 +80,12 @@ pub fn describe(findings: &Findings) -> String {
     format!("io_uring on Linux {}: {}{missing}", findings.release, names(true))
 }
 
-/// Runs the shards until the control's stage has left `Running` and they are done.
+/// Runs the shards until the control's stage has left `Running` and they are done. `ready` is
+/// called once, when what is kept has been recovered and all shards run.
 ///
 /// # Errors
 /// When a shard cannot be started, or fails.
-pub fn run(plan: Plan) -> Result<(), Failure> {
+pub fn run(plan: Plan, ready: impl FnOnce()) -> Result<(), Failure> {
     let shards = plan.cpus.len() as u16;
     let peers = Peers::new(shards)
         .map_err(|error| Failure::host(format!("cannot make the shards' wakers: {error}")))?;
@@ -102,8 +101,10 @@ pub fn run(plan: Plan) -> Result<(), Failure> {
         }
         false => recovery::recover(&plan.config, shards)?,
     };
-    let partition_key =
-        recovery.as_ref().map_or(PARTITION_KEY, |recovery| recovery.dir.partition_key());
+    let partition_key = match &recovery {
+        Some(recovery) => recovery.dir.partition_key(),
+        None => fresh_key()?,
+    };
     let damage = recovery.as_ref().map(|recovery| recovery.damage).unwrap_or_default();
     let (dir, recovered) = match recovery {
         Some(Recovery { dir, shards, .. }) => (Some(dir), shards.into_iter().map(Some).collect()),
@@ -147,9 +148,17 @@ pub fn run(plan: Plan) -> Result<(), Failure> {
     };
     let running =
         started.map_err(|error| Failure::host(format!("cannot start the shards: {error}")))?;
+    ready();
     let ended = running.join().map_err(|error| Failure::runtime(error.to_string()));
     drop(dir);
     ended
+}
+
+/// The key of the partitions where nothing is kept, and with it the seed of the topics' hashes.
+fn fresh_key() -> Result<u64, Failure> {
+    let key = keys::random().map_err(|error| Failure::host(format!("/dev/urandom: {error}")))?;
+    keys::seed_topics(key);
+    Ok(key)
 }
 
 /// The shards' counters. Damage is of the whole store: the first shard tells it.

@@ -8,12 +8,16 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::broker::{free_address, program, scratch, target};
+use common::broker::{ANY_PORT, program, scratch, target, without_settings};
 use common::packet::header_only;
 use common::{Broker, Client, Connect, Cx, Event, Fleet, PATIENCE, Packet, Publish, Settings};
 use common::{Subscribe, V5, V311, code, eventually, packet};
 
 static FLEET: Fleet = Fleet::new(Settings::new);
+
+/// For one test each, which looks at the broker's memory: nobody else may use it meanwhile.
+static DEAF: Fleet = Fleet::new(Settings::new);
+static CHURN: Fleet = Fleet::new(Settings::new);
 
 /// A short time for CONNECT.
 static HASTY: Fleet = Fleet::new(|shards| {
@@ -208,7 +212,7 @@ fn a_packet_that_never_ends_harms_only_its_sender() {
 
 #[test]
 fn a_subscriber_that_does_not_read_harms_nobody() {
-    FLEET.run("deaf", |cx| {
+    DEAF.run("deaf", |cx| {
         let topic = cx.topic("t");
         let mut deaf = cx.connect(cx.v5("deaf"));
         deaf.subscribe(&topic, 0);
@@ -269,7 +273,7 @@ fn many_topics_filters_and_properties_in_one_packet() {
 
 #[test]
 fn connections_that_come_and_go_leave_nothing_behind() {
-    FLEET.run("churn", |cx| {
+    CHURN.run("churn", |cx| {
         let mut bystanders = Bystanders::new(cx);
         let churn = |count: usize| {
             for n in 0..count {
@@ -340,7 +344,7 @@ fn out_of_descriptors_refuses_new_connections_and_keeps_old_ones() {
             let mut client = Client::on(stream, V311);
             client.send(&cx.v311("new").encode());
             matches!(
-                client.event(Duration::from_secs(1)),
+                client.event(Duration::from_secs(5)),
                 Event::Packet(Packet::ConnAck { code: 0, .. })
             )
         });
@@ -350,8 +354,9 @@ fn out_of_descriptors_refuses_new_connections_and_keeps_old_ones() {
 
 /// Runs the program to its end and returns its success and what it said.
 fn run(args: &[&str]) -> (bool, String) {
-    let output = Command::new(program()).args(args).output();
-    let output = output.expect("the program starts");
+    let mut command = Command::new(program());
+    without_settings(&mut command);
+    let output = command.args(args).output().expect("the program starts");
     let said = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8_lossy(&said).into_owned())
 }
@@ -363,7 +368,8 @@ fn expect_refusal(args: &[&str], words: &[&str]) {
     assert!(!said.contains("panicked"), "{said}");
     let line = said.lines().find(|line| words.iter().all(|w| line.contains(w)));
     assert!(line.is_some(), "{args:?}: no line names {words:?}: {said}");
-    assert!(said.lines().count() <= 12, "one clear line, not a wall: {said}");
+    let lines = said.lines().filter(|line| !line.contains(" WARN ")).count();
+    assert!(lines <= 12, "one clear line, not a wall: {said}");
 }
 
 #[test]
@@ -412,7 +418,7 @@ fn bad_configuration_is_one_clear_line_and_a_failure() {
         expect_refusal(&["check-config", "--config", &path_text], &words);
     }
     expect_refusal(&["run", "--listen", "nonsense"], &["nonsense"]);
-    expect_refusal(&["run", "--listen", &free_address(), "--shards", "many"], &["many"]);
+    expect_refusal(&["run", "--listen", ANY_PORT, "--shards", "many"], &["many"]);
 }
 
 #[test]
@@ -422,7 +428,6 @@ fn an_unreadable_access_file_never_means_allow() {
     }
     let dir = scratch();
     let config = dir.join("ringtide.toml");
-    let listen = free_address();
     for (name, rules) in [("missing.acl", None), ("wrong.acl", Some("allow everybody anything\n"))]
     {
         if let Some(rules) = rules {
@@ -432,7 +437,7 @@ fn an_unreadable_access_file_never_means_allow() {
         std::fs::write(&config, text).expect("a file");
         let config = config.display().to_string();
         let data = dir.join("data").display().to_string();
-        let args = ["run", "--listen", &listen, "--config", &config, "--data-dir", &data];
+        let args = ["run", "--listen", ANY_PORT, "--config", &config, "--data-dir", &data];
         expect_refusal(&args, &[name]);
     }
 }

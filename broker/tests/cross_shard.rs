@@ -11,9 +11,13 @@ use std::time::Duration;
 use common::fleet::shard_counts;
 use common::packet::option::SEND_NO_RETAINED;
 use common::{Broker, Client, Cx, Event, Fleet, PATIENCE, Packet, Publish, Settings, Subscribe};
-use common::{V5, V311, Will, code, packet};
+use common::{V5, V311, Will, code, eventually, packet};
 
 static FLEET: Fleet = Fleet::new(Settings::new);
+
+/// For the order between publishers, which a shard that has more to do than it can does not keep:
+/// the other tests of this file bring that much.
+static CALM: Fleet = Fleet::new(Settings::new);
 
 /// Enough ids that each of 8 shards holds some with all but certainty.
 const SPREAD: usize = 24;
@@ -99,7 +103,7 @@ fn expect_numbers_in_order(client: &mut Client, topics: usize, count: usize) {
 /// Each publisher waits for the acknowledgement of the one before it, which is on another shard.
 #[test]
 fn what_follows_an_acknowledgement_is_seen_after_it() {
-    FLEET.run("cause", |cx| {
+    CALM.run("cause", |cx| {
         const ROUNDS: usize = 20;
         let topic = cx.topic("t/0");
         let mut subscribers = spread(cx, "sub", &cx.topic("t/+"), 1);
@@ -181,20 +185,18 @@ fn all_clients_reach_all_clients() {
     });
 }
 
-/// Receives for a group until `count` messages came; returns each member's share.
+/// Receives for a group until `count` messages have come; returns each member's share.
 fn group_shares(members: &mut [Client], count: usize) -> Vec<Vec<String>> {
     let mut shares = vec![Vec::new(); members.len()];
-    let mut quiet = 0;
-    while shares.iter().map(Vec::len).sum::<usize>() < count && quiet < 1000 {
-        quiet += 1;
+    eventually("a group's messages come", || {
         for (client, share) in members.iter_mut().zip(&mut shares) {
             while let Event::Packet(Packet::Publish(m)) = client.event(Duration::from_millis(1)) {
                 client.finish(&m);
                 share.push(m.text());
-                quiet = 0;
             }
         }
-    }
+        shares.iter().map(Vec::len).sum::<usize>() >= count
+    });
     shares
 }
 
@@ -204,14 +206,17 @@ fn expect_each_once(shares: &[Vec<String>], count: usize) {
     assert_eq!((all.len(), distinct.len()), (count, count), "each message to one member");
 }
 
+/// Enough that a group's members on the publishers' shards are some, where those are preferred.
+const PUBLISHERS: usize = 12;
+
 /// A group over all shards takes each message once, whoever publishes.
 fn share(cx: &Cx<'_>) -> Vec<Vec<String>> {
     let filter = format!("$share/g/{}", cx.topic("+"));
     let mut members = spread(cx, "m", &filter, 1);
     let count = 480;
-    for n in 0..6 {
+    for n in 0..PUBLISHERS {
         let mut publisher = cx.connect(cx.v5(&format!("pub{n}")));
-        for i in 0..count / 6 {
+        for i in 0..count / PUBLISHERS {
             let topic = cx.topic(&format!("t{}", i % 5));
             publisher.publish(Publish::new(&topic, format!("{n}-{i}")).qos(1));
         }
@@ -268,16 +273,18 @@ fn expect_strategy(strategy: &str, shards: u32, shares: &[Vec<String>]) {
         "sticky" => assert_eq!(busy.len(), 1, "one member for all"),
         "hash_topic" => assert!((2..=5).contains(&busy.len()), "five topics"),
         "hash_clientid" => {
-            assert!((2..=6).contains(&busy.len()), "six publishers");
+            assert!((2..=PUBLISHERS).contains(&busy.len()), "{busy:?}");
             let publishers = |share: &Vec<String>| {
                 share.iter().filter_map(|t| t.split('-').next()).collect::<BTreeSet<_>>().len()
             };
             let sum: usize = shares.iter().map(publishers).sum();
-            assert_eq!(sum, 6, "each publisher's messages to one member");
+            assert_eq!(sum, PUBLISHERS, "each publisher's messages to one member");
         }
         "round_robin" if shards == 1 => {
             assert!(busy.iter().all(|n| *n == busy[0]), "{busy:?}");
         }
+        // Those on the publishers' shards, of which nobody can say how many they are.
+        "local" => assert!(busy.len() > 1, "{busy:?}"),
         _ => assert!(busy.len() > SPREAD / 4, "{strategy}: {busy:?}"),
     }
 }
@@ -344,6 +351,10 @@ fn the_last_retained_message_of_a_race_is_the_one_all_see_last() {
                 });
             }
         });
+        // First, so that the shards are done with all of it.
+        for client in &mut watchers {
+            assert_eq!(client.texts(180).iter().collect::<BTreeSet<_>>().len(), 180);
+        }
         let kept: BTreeSet<String> = (0..6)
             .map(|n| {
                 let mut late = cx.connect(cx.v5(&format!("late{n}")));
@@ -356,9 +367,6 @@ fn the_last_retained_message_of_a_race_is_the_one_all_see_last() {
         assert_eq!(kept.len(), 1, "one retained message: {kept:?}");
         let kept = kept.first().expect("one");
         assert!(kept.ends_with("-29"), "the last of its publisher: {kept}");
-        for client in &mut watchers {
-            assert_eq!(client.texts(180).iter().collect::<BTreeSet<_>>().len(), 180);
-        }
     });
 }
 

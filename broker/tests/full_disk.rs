@@ -8,11 +8,11 @@ mod common;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::broker::{scratch, target};
 use common::{Broker, Client, Connect, PATIENCE, Publish, QUIET, Settings, V5, V311};
-use common::{Event, code, eventually};
+use common::{Event, code, eventually, packet};
 
 const FOR_EVER: u32 = u32::MAX;
 
@@ -47,33 +47,41 @@ fn lasting(address: &str) -> Client {
 }
 
 /// Publishes until there is no space; the payloads that were acknowledged. A checkpoint may yet
-/// find a little room, so it must be refused for longer than a full store goes without one.
-fn fill(publisher: &mut Client, most: usize) -> BTreeSet<String> {
+/// find a little room, so it must be refused for longer than a full store goes without one: that is
+/// by how long one takes, on the disk of this machine.
+fn fill(publisher: &mut Client) -> BTreeSet<String> {
     let mut kept = BTreeSet::new();
-    let mut refused = 0;
-    for number in 0..most {
+    let (mut took, mut refused_since) = (Duration::ZERO, None);
+    let mut number = 0;
+    loop {
+        number += 1;
         let payload = format!("{number:08}{}", "x".repeat(8000));
+        let asked = Instant::now();
         match publisher.publish(Publish::new("kept/fill", &payload).qos(1)) {
             code::SUCCESS => {
+                took += asked.elapsed();
                 assert!(kept.insert(payload));
-                refused = 0;
+                assert!(kept.len() < 1000, "they all found room");
+                refused_since = None;
             }
-            code::QUOTA_EXCEEDED if refused == 40 => return kept,
             code::QUOTA_EXCEEDED => {
-                refused += 1;
+                // Of the 2 MiB of the store one acknowledgement writes 8 KiB, synced.
+                let enough = (took / kept.len().max(1) as u32 * 200).max(Duration::from_secs(4));
+                if refused_since.get_or_insert(asked).elapsed() > enough {
+                    return kept;
+                }
                 std::thread::sleep(Duration::from_millis(100));
             }
             other => panic!("PUBACK {other:#04x}"),
         }
     }
-    panic!("{most} messages found room")
 }
 
 /// The value of a topic of the broker's own, when it is this one.
 fn expect_sys(watcher: &mut Client, topic: &str, wanted: impl Fn(&str) -> bool) {
-    let end = std::time::Instant::now() + PATIENCE;
+    let end = Instant::now() + PATIENCE;
     let mut last = None;
-    while std::time::Instant::now() < end {
+    while Instant::now() < end {
         let message = watcher.raw_message();
         if message.topic == format!("$SYS/broker/{topic}") {
             if wanted(&message.text()) {
@@ -85,12 +93,22 @@ fn expect_sys(watcher: &mut Client, topic: &str, wanted: impl Fn(&str) -> bool) 
     panic!("{topic} is {last:?}");
 }
 
-/// Takes messages until one says that it is the last; the others' payloads, each once.
-fn take_until(reader: &mut Client, last: &str) -> BTreeSet<String> {
-    let mut got = BTreeSet::new();
+/// Takes so many messages, and then those that come until one says that it is the last; the
+/// others' payloads, each once. The first ones are acknowledged together: the records of many
+/// single acknowledgements may take the room that a checkpoint of a full store needs.
+fn take_until(reader: &mut Client, count: usize, last: &str) -> BTreeSet<String> {
+    let (mut got, mut acks) = (BTreeSet::new(), Vec::new());
     loop {
-        let message = reader.message();
-        if message.text() == last {
+        let message = match reader.event(PATIENCE) {
+            Event::Packet(common::Packet::Publish(message)) => message,
+            other => panic!("{} messages, then {other:?} in place of {last}", got.len()),
+        };
+        acks.extend(packet::ack(packet::PUBACK, message.packet_id(), 0));
+        let is_last = message.text() == last;
+        if is_last || got.len() + 1 >= count {
+            reader.send(&std::mem::take(&mut acks));
+        }
+        if is_last {
             return got;
         }
         assert!(got.insert(message.text()) || message.dup, "twice: {:.20}", message.text());
@@ -121,7 +139,7 @@ fn full_and_back(broker: &Broker) {
     assert_eq!(watcher.subscribe("live/#", 1), 1);
     expect_sys(&mut watcher, "store/state", |state| state == "ok");
     let mut publisher = Client::connect(address, &Connect::new(V5, "publisher"));
-    let kept = fill(&mut publisher, 1000);
+    let kept = fill(&mut publisher);
     assert!(kept.len() > 20, "{} messages were kept", kept.len());
     expect_log(broker, "the store has no room");
     expect_log(broker, "% of its space in use");
@@ -152,7 +170,7 @@ fn full_and_back(broker: &Broker) {
     // Who takes what waits makes room.
     let mut reader = lasting(address);
     assert!(reader.session_present());
-    let got = take_until(&mut reader, "waited");
+    let got = take_until(&mut reader, kept.len(), "waited");
     assert_eq!(old.expect_puback(77), 0);
     assert!(got == kept, "{} of {} came", got.len(), kept.len());
     expect_log(broker, "the store has room again");
@@ -176,14 +194,14 @@ fn a_full_store_keeps_what_it_acknowledged_over_a_kill() {
     assert_eq!(reader.subscribe("kept/#", 1), 1);
     reader.disconnect();
     let mut publisher = Client::connect(&broker.address, &Connect::new(V5, "publisher"));
-    let kept = fill(&mut publisher, 1000);
+    let kept = fill(&mut publisher);
     broker.signal("KILL");
     broker.wait();
     // More room at the next start.
     let broker = Broker::start(&on_disk(1, &data).config("sys_interval_s = 0\n"));
     let mut publisher = Client::connect(&broker.address, &Connect::new(V5, "publisher"));
     assert_eq!(publisher.publish(Publish::new("kept/end", "end").qos(1)), code::SUCCESS);
-    let got = take_until(&mut lasting(&broker.address), "end");
+    let got = take_until(&mut lasting(&broker.address), kept.len(), "end");
     assert!(kept.is_subset(&got), "{} of {} came", got.len(), kept.len());
 }
 
@@ -200,6 +218,11 @@ fn a_write_that_fails_ends_the_broker_and_loses_nothing_acknowledged() {
     assert_eq!(reader.subscribe("kept/#", 1), 1);
     reader.disconnect();
     let mut publisher = Client::connect(&broker.address, &Connect::new(V5, "publisher"));
+    // One that cannot be prepared would be want of space. The next is asked for when this one is
+    // full.
+    eventually("two segments are prepared", || {
+        segments(&data).iter().filter(|segment| is_prepared(segment)).count() == 2
+    });
     broker.limit_file_size(256 << 10);
     let mut kept = BTreeSet::new();
     for number in 0..1000 {
@@ -226,17 +249,28 @@ fn a_write_that_fails_ends_the_broker_and_loses_nothing_acknowledged() {
     let broker = Broker::start(&settings);
     let mut publisher = Client::connect(&broker.address, &Connect::new(V5, "publisher"));
     assert_eq!(publisher.publish(Publish::new("kept/end", "end").qos(1)), code::SUCCESS);
-    let got = take_until(&mut lasting(&broker.address), "end");
+    let got = take_until(&mut lasting(&broker.address), kept.len(), "end");
     assert!(kept.is_subset(&got), "{} of {} came", got.len(), kept.len());
 }
 
-/// The first segment that holds something.
-fn first_segment(data: &Path) -> PathBuf {
+/// The files of shard 0's log, in order.
+fn segments(data: &Path) -> Vec<PathBuf> {
     let files = fs::read_dir(data.join("logs-1/0")).unwrap().map(|entry| entry.unwrap().path());
     let mut segments: Vec<_> =
         files.filter(|path| path.extension().is_some_and(|end| end == "seg")).collect();
     segments.sort();
-    segments.into_iter().find(|path| fs::read(path).unwrap()[4096..4100] == *b"RTLB").unwrap()
+    segments
+}
+
+/// A segment's header is written when all else of it is.
+fn is_prepared(segment: &Path) -> bool {
+    fs::read(segment).is_ok_and(|bytes| bytes.iter().take(16).any(|byte| *byte != 0))
+}
+
+/// The first segment that holds something.
+fn first_segment(data: &Path) -> PathBuf {
+    let holds = |path: &PathBuf| fs::read(path).unwrap().get(4096..4100) == Some(b"RTLB");
+    segments(data).into_iter().find(holds).unwrap()
 }
 
 #[test]

@@ -12,9 +12,15 @@ static FLEET: Fleet = Fleet::new(Settings::new);
 
 /// Small limits of the server, so that a test can pass them.
 static LIMITED: Fleet = Fleet::new(|shards| {
-    Settings::new(shards)
-        .config("[limits]\nreceive_maximum = 10\nmax_packet_bytes = 4096\nkeep_alive_max_s = 2\n")
+    Settings::new(shards).config("[limits]\nreceive_maximum = 10\nmax_packet_bytes = 4096\n")
 });
+
+/// A keep alive of 2 s for everybody: only for clients that are to be silent.
+static IMPATIENT: Fleet =
+    Fleet::new(|shards| Settings::new(shards).config("[limits]\nkeep_alive_max_s = 2\n"));
+
+/// For the one test that looks at the broker's memory: nobody else may use it meanwhile.
+static CLAIMED: Fleet = Fleet::new(Settings::new);
 
 #[test]
 fn case_16_receive_maximum_1_lets_one_exchange_run() {
@@ -279,7 +285,7 @@ fn case_20_exactly_the_maximum_is_taken() {
 
 #[test]
 fn case_20_a_huge_length_before_connect_allocates_nothing() {
-    FLEET.run("case_20c", |cx| {
+    CLAIMED.run("case_20c", |cx| {
         let before = cx.broker.resident_kib();
         let mut held: Vec<Client> = (0..100).map(|_| cx.raw(V5)).collect();
         for client in &mut held {
@@ -288,8 +294,8 @@ fn case_20_a_huge_length_before_connect_allocates_nothing() {
         let mut other = cx.connect(cx.v5("bystander"));
         other.ping();
         if let (Some(before), Some(after)) = (before, cx.broker.resident_kib()) {
-            // They claim 25 GiB; a first use of buffers is no more than this.
-            assert!(after < before + 64 * 1024, "from {before} KiB to {after} KiB");
+            // Each claims 256 MiB; a first use of buffers, on each shard, is less.
+            assert!(after < before + 256 * 1024, "from {before} KiB to {after} KiB");
         }
         if maximum_packet(&other) < 268_435_455 {
             for client in &mut held {
@@ -326,14 +332,15 @@ fn case_31_more_retained_messages_than_windows_and_queues_all_arrive() {
             }
             sent += 10;
         }
-        for qos in [1, 0] {
+        // A busy shard may take a publish in after the first one's SUBSCRIBE: it comes live then.
+        for (qos, kept) in [(1, false), (0, true)] {
             let name = format!("sub{qos}");
             let mut sub = cx.connect(cx.v5(&name).receive_maximum(3));
             sub.subscribe(&cx.topic("many/#"), qos);
             let mut seen = vec![0; count];
             for _ in 0..count {
                 let message = sub.message();
-                assert!(message.retain);
+                assert!(message.retain || !kept);
                 let n: usize = message.text().parse().expect("a number");
                 assert_eq!(message.topic, cx.topic(&format!("many/{n}")));
                 seen[n] += 1;
@@ -367,24 +374,42 @@ fn case_39_silence_of_one_and_a_half_times_ends_the_connection() {
     });
 }
 
+/// Sends each packet 900 ms after the one before; the time before the last one. `None` if a busy
+/// machine let 1.4 s go by, after which the server may end the connection.
+fn send_apart(client: &mut Client, since: Instant, packets: &[Vec<u8>]) -> Option<Instant> {
+    let mut last = since;
+    for bytes in packets {
+        std::thread::sleep(Duration::from_millis(900));
+        let now = Instant::now();
+        client.send(bytes);
+        if last.elapsed() >= Duration::from_millis(1400) {
+            return None;
+        }
+        last = now;
+    }
+    Some(last)
+}
+
 #[test]
 fn case_39_any_packet_restarts_the_keep_alive() {
     FLEET.run("case_39b", |cx| {
         let topic = cx.topic("t");
-        let mut client = cx.connect(cx.v5("a").keep_alive(1));
-        let steps: [&dyn Fn(&mut Client) -> u8; 5] = [
-            &|c| c.publish(Publish::new(&topic, "x")),
-            &|c| c.subscribe(&topic, 0),
-            &|c| c.unsubscribe(&[&cx.topic("other")])[0],
-            &|c| c.publish(Publish::new(&topic, "x").qos(1)),
-            &|c| c.publish(Publish::new(&topic, "x").qos(2)),
+        let nothing = packet::Unsubscribe { id: 2, filters: vec![b"nothing".to_vec()] };
+        let packets = [
+            Publish::new(&topic, "x").encode(V5),
+            Subscribe::new(1, &topic, 0).encode(V5),
+            nothing.encode(V5),
+            Publish::new(&topic, "x").qos(1).id(3).encode(V5),
+            Publish::new(&topic, "x").qos(2).id(4).encode(V5),
         ];
-        let mut last = Instant::now();
-        for step in steps {
-            std::thread::sleep(Duration::from_millis(900));
-            last = Instant::now();
-            assert!(step(&mut client) < 0x80);
-        }
+        let (mut client, last) = (0..20)
+            .find_map(|_| {
+                let since = Instant::now();
+                let mut client = cx.connect(cx.v5("a").keep_alive(1));
+                send_apart(&mut client, since, &packets).map(|last| (client, last))
+            })
+            .expect("a machine that is not always late");
+        assert!(client.expect_pubrec(4) < 0x80);
         // What the server sends does not count, and neither does half a packet.
         client.send(&[0x30]);
         let mut publisher = cx.publisher();
@@ -412,7 +437,7 @@ fn case_39_keep_alive_0_and_65535_do_not_end_a_connection() {
 
 #[test]
 fn case_39_the_servers_keep_alive_wins() {
-    LIMITED.run("case_39d", |cx| {
+    IMPATIENT.run("case_39d", |cx| {
         for asked in [0, 600] {
             let before = Instant::now();
             let mut client = cx.connect(cx.v5("a").keep_alive(asked));
@@ -420,9 +445,8 @@ fn case_39_the_servers_keep_alive_wins() {
             assert_eq!(announced, Some(2), "asked for {asked}");
             expect_keep_alive_end(&mut client, before, 2900);
         }
-        let mut client = cx.connect(cx.v5("b").keep_alive(1));
+        let client = cx.connect(cx.v5("b").keep_alive(1));
         assert_eq!(client.connack_props().number(prop::SERVER_KEEP_ALIVE), None);
-        client.ping();
     });
 }
 

@@ -140,8 +140,9 @@ fn case_27_retain_as_published_is_kept_for_messages_queued_offline() {
             sub.subscribe(&topic, options | SEND_NO_RETAINED);
             sub.disconnect();
         }
-        retain(cx, &topic, "queued");
-        cx.publisher().publish(Publish::new(&topic, "not retained").qos(1));
+        let mut publisher = cx.publisher();
+        publisher.publish(Publish::new(&topic, "queued").qos(1).retain());
+        publisher.publish(Publish::new(&topic, "not retained").qos(1));
         for (name, flag) in [("plain", false), ("rap", true)] {
             let mut sub = cx.connect(connect(name));
             assert_eq!(sub.expect_message("queued").retain, flag, "{name}");
@@ -244,10 +245,12 @@ fn case_30_deleting_retained_while_a_retained_will_waits() {
         let mut watcher = cx.watcher(&topic, 1);
         let will = Will::new(&topic, "will").qos(1).retain().delay(1);
         let client = cx.connect(cx.v5("a").expiry(600).will(will));
+        // Three publishers: their order is not what this is about, and busy shards lose it.
         retain(cx, &topic, "kept");
+        watcher.expect_message("kept");
         client.lose_network();
         retain(cx, &topic, "");
-        assert_eq!(watcher.texts(3), ["kept", "", "will"]);
+        assert_eq!(watcher.texts(2), ["", "will"]);
         let mut late = cx.connect(cx.v5("late"));
         late.subscribe(&topic, 1);
         assert!(late.expect_message("will").retain);

@@ -1,11 +1,14 @@
-//! Hard cases 46 and 48: enhanced authentication and the access list. These brokers have a
-//! configuration of their own: the test method, and a file of rules.
+//! Hard cases 46 and 48: enhanced authentication and the access list; the keys of hashes. These
+//! brokers have a configuration of their own: the test method, and a file of rules.
 
 mod common;
 
+use std::time::Duration;
+
+use common::broker::{scratch, target};
 use common::packet::{PUBREL, auth};
-use common::{Client, Connect, Cx, Event, Fleet, PATIENCE, Packet, Props, Publish, Settings};
-use common::{V5, V311, Will, code, packet, prop};
+use common::{Broker, Client, Connect, Cx, Event, Fleet, PATIENCE, Packet, Props, Publish};
+use common::{Settings, V5, V311, Will, code, eventually, packet, prop};
 
 static FLEET: Fleet = Fleet::new(settings);
 
@@ -318,4 +321,48 @@ fn a_parked_publish_holds_back_only_its_publisher_and_keeps_the_order() {
         leaves.drop_connection();
         cx.connect(cx.v5("c")).ping();
     });
+}
+
+/// Which member of a group gets each of many topics, where the hash of the topic says it.
+fn dealt_by_hash(broker: &Broker) -> Vec<usize> {
+    const TOPICS: usize = 40;
+    let connect = |name: &str| Client::connect(&broker.address, &Connect::new(V5, name));
+    let mut members = ["a", "b", "c", "d", "e", "f"].map(connect);
+    for member in &mut members {
+        assert_eq!(member.subscribe("$share/g/hashed/+", 1), 1);
+    }
+    let mut publisher = connect("publisher");
+    for topic in 0..TOPICS {
+        let publish = Publish::new(&format!("hashed/{topic}"), topic.to_string()).qos(1);
+        assert_eq!(publisher.publish(publish), 0);
+    }
+    let mut dealt = vec![None; TOPICS];
+    eventually("every message comes", || {
+        for (number, member) in members.iter_mut().enumerate() {
+            while let Event::Packet(Packet::Publish(m)) = member.event(Duration::from_millis(1)) {
+                let topic: usize = m.text().parse().expect("a number");
+                assert_eq!(dealt[topic].replace(number), None, "twice: {m:?}");
+            }
+        }
+        dealt.iter().all(Option::is_some)
+    });
+    dealt.into_iter().flatten().collect()
+}
+
+#[test]
+fn topic_hashes_follow_the_data_directory_and_cannot_be_guessed() {
+    if target().is_some() {
+        eprintln!("skipped: a foreign broker cannot be given the configuration");
+        return;
+    }
+    let hashed = "[shared]\nstrategy = \"hash_topic\"\n";
+    let settings = Settings::new(1).on_disk().config(hashed);
+    let (one, two) = (scratch(), scratch());
+    let kept = |dir| dealt_by_hash(&Broker::start(&settings.clone().data_dir(dir)));
+    let first = kept(&one);
+    assert_eq!(first, kept(&one), "the hashes in what is kept must be found again");
+    assert_ne!(first, kept(&two), "another data directory has another key");
+    let memory = settings.clone().env("RINGTIDE_DURABILITY", "memory");
+    let lost = || dealt_by_hash(&Broker::start(&memory));
+    assert_ne!(lost(), lost(), "where nothing is kept every start has its own");
 }

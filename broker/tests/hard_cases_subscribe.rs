@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::packet::option::{NO_LOCAL, RETAIN_AS_PUBLISHED, SEND_NO_RETAINED};
 use common::packet::{PUBACK, PUBREC};
 use common::{Client, Connect, Cx, Event, Fleet, PATIENCE, Packet, Publish, Settings};
-use common::{Subscribe, V5, V311, Will, code, prop};
+use common::{Subscribe, V5, V311, Will, code, eventually, prop};
 
 static FLEET: Fleet = Fleet::new(Settings::new);
 
@@ -16,10 +16,10 @@ fn lasting(cx: &Cx<'_>, name: &str) -> Connect {
     cx.v5(name).resume().expiry(600)
 }
 
-/// All copies of one message that a client gets, up to a marker that follows them.
-fn copies(cx: &Cx<'_>, client: &mut Client, topic: &str) -> Vec<Publish> {
+/// All copies of a publisher's message that a client gets, up to a marker that follows them.
+fn copies(publisher: &mut Client, client: &mut Client, topic: &str) -> Vec<Publish> {
     client.ping();
-    cx.publisher().publish(Publish::new(topic, "marker").qos(1));
+    publisher.publish(Publish::new(topic, "marker").qos(1));
     let mut copies = Vec::new();
     loop {
         let message = client.message();
@@ -44,8 +44,9 @@ fn case_32_overlapping_filters_deliver_at_the_highest_qos_with_all_ids() {
         for (filter, qos, id) in [("a/#", 1, 11), ("a/+", 2, 12), ("a/b", 0, 13), ("c", 2, 14)] {
             assert_eq!(sub.subscribe_id(&cx.topic(filter), qos, id), qos);
         }
-        cx.publisher().publish(Publish::new(&topic, "x").qos(2));
-        let got = copies(cx, &mut sub, &topic);
+        let mut publisher = cx.publisher();
+        publisher.publish(Publish::new(&topic, "x").qos(2));
+        let got = copies(&mut publisher, &mut sub, &topic);
         assert_eq!(got.iter().map(|m| m.qos).max(), Some(2));
         let mut ids: Vec<u32> = got.iter().flat_map(|m| m.props.subscription_ids()).collect();
         ids.sort_unstable();
@@ -62,8 +63,9 @@ fn case_32_overlapping_filters_below_5_respect_the_highest_qos() {
         for (filter, qos) in [("a/b", 0), ("a/#", 2), ("+/b", 1)] {
             sub.subscribe(&cx.topic(filter), qos);
         }
-        cx.publisher().publish(Publish::new(&topic, "x").qos(2));
-        let got = copies(cx, &mut sub, &topic);
+        let mut publisher = cx.publisher();
+        publisher.publish(Publish::new(&topic, "x").qos(2));
+        let got = copies(&mut publisher, &mut sub, &topic);
         assert!(got.iter().any(|m| m.qos == 2), "{got:?}");
     });
 }
@@ -93,8 +95,9 @@ fn case_32_retain_as_published_of_any_matching_filter_counts() {
         let mut client = cx.connect(cx.v5("a"));
         client.subscribe(&cx.topic("a/#"), 1);
         client.subscribe(&cx.topic("a/+"), 1 | RETAIN_AS_PUBLISHED);
-        cx.publisher().publish(Publish::new(&topic, "x").qos(1).retain());
-        let got = copies(cx, &mut client, &topic);
+        let mut publisher = cx.publisher();
+        publisher.publish(Publish::new(&topic, "x").qos(1).retain());
+        let got = copies(&mut publisher, &mut client, &topic);
         assert!(got.iter().any(|m| m.retain), "{got:?}");
     });
 }
@@ -162,15 +165,23 @@ fn group(cx: &Cx<'_>, topic: &str, qos: u8) -> (Client, Client) {
     (first, second)
 }
 
-/// What came to a client until it is quiet, unacknowledged.
-fn gather(client: &mut Client) -> Vec<Publish> {
-    client.ping();
-    let mut got = Vec::new();
-    while let Event::Packet(packet) = client.event(common::QUIET) {
-        match packet {
-            Packet::Publish(m) => got.push(m),
-            other => panic!("a member got {other:?}"),
+/// What each member gets, unacknowledged, until so many messages have come to them in all.
+fn gather(mut members: [&mut Client; 2], count: usize) -> [Vec<Publish>; 2] {
+    let mut got = [Vec::new(), Vec::new()];
+    eventually("the group's messages come", || {
+        for (member, own) in members.iter_mut().zip(&mut got) {
+            while let Event::Packet(packet) = member.event(Duration::from_millis(1)) {
+                match packet {
+                    Packet::Publish(m) => own.push(m),
+                    other => panic!("a member got {other:?}"),
+                }
+            }
         }
+        got.iter().map(Vec::len).sum::<usize>() >= count
+    });
+    for member in members {
+        member.ping();
+        member.expect_silence();
     }
     got
 }
@@ -188,8 +199,7 @@ fn case_35_unacknowledged_qos_1_goes_to_another_member_when_the_session_ends() {
         for n in 0..40 {
             publisher.publish(Publish::new(&topic, n.to_string()).qos(1));
         }
-        let held = gather(&mut first);
-        let mut done = gather(&mut second);
+        let [held, mut done] = gather([&mut first, &mut second], 40);
         assert_eq!(held.len() + done.len(), 40, "each message to one member");
         for message in &done {
             second.finish(message);
@@ -216,9 +226,9 @@ fn case_35_a_started_qos_2_exchange_stays_with_its_member() {
         for n in 0..20 {
             publisher.publish(Publish::new(&topic, n.to_string()).qos(2));
         }
-        let held = gather(&mut first);
-        for message in gather(&mut second) {
-            second.finish(&message);
+        let [held, taken] = gather([&mut first, &mut second], 20);
+        for message in &taken {
+            second.finish(message);
         }
         assert!(!held.is_empty(), "a group that serves only one member");
         first.lose_network();
@@ -246,8 +256,7 @@ fn case_35_a_member_that_refuses_gets_no_replacement() {
             for n in 0..20 {
                 publisher.publish(Publish::new(&topic, n.to_string()).qos(qos));
             }
-            let refused = gather(&mut first);
-            let taken = gather(&mut second);
+            let [refused, taken] = gather([&mut first, &mut second], 20);
             assert_eq!(refused.len() + taken.len(), 20);
             for message in &refused {
                 first.ack(answer, message.packet_id(), code::UNSPECIFIED);
@@ -278,14 +287,24 @@ fn case_36_offline_members_are_skipped() {
             second.expect_message(&n.to_string());
         }
         let mut first = cx.connect(lasting(cx, "m1"));
-        assert!(gather(&mut first).is_empty());
-        // Back online it takes part again.
-        for n in 0..30 {
-            publisher.publish(Publish::new(&topic, n.to_string()).qos(1));
-        }
-        let shares = [gather(&mut first).len(), gather(&mut second).len()];
-        assert_eq!(shares.iter().sum::<usize>(), 30);
-        assert!(shares.iter().all(|n| *n > 0), "{shares:?}");
+        first.ping();
+        first.expect_silence();
+        // Back online it takes part again, once the publisher's shard has heard of it.
+        let mut shares = [0, 0];
+        eventually("both members take part", || {
+            for n in 0..30 {
+                publisher.publish(Publish::new(&topic, n.to_string()).qos(1));
+            }
+            let got = gather([&mut first, &mut second], 30);
+            for ((member, own), share) in
+                [&mut first, &mut second].into_iter().zip(&got).zip(&mut shares)
+            {
+                own.iter().for_each(|message| member.finish(message));
+                *share += own.len();
+            }
+            assert_eq!(got.iter().map(Vec::len).sum::<usize>(), 30);
+            shares.iter().all(|n| *n > 0)
+        });
     });
 }
 
@@ -300,16 +319,9 @@ fn case_36_messages_wait_when_every_member_is_offline() {
         for n in 0..10 {
             publisher.publish(Publish::new(&topic, n.to_string()).qos(1));
         }
-        let mut got = BTreeSet::new();
-        for name in ["m1", "m2"] {
-            let mut member = cx.connect(lasting(cx, name));
-            while let Event::Packet(Packet::Publish(m)) = member.event(Duration::from_secs(1)) {
-                assert!(got.insert(m.text()), "twice: {m:?}");
-                member.finish(&m);
-            }
-            member.disconnect();
-        }
-        assert_eq!(got.len(), 10);
+        let [mut first, mut second] = ["m1", "m2"].map(|name| cx.connect(lasting(cx, name)));
+        let got = gather([&mut first, &mut second], 10).concat();
+        assert_eq!((got.len(), texts(&got).len()), (10, 10), "each once: {got:?}");
     });
 }
 

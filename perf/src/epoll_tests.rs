@@ -69,7 +69,11 @@ fn a_listener_accepts_all_that_wait() {
     let address = listener.local_addr().unwrap();
     io.listen(listener).unwrap();
     let _peers: Vec<_> = (0..3).map(|_| TcpStream::connect(address).unwrap()).collect();
-    let accepted = turn(&mut io);
+    // The kernel may be a moment behind with what its clients take for connected.
+    let mut accepted = Vec::new();
+    while accepted.len() < 3 {
+        accepted.extend(turn(&mut io));
+    }
     assert_eq!(accepted.len(), 3);
     assert!(accepted.iter().all(|c| matches!(c, Completion::Accepted { peer: Some(_), .. })));
 }

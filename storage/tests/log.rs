@@ -235,11 +235,20 @@ fn a_capacity_that_is_reached_is_told_and_ends_with_a_checkpoint() {
     config.reserve_bytes = u64::MAX;
     let (mut log, ..) = open(&config);
     let mut last = 0;
+    // Another thread makes the next segment, or finds that there is no room for one.
+    let knows_next = |log: &Log| {
+        let made = segments(&config) as u64 * config.segment_bytes;
+        log.shortage().is_some() || made > log.used_bytes()
+    };
     // Nobody heeds that the log is full: it goes on to the end.
     while log.shortage().is_none() {
         append(&mut log, last + 1, last + 1);
         last += 1;
         assert!(last < 10_000);
+        while !knows_next(&log) {
+            log.end_turn();
+            std::thread::yield_now();
+        }
     }
     assert!(log.is_full());
     assert_eq!(log.shortage().unwrap().errno, 122);

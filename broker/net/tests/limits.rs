@@ -11,7 +11,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use ringtide_driver::conformance::pattern;
@@ -60,7 +60,7 @@ fn receive_all(driver: &mut UringDriver, count: usize, len: usize, hold: usize) 
     while got.values().map(Vec::len).sum::<usize>() < count * len {
         let completions = turn(driver, Wait::AtMost(Duration::from_millis(1)));
         quiet = if completions.is_empty() { quiet + 1 } else { 0 };
-        assert!(quiet < 20_000, "nothing comes any more");
+        assert!(quiet < 60_000, "nothing comes any more");
         for completion in completions {
             let Completion::Received { token, buffer } = completion else {
                 panic!("unexpected {completion:?}");
@@ -512,13 +512,12 @@ fn churn(adjust: impl FnOnce(&mut UringConfig)) {
             driver.close(Token(*token), life.socket);
         }
     }
-    let mut turns = 0;
+    let end = Instant::now() + Duration::from_secs(60);
     while !lives.is_empty() {
         for completion in turn(&mut driver, Wait::AtMost(Duration::from_millis(5))) {
             note(&mut lives, &mut driver, completion);
         }
-        turns += 1;
-        assert!(turns < 2_000, "{} connections never closed", lives.len());
+        assert!(Instant::now() < end, "{} connections never closed", lives.len());
     }
     let stats = driver.stats();
     assert_eq!(stats.accepted, stats.closed);

@@ -60,6 +60,8 @@ fn short_writes_are_continued_synced_or_not() {
 fn scratch(name: &str) -> (PathBuf, File) {
     let name = format!("ringtide-net-{}-{name}", std::process::id());
     let path = std::env::temp_dir().join(name);
+    // One that was killed under the same number may have left it.
+    let _ = std::fs::remove_file(&path);
     let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
     (path, file)
 }

@@ -33,9 +33,7 @@ fn a_thread_wakes_a_sleeping_driver() {
             waker.wake();
             waker.wake();
         });
-        let start = Instant::now();
         until(&mut driver, |_, completion| matches!(completion, Completion::Woken).then_some(()));
-        assert!(start.elapsed() < Duration::from_secs(10));
         thread.join().unwrap();
         // The second wake may or may not have met the first; a later one must count again.
         turn(&mut driver, Wait::AtMost(Duration::from_millis(5)));
@@ -242,18 +240,20 @@ fn connections_are_spread_over_the_listeners_of_an_address() {
     let listeners = listen_shared(&any, &ListenOptions::default(), 4).unwrap();
     let address = SockRef::from(&listeners[0]).local_addr().unwrap().as_socket().unwrap();
     let clients: Vec<_> = (0..200).map(|_| TcpStream::connect(address).unwrap()).collect();
-    let mut accepted = 0;
-    for listener in listeners {
-        let listener = std::net::TcpListener::from(listener);
-        listener.set_nonblocking(true).unwrap();
-        let mut own = 0;
-        while listener.accept().is_ok() {
-            own += 1;
+    let listeners: Vec<_> = listeners.into_iter().map(std::net::TcpListener::from).collect();
+    let mut accepted = vec![0; listeners.len()];
+    // The kernel may be a moment behind with what its clients take for connected.
+    let end = Instant::now() + Duration::from_secs(60);
+    while accepted.iter().sum::<usize>() < clients.len() {
+        assert!(Instant::now() < end, "{accepted:?} of {}", clients.len());
+        for (listener, own) in listeners.iter().zip(&mut accepted) {
+            listener.set_nonblocking(true).unwrap();
+            while listener.accept().is_ok() {
+                *own += 1;
+            }
         }
-        assert!(own > 0, "a listener got nothing");
-        accepted += own;
     }
-    assert_eq!(accepted, clients.len());
+    assert!(accepted.iter().all(|own| *own > 0), "a listener got nothing: {accepted:?}");
 }
 
 #[test]

@@ -16,6 +16,7 @@ use ringtide_codec::{
     SubscriptionOptions, Version, write_ack,
 };
 use ringtide_driver::Turn;
+use ringtide_shard::clock::SystemClock;
 
 const PAIRS: u32 = 50;
 const BATCH: usize = 32;
@@ -123,7 +124,7 @@ fn pubacks(round: usize) -> Rc<[u8]> {
 }
 
 fn run(work: &Work, rounds: usize) {
-    let (mut shard, wire) = shard();
+    let (mut shard, wire) = shard(SystemClock::new());
     for socket in 0..2 * PAIRS {
         wire.borrow_mut().connects.push_back(socket);
         wire.borrow_mut().arrivals.push_back((socket, connect(socket)));

@@ -100,6 +100,8 @@ mod tests {
     #[test]
     fn a_write_reaches_the_file_when_it_is_due_and_not_before() {
         let path = std::env::temp_dir().join(format!("ringtide-sim-log-{}", std::process::id()));
+        // One that was killed under the same number may have left it.
+        let _ = fs::remove_file(&path);
         let file = File::create_new(&path).expect("a file can be made");
         let mut random = Random::stream(1, "log");
         let mut log = LogQueue::default();

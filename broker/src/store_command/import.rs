@@ -50,6 +50,7 @@ pub(super) fn run(config: &Config, input: &Path, shards: Option<u16>) -> Result<
     let shards = shards.unwrap_or(export.shards);
     let key = export.partition_key.0;
     let new = NewStore::begin(&config.data_dir, shards, key)?;
+    new.dir.seed_topics();
     let mut writer = Writer::open(config, &new, PartitionMap::even(key, shards))?;
     file.rewind().map_err(unreadable)?;
     lines::read(BufReader::new(&file), input, &mut writer)?;

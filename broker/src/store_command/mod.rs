@@ -44,7 +44,9 @@ fn config(settings: &Settings) -> Result<Config, Failure> {
 }
 
 fn open(settings: &Settings) -> Result<DataDir, Failure> {
-    DataDir::read(&config(settings)?.data_dir)
+    let dir = DataDir::read(&config(settings)?.data_dir)?;
+    dir.seed_topics();
+    Ok(dir)
 }
 
 /// Prints what was asked for. A reader that has gone away is no failure.

@@ -27,5 +27,9 @@ suite() {
         --deselect tests/test_mqtt5.py::test_assigned_clientid
 }
 # Its tests publish without waiting for SUBACK, so on a busy machine a message may rightly come
-# before the subscription. What failed among eight at a time must pass alone.
-suite -n 8 || suite -n 0 --last-failed --last-failed-no-failures none
+# before the subscription. What failed among eight at a time must pass alone, in one of a few tries.
+suite -n 8 && exit
+for _ in 1 2 3 4 5; do
+    suite -n 0 --last-failed --last-failed-no-failures none && exit
+done
+exit 1

@@ -6,7 +6,8 @@ set -eu
 host=$1 port=$2
 dir=$(mktemp -d)
 run="m$$"
-wait_s=20
+# All end by themselves, or at the end of this script: only for what never comes.
+wait_s=200
 started=""
 
 finish() {
@@ -49,7 +50,7 @@ expect() {
     turns=0
     while [ "$(messages "$name" | wc -l)" -lt "$count" ]; do
         turns=$((turns + 1))
-        [ "$turns" -lt 400 ] || fail "$name has not got $count messages"
+        [ "$turns" -lt 1200 ] || fail "$name has not got $count messages"
         sleep 0.05
     done
     [ "$(messages "$name" | wc -l)" -eq "$count" ] || fail "$name got more than $count messages"
@@ -106,7 +107,7 @@ shared() {
     turns=0
     while [ "$(cat "$dir"/member?.all | grep -c '^[0-9]')" -lt 60 ]; do
         turns=$((turns + 1))
-        [ "$turns" -lt 400 ] || fail "a shared group has not got 60 messages"
+        [ "$turns" -lt 1200 ] || fail "a shared group has not got 60 messages"
         sleep 0.05
     done
     distinct=$(cat "$dir"/member?.all | grep '^[0-9]' | sort -n | uniq | wc -l)
@@ -122,9 +123,8 @@ sessions() {
         set -- -V "$version" -c -i "$run-$version" -q 2 -t "$run/session/$version"
         [ "$version" = mqttv311 ] || set -- "$@" -x 600
         mosquitto_sub -h "$host" -p "$port" -W "$wait_s" -E "$@"
-        for n in 1 2 3; do
-            publish -q 2 -t "$run/session/$version" -m "waiting $n"
-        done
+        # One publisher, whose order is kept.
+        printf 'waiting 1\nwaiting 2\nwaiting 3\n' | publish -q 2 -t "$run/session/$version" -l
         got=$(mosquitto_sub -h "$host" -p "$port" -W "$wait_s" -C 3 "$@")
         [ "$got" = "$(printf 'waiting 1\nwaiting 2\nwaiting 3')" ] ||
             fail "a waiting session got: $got"

@@ -9,7 +9,7 @@ const mqtt = require('mqtt')
 
 const url = process.env.MQTT_URL
 const run = `js${process.pid}`
-const PATIENCE_MS = 30_000
+const PATIENCE_MS = 60_000
 const VERSIONS = [
   ['3.1', { protocolId: 'MQIsdp', protocolVersion: 3 }],
   ['3.1.1', { protocolId: 'MQTT', protocolVersion: 4 }],

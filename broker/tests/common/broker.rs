@@ -1,9 +1,8 @@
-//! The broker under test: started on a free port, its log captured, ended through its own handle.
-//! Must not speak MQTT.
+//! The broker under test: started on a port that the system chooses, its log captured, ended
+//! through its own handle. Must not speak MQTT.
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -133,36 +132,14 @@ impl Broker {
     }
 
     fn start_by(settings: &Settings, guarded: bool) -> Broker {
-        // Between finding a free port and listening on it another process may take it.
-        for _ in 0..5 {
-            if let Some(broker) = Broker::attempt(settings, guarded) {
-                return broker;
-            }
-        }
-        panic!("no broker could be started; the log is above");
-    }
-
-    fn attempt(settings: &Settings, guarded: bool) -> Option<Broker> {
         let dir = scratch();
         let log = dir.join("log");
-        let address = free_address();
-        let child = command(settings, &dir, &address, guarded, &log).spawn();
-        let mut child = child.expect("the broker's program starts");
+        let child = command(settings, &dir, guarded, &log).spawn();
+        let child = child.expect("the broker's program starts");
         let pid = if guarded { guarded_pid(&dir) } else { child.id() };
-        let end = Instant::now() + PATIENCE;
-        while TcpStream::connect(&address).is_err() {
-            let gone =
-                child.try_wait().expect("a child to ask").is_some() || (guarded && !alive(pid));
-            if gone || Instant::now() > end {
-                eprintln!("the broker did not come up:\n{}", read_log(&log));
-                let _ = child.kill();
-                let _ = child.wait();
-                return None;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        let process = Some(Process { child, pid });
-        Some(Broker { address, shards: settings.shards, process, log: Some(log) })
+        let mut process = Process { child, pid };
+        let address = process.address(&log, guarded);
+        Broker { address, shards: settings.shards, process: Some(process), log: Some(log) }
     }
 
     /// The broker's process id; none for a broker that someone else runs.
@@ -216,13 +193,39 @@ impl Broker {
     }
 }
 
-impl Drop for Broker {
-    fn drop(&mut self) {
-        if let Some(process) = &mut self.process {
-            let _ = process.child.kill();
-            let _ = process.child.wait();
+impl Process {
+    /// The address of which the broker says that it listens on it.
+    fn address(&mut self, log: &Path, guarded: bool) -> String {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let ended = self.child.try_wait().expect("a child to ask").is_some()
+                || (guarded && !alive(self.pid));
+            // Looked at after its process: all that it has said is there.
+            let said = read_log(log);
+            if let Some(address) = announced(&said) {
+                return address;
+            }
+            assert!(!ended && Instant::now() < end, "the broker did not come up:\n{said}");
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // The end of its input is the guard's sign to end the broker, and itself.
+        if self.child.stdin.take().is_none() {
+            let _ = self.child.kill();
+        }
+        let _ = self.child.wait();
+    }
+}
+
+/// The first address that a broker says it listens on, once it has said so.
+pub fn announced(log: &str) -> Option<String> {
+    let (_, rest) = log.split_once("listening on ")?;
+    let (address, _) = rest.split_once([',', ' '])?;
+    Some(address.to_owned())
 }
 
 /// Whether a process exists and is no zombie.
@@ -249,10 +252,18 @@ pub fn scratch() -> PathBuf {
     dir
 }
 
-/// A loopback address whose port was free a moment ago.
-pub fn free_address() -> String {
-    let probe = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    probe.local_addr().expect("its address").to_string()
+/// Where a broker under test listens: the system chooses the port, so that nobody can be there
+/// already, and the broker says which it is.
+pub const ANY_PORT: &str = "127.0.0.1:0";
+
+/// Takes from a command what its environment would say to a broker: the test alone configures it.
+pub fn without_settings(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"RINGTIDE_") {
+            command.env_remove(name);
+        }
+    }
+    command.env_remove("NOTIFY_SOCKET").env("RINGTIDE_CONFIG", "/dev/null");
 }
 
 // The shell passes the broker's pid on, then waits for the end of its input, which is the end of
@@ -264,7 +275,7 @@ cat >/dev/null
 kill -9 $!
 "#;
 
-fn command(s: &Settings, dir: &Path, address: &str, guarded: bool, log: &Path) -> Command {
+fn command(s: &Settings, dir: &Path, guarded: bool, log: &Path) -> Command {
     let mut words = Vec::new();
     if s.survives_file_size_limit {
         words.extend(["sh", "-c", "trap '' XFSZ; exec \"$@\"", "sh"].map(str::to_owned));
@@ -275,7 +286,7 @@ fn command(s: &Settings, dir: &Path, address: &str, guarded: bool, log: &Path) -
     words.push(program());
     words.extend(["run".to_owned(), "--shards".to_owned(), s.shards.to_string()]);
     if !s.config.contains("@LISTEN@") {
-        words.extend(["--listen".to_owned(), address.to_owned()]);
+        words.extend(["--listen".to_owned(), ANY_PORT.to_owned()]);
     }
     words.push("--data-dir".to_owned());
     let data_dir = s.data_dir.clone().unwrap_or_else(|| dir.join("data"));
@@ -286,7 +297,7 @@ fn command(s: &Settings, dir: &Path, address: &str, guarded: bool, log: &Path) -
     if !s.config.is_empty() {
         let path = dir.join("ringtide.toml");
         let text = s.config.replace("@DIR@", &dir.display().to_string());
-        let text = text.replace("@LISTEN@", address);
+        let text = text.replace("@LISTEN@", ANY_PORT);
         fs::write(&path, text).expect("a configuration file");
         words.extend(["--config".to_owned(), path.display().to_string()]);
     }
@@ -302,8 +313,7 @@ fn command(s: &Settings, dir: &Path, address: &str, guarded: bool, log: &Path) -
     };
     let out = File::create(log).expect("a log file");
     let err = out.try_clone().expect("the same log file");
-    // No configuration of this machine, only the test's.
-    command.env("RINGTIDE_CONFIG", "/dev/null");
+    without_settings(&mut command);
     command.stdout(out).stderr(err).envs(s.env.iter().map(|(k, v)| (k, v)));
     command
 }

@@ -33,7 +33,7 @@ pub use packet::{Ack, Connect, Packet, Publish, Subscribe, Unsubscribe, Will};
 pub use wire::{Props, code, prop};
 
 /// How long a test waits for something that must happen. Generous: the machine may be busy.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a test watches for something that must not happen.
 pub const QUIET: Duration = Duration::from_millis(300);

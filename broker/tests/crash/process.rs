@@ -1,13 +1,12 @@
-//! One broker after another on the same data directory and address.
+//! One broker after another on the same data directory.
 
 use std::fs::{self, File};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::common::PATIENCE;
-use crate::common::broker::{free_address, program, scratch};
+use crate::common::broker::{ANY_PORT, announced, program, scratch, without_settings};
 
 /// Every acknowledgement follows the disk; no queue of the test overflows.
 const DURABLE: &str = "\
@@ -29,6 +28,8 @@ checkpoint_bytes = 2097152
 pub(crate) struct Process {
     dir: PathBuf,
     config: PathBuf,
+    /// Where the last broker that was waited for listens. Each has a port of its own: the kernel
+    /// may close the listeners of one that was killed after the next one is there.
     pub(crate) address: String,
     child: Option<Child>,
     /// Starts so far: each has a log file of its own.
@@ -44,7 +45,7 @@ impl Process {
             fs::write(&config, text).expect("a configuration file");
             accepts(&config)
         });
-        let address = free_address();
+        let address = String::new();
         fits.then_some(Process { dir, config, address, child: None, starts: 0 })
     }
 
@@ -58,12 +59,9 @@ impl Process {
         self.starts += 1;
         let log = File::create(self.log()).expect("a log file");
         let mut command = Command::new(program());
-        command.args(["run", "--listen", &self.address, "--shards", &shards.to_string()]);
+        command.args(["run", "--listen", ANY_PORT, "--shards", &shards.to_string()]);
         command.arg("--config").arg(&self.config).arg("--data-dir").arg(self.dir.join("data"));
-        // No configuration of this machine, and none of the test's own variables.
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("RINGTIDE_")) {
-            command.env_remove(name);
-        }
+        without_settings(&mut command);
         command.stdin(Stdio::null()).stderr(log.try_clone().expect("the same file")).stdout(log);
         self.child = Some(command.spawn().expect("the broker's program starts"));
     }
@@ -72,11 +70,16 @@ impl Process {
     pub(crate) fn start(&mut self, shards: u32) {
         self.spawn(shards);
         let end = Instant::now() + PATIENCE;
-        while TcpStream::connect(&self.address).is_err() {
+        loop {
+            let said = self.log_text();
+            if let Some(address) = announced(&said) {
+                self.address = address;
+                return;
+            }
             let child = self.child.as_mut().expect("just started");
             let gone = child.try_wait().expect("a child to ask");
             assert!(gone.is_none(), "the broker ended ({gone:?}):\n{}", self.log_text());
-            assert!(Instant::now() < end, "the broker is not ready:\n{}", self.log_text());
+            assert!(Instant::now() < end, "the broker is not ready:\n{said}");
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -143,6 +146,7 @@ impl Drop for Process {
 /// Whether the program takes a configuration.
 fn accepts(config: &Path) -> bool {
     let mut command = Command::new(program());
+    without_settings(&mut command);
     command.args(["check-config", "--config"]).arg(config);
     let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
     status.expect("the broker's program starts").success()

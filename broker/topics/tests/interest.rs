@@ -294,18 +294,19 @@ fn readers_miss_nothing_while_others_write() {
             })
             .collect();
         let reader = scope.spawn(|| {
-            let mut looked = 0_u64;
-            while !done.load(Ordering::Relaxed) {
+            // Once at least: on a busy machine the writers may be done before it begins.
+            loop {
                 assert_eq!(found(&table, "stay/1")[..5], [0, 1, 2, 3, 4]);
-                looked += 1;
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
             }
-            looked
         });
         for writer in writers {
             writer.join().expect("a writer finds what it wrote");
         }
         done.store(true, Ordering::Relaxed);
-        assert!(reader.join().expect("the reader misses nothing") > 0);
+        reader.join().expect("the reader misses nothing");
     });
     assert_eq!(table.len(), stay.len());
 }

@@ -12,7 +12,7 @@ use ringtide_driver::{
 };
 use ringtide_ring::mesh;
 use ringtide_shard::access::Access;
-use ringtide_shard::clock::SystemClock;
+use ringtide_shard::clock::Clock;
 use ringtide_shard::counters::Counters;
 use ringtide_shard::partition::PartitionMap;
 use ringtide_shard::{Limits, Methods, Parts, Settings, Shard, Stage, Steering};
@@ -159,7 +159,9 @@ impl Steering for Fixed {
 }
 
 /// One shard, alone, and its wire.
-pub(crate) fn shard() -> (Shard<MemoryDriver, MemoryStore, SystemClock>, Rc<RefCell<Wire>>) {
+pub(crate) fn shard<C: Clock>(
+    clock: C,
+) -> (Shard<MemoryDriver, MemoryStore, C>, Rc<RefCell<Wire>>) {
     let wire = Rc::new(RefCell::new(Wire::default()));
     let driver = MemoryDriver {
         wire: Rc::clone(&wire),
@@ -173,7 +175,7 @@ pub(crate) fn shard() -> (Shard<MemoryDriver, MemoryStore, SystemClock>, Rc<RefC
     let shard = Shard::new(Parts {
         driver,
         store: MemoryStore::default(),
-        clock: SystemClock::new(),
+        clock,
         ports,
         interest: Arc::new(InterestTable::new(16)),
         partitions: Arc::new(PartitionMap::even(1, 1)),

@@ -1,0 +1,35 @@
+//! Tells the service manager that the broker is ready: one datagram to the socket that systemd
+//! names in `NOTIFY_SOCKET` (sd_notify(3)), which a unit of `Type=notify` waits for.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+use tracing::warn;
+
+/// Names the socket; not there when nobody waits.
+const SOCKET: &str = "NOTIFY_SOCKET";
+
+/// Connections are accepted. Without a service manager nothing is done; one that cannot be told is
+/// warned of, since it will take the start for failed.
+pub(crate) fn ready() {
+    let Some(name) = std::env::var_os(SOCKET).filter(|name| !name.is_empty()) else { return };
+    if let Err(error) = send(&name, b"READY=1") {
+        warn!(
+            "cannot tell the service manager that the broker is ready, {SOCKET}={}: {error}; it \
+             may end the broker when its time for the start is over",
+            name.display()
+        );
+    }
+}
+
+/// Sends to a path, or to an abstract name that `@` stands before.
+fn send(name: &OsStr, message: &[u8]) -> io::Result<()> {
+    let address = match name.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        _ => SocketAddr::from_pathname(name)?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(message, &address).map(drop)
+}
