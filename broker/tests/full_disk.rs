@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::broker::{scratch, target};
 use common::{Broker, Client, Connect, PATIENCE, Publish, QUIET, Settings, V5, V311};
-use common::{Event, code, eventually, packet};
+use common::{Event, code, eventually};
 
 const FOR_EVER: u32 = u32::MAX;
 
@@ -93,22 +93,13 @@ fn expect_sys(watcher: &mut Client, topic: &str, wanted: impl Fn(&str) -> bool) 
     panic!("{topic} is {last:?}");
 }
 
-/// Takes so many messages, and then those that come until one says that it is the last; the
-/// others' payloads, each once. The first ones are acknowledged together: the records of many
-/// single acknowledgements may take the room that a checkpoint of a full store needs.
-fn take_until(reader: &mut Client, count: usize, last: &str) -> BTreeSet<String> {
-    let (mut got, mut acks) = (BTreeSet::new(), Vec::new());
+/// Takes messages, each acknowledged by itself, until one says that it is the last; the others'
+/// payloads, each once.
+fn take_until(reader: &mut Client, last: &str) -> BTreeSet<String> {
+    let mut got = BTreeSet::new();
     loop {
-        let message = match reader.event(PATIENCE) {
-            Event::Packet(common::Packet::Publish(message)) => message,
-            other => panic!("{} messages, then {other:?} in place of {last}", got.len()),
-        };
-        acks.extend(packet::ack(packet::PUBACK, message.packet_id(), 0));
-        let is_last = message.text() == last;
-        if is_last || got.len() + 1 >= count {
-            reader.send(&std::mem::take(&mut acks));
-        }
-        if is_last {
+        let message = reader.message();
+        if message.text() == last {
             return got;
         }
         assert!(got.insert(message.text()) || message.dup, "twice: {:.20}", message.text());
@@ -170,7 +161,7 @@ fn full_and_back(broker: &Broker) {
     // Who takes what waits makes room.
     let mut reader = lasting(address);
     assert!(reader.session_present());
-    let got = take_until(&mut reader, kept.len(), "waited");
+    let got = take_until(&mut reader, "waited");
     assert_eq!(old.expect_puback(77), 0);
     assert!(got == kept, "{} of {} came", got.len(), kept.len());
     expect_log(broker, "the store has room again");
@@ -201,7 +192,7 @@ fn a_full_store_keeps_what_it_acknowledged_over_a_kill() {
     let broker = Broker::start(&on_disk(1, &data).config("sys_interval_s = 0\n"));
     let mut publisher = Client::connect(&broker.address, &Connect::new(V5, "publisher"));
     assert_eq!(publisher.publish(Publish::new("kept/end", "end").qos(1)), code::SUCCESS);
-    let got = take_until(&mut lasting(&broker.address), kept.len(), "end");
+    let got = take_until(&mut lasting(&broker.address), "end");
     assert!(kept.is_subset(&got), "{} of {} came", got.len(), kept.len());
 }
 
@@ -249,7 +240,7 @@ fn a_write_that_fails_ends_the_broker_and_loses_nothing_acknowledged() {
     let broker = Broker::start(&settings);
     let mut publisher = Client::connect(&broker.address, &Connect::new(V5, "publisher"));
     assert_eq!(publisher.publish(Publish::new("kept/end", "end").qos(1)), code::SUCCESS);
-    let got = take_until(&mut lasting(&broker.address), kept.len(), "end");
+    let got = take_until(&mut lasting(&broker.address), "end");
     assert!(kept.is_subset(&got), "{} of {} came", got.len(), kept.len());
 }
 

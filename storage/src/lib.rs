@@ -163,6 +163,12 @@ pub trait Store {
         false
     }
 
+    /// True if such a checkpoint should begin now: acknowledgements are written even when the
+    /// store is full, and it may find no room any more once they have taken what is left.
+    fn is_last_chance(&self) -> bool {
+        false
+    }
+
     /// True if one more record, whatever it says, would let the store free space.
     fn wants_record(&self) -> bool {
         false

@@ -88,6 +88,35 @@ fn a_small_disk_leaves_room_for_a_checkpoint() {
     space(|_, disk| disk.limit(30 * SEGMENT_BYTES));
 }
 
+/// What ends in a full store is written, too, a batch each time: before that has taken the room for
+/// a checkpoint, one is asked for.
+#[test]
+fn what_ends_in_a_full_store_does_not_take_the_last_room() {
+    let disk = FaultDisk::new(34);
+    let mut limited = config(Sync::EachBatch);
+    limited.reserve_bytes = 1 << 40;
+    limited.capacity_bytes = 30 * SEGMENT_BYTES;
+    let mut model = Model::default();
+    let (mut life, _) = model.open(&disk, &limited).unwrap();
+    let alive = fill(&mut model, &mut life, &disk);
+    for useless in 0..3 {
+        let mut ended = 0;
+        while !life.log.is_last_chance() {
+            assert!(life.log.is_full() && ended < 1000, "{ended} have ended");
+            model.append_one(&mut life, 10);
+            model.settle(&mut life, &disk);
+            assert!(life.log.may_win_space(), "no room for a checkpoint after {ended} ends");
+            ended += 1;
+        }
+        assert!(ended > 1, "checkpoint {useless} was asked for right after the one before");
+        write_all(&mut model, &mut life, &disk, alive);
+    }
+    model.append_one(&mut life, 10);
+    model.settle(&mut life, &disk);
+    write_all(&mut model, &mut life, &disk, 5);
+    assert!(!life.log.is_full() && !life.log.is_tight());
+}
+
 #[test]
 fn while_a_checkpoint_takes_the_last_space_others_wait() {
     let disk = FaultDisk::new(32);

@@ -54,7 +54,7 @@ impl<S: Store> Core<S> {
         let mut job = match self.checkpoint.take() {
             Some(job) => job,
             // Who had a message whose fan-out is not over a checkpoint cannot say.
-            None if self.is_checkpoint_due() && !self.routes.custody.is_under_way() => {
+            None if !self.routes.custody.is_under_way() && self.is_checkpoint_due() => {
                 self.begin_checkpoint()
             }
             None => return false,

@@ -332,7 +332,7 @@ impl<S: Store> Core<S> {
         }
         let due = self.store.wants_checkpoint()
             || (self.disk.own == Intake::Refused
-                && now_ms >= self.disk.retry_ms
+                && (now_ms >= self.disk.retry_ms || self.store.is_last_chance())
                 && self.store.may_win_space());
         if due {
             self.disk.checkpoint_since_ms = Some(now_ms);

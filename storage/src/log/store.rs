@@ -347,9 +347,14 @@ impl Log {
     /// last of it and win nothing. What came since does not count: in a full store it is what
     /// ended.
     fn has_room_for_checkpoint(&self) -> bool {
+        self.spare_room().is_some()
+    }
+
+    /// Bytes beside what a checkpoint as large as the last one takes, if that finds room.
+    fn spare_room(&self) -> Option<u64> {
         let left = self.current.as_ref().map_or(0, |current| current.bytes - current.offset);
         let left = left.saturating_sub(self.gather.waiting_bytes());
-        self.room_bytes().saturating_add(left) >= self.live_bytes_max(0)
+        self.room_bytes().saturating_add(left).checked_sub(self.live_bytes_max(0))
     }
 
     /// Bytes of files that a checkpoint takes at most: all that the last one wrote and all that was
@@ -563,6 +568,13 @@ impl Store for Log {
             && !self.is_settling()
             && since > 0
             && self.has_room_for_checkpoint()
+    }
+
+    fn is_last_chance(&self) -> bool {
+        // One that wins nothing leaves as much room as there was: the next is due when half of
+        // that is taken, not right after it.
+        let taken = self.spare_room().is_some_and(|spare| self.bytes_since() >= spare);
+        taken && self.may_win_space()
     }
 
     fn usage(&self) -> Usage {
