@@ -257,7 +257,7 @@ impl<T: Send> Sender<T> {
     }
 
     /// Whether a record with `bytes` inline bytes can be pushed now. Stays true until the next
-    /// push.
+    /// push or publish.
     #[inline]
     pub fn fits(&mut self, bytes: usize) -> bool {
         if Self::record_bytes(bytes) > self.capacity_bytes() / 2 {
@@ -285,7 +285,7 @@ impl<T: Send> Sender<T> {
     /// those of earlier batches; once per turn is enough. False when there was nothing to publish.
     #[inline]
     pub fn publish(&mut self, stamp: u64) -> bool {
-        if self.published == self.tail {
+        if !self.has_unpublished() {
             return false;
         }
         // SAFETY: the first record pushed since the last publish set the offset: 8 aligned bytes
@@ -295,6 +295,12 @@ impl<T: Send> Sender<T> {
         self.inner.tail.store(self.tail, Ordering::Release);
         self.published = self.tail;
         true
+    }
+
+    /// Whether records were pushed since the last [`Sender::publish`].
+    #[inline]
+    pub fn has_unpublished(&self) -> bool {
+        self.published != self.tail
     }
 
     /// The size of the lane, bytes.

@@ -175,7 +175,9 @@ impl<S: Store> Core<S> {
                 return self.protocol_error(index, ReasonCode::ProtocolError);
             }
             let was = session.is_persistent();
-            session.expiry_s = expiry_s.min(expiry_max_s);
+            // One that this broker has bounded to 0 ends with its connection, whatever a reload
+            // allows: what it was sent is not kept.
+            session.expiry_s = if was { expiry_s.min(expiry_max_s) } else { 0 };
             count_kept(&self.clients.counters, was, session.is_persistent());
         }
         self.close(index, Cause::Disconnected(packet.reason));

@@ -1,12 +1,16 @@
 //! What the other shards send: notes, taken at the beginning of a turn in the order in which they
 //! were published, over all lanes.
 //!
-//! The order is that of cause and effect between clients: one that publishes because another's
-//! PUBACK came, on whatever shard, is seen after that other one everywhere. A batch in a lane
+//! The order is that of cause and effect between clients: what one publishes because another's
+//! PUBACK came, on whatever shard, is seen after that other one's message of the same topic. (A
+//! fan-out that takes several turns is passed by messages of other topics.) A batch in a lane
 //! carries the time at which it was published, and what brought about a batch was published at
 //! least the microseconds earlier that a client takes to hear of it. So it is enough to take
 //! batches by their time, and none that is younger than the look at the lanes: what an older one
 //! follows from was visible then.
+//!
+//! The limit: notes end with half of a turn's time, or half of its sends, and the shard's own
+//! clients have the rest. What those publish is then seen before the notes that are left.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;

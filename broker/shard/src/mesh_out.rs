@@ -137,6 +137,11 @@ impl MeshOut {
         }
     }
 
+    /// True if records or notes have not been made visible yet.
+    pub(crate) fn has_unpublished(&self) -> bool {
+        self.waiting_count > 0 || self.lanes.iter().flatten().any(Sender::has_unpublished)
+    }
+
     /// Makes this turn's records visible as of now, and names the shards to wake.
     pub(crate) fn flush(&mut self, now_us: u64, mut wake: impl FnMut(u16)) {
         for (to, lane) in self.lanes.iter_mut().enumerate() {

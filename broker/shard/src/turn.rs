@@ -317,6 +317,9 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
 
     /// Gives the driver what the turn has brought about: sends first, then closes, then receives.
     fn flush(&mut self) {
+        // Many sends are submitted in the middle of it: an acknowledgement may be with its client
+        // before the last one is, and what it acknowledges must be in the lanes by then.
+        self.flush_lanes();
         let mut dirty = mem::take(&mut self.core.clients.dirty);
         for index in dirty.drain(..) {
             self.flush_one(index);
@@ -336,8 +339,14 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         if let Some(LogWrite { file, offset, bytes, sync }) = core.store.take_write() {
             io.write_log(LogOp { file, offset, bytes, sync });
         }
-        if core.mesh.shards > 1 {
-            core.mesh.flush(self.clock.now_us(), |to| io.wake(to));
+        // Connections that were handed over.
+        self.flush_lanes();
+    }
+
+    fn flush_lanes(&mut self) {
+        let Shard { io, core, clock, .. } = self;
+        if core.mesh.shards > 1 && core.mesh.has_unpublished() {
+            core.mesh.flush(clock.now_us(), |to| io.wake(to));
         }
     }
 

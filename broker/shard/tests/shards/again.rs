@@ -115,9 +115,10 @@ fn what_only_looks_like_a_repetition_takes_the_whole_way() {
     let mut world = reader_and_publisher(&connect("reader"), QoS::AtLeastOnce);
     publish_numbers(&mut world, 1..=2);
     world.sent(0, PUBLISHER);
-    // A duplicate, a retained one, another topic with the same beginning, properties.
-    let dup = ringtide_codec::PublishOut { dup: true, ..publish_as("t", QoS::AtLeastOnce, 2) };
-    world.send(0, PUBLISHER, &frame_of(dup, b"dup"));
+    // A retained one, properties, another topic with the same beginning.
+    let retained =
+        ringtide_codec::PublishOut { retain: true, ..publish_as("t", QoS::AtLeastOnce, 7) };
+    world.send(0, PUBLISHER, &frame_of(retained, b"retained"));
     let expiring = ringtide_codec::PublishOut {
         message_expiry_s: Some(5),
         ..publish_as("t", QoS::AtLeastOnce, 3)
@@ -128,7 +129,7 @@ fn what_only_looks_like_a_repetition_takes_the_whole_way() {
     world.turns(2);
     let got = ids_and_payloads(&world);
     let payloads: Vec<&str> = got.iter().map(|(_, payload)| payload.as_str()).collect();
-    assert_eq!(payloads, ["1", "2", "dup", "expiring", "once"]);
+    assert_eq!(payloads, ["1", "2", "retained", "expiring", "once"]);
     assert_eq!(got.last().map(|(id, _)| *id), Some(0));
     // A packet id of 0 is a malformed packet, as on the whole way.
     publish_numbers(&mut world, 5..=5);
@@ -141,4 +142,16 @@ fn what_only_looks_like_a_repetition_takes_the_whole_way() {
     let end = read(&world.sent(0, PUBLISHER));
     assert!(matches!(end[..], [Got::Disconnect(reason)] if reason.is_error()), "{end:?}");
     assert!(world.is_closed(0, PUBLISHER));
+}
+
+#[test]
+fn the_dup_flag_of_a_publisher_goes_to_nobody() {
+    let mut world = reader_and_publisher(&connect("reader"), QoS::AtLeastOnce);
+    world.send(0, PUBLISHER, &publish("t", QoS::AtLeastOnce, 1, b"1"));
+    let dup = ringtide_codec::PublishOut { dup: true, ..publish_as("t", QoS::AtLeastOnce, 2) };
+    world.send(0, PUBLISHER, &frame_of(dup, b"2"));
+    world.turns(2);
+    let expected =
+        [publish("t", QoS::AtLeastOnce, 1, b"1"), publish("t", QoS::AtLeastOnce, 2, b"2")];
+    assert_eq!(world.sent(0, READER), expected.concat());
 }

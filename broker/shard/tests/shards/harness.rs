@@ -12,7 +12,7 @@ use bytes::BytesMut;
 use ringtide_driver::{
     BufferId, Completion, Driver, ListenerId, LogOp, Outgoing, Socket, Token, Turn, TurnEnd, Wait,
 };
-use ringtide_ring::mesh;
+use ringtide_ring::{Shared, mesh};
 use ringtide_shard::access::Access;
 use ringtide_shard::clock::Clock;
 use ringtide_shard::counters::{Counter, Counters};
@@ -43,6 +43,9 @@ pub(crate) struct Wire {
     full: HashMap<u32, Option<Token>>,
     pub(crate) closed: HashSet<u32>,
     pub(crate) wait: Option<Wait>,
+    /// Sends that the driver had been given when it was asked to wake each other shard.
+    pub(crate) sends_at_wake: Vec<usize>,
+    pub(crate) sends: usize,
 }
 
 impl Wire {
@@ -115,6 +118,7 @@ impl Driver for MemoryDriver {
 
     fn send(&mut self, token: Token, socket: Socket, data: Outgoing) {
         let mut wire = self.wire.borrow_mut();
+        wire.sends += 1;
         if let Some(stalled) = wire.full.get_mut(&socket.0) {
             *stalled = Some(token);
             wire.completions.push_back(Completion::SendStalled { token });
@@ -144,7 +148,11 @@ impl Driver for MemoryDriver {
         Some(socket)
     }
 
-    fn wake(&mut self, _to: u16) {}
+    fn wake(&mut self, _to: u16) {
+        let mut wire = self.wire.borrow_mut();
+        let sends = wire.sends;
+        wire.sends_at_wake.push(sends);
+    }
 
     fn write_log(&mut self, _write: LogOp) {
         unreachable!("the store of these tests keeps nothing");
@@ -299,6 +307,8 @@ pub(crate) struct World {
     partitions: Arc<PartitionMap>,
     clock: TestClock,
     told: Arc<Told>,
+    /// What the shards know of each other's sleep.
+    pub(crate) shared: Option<Arc<Shared>>,
     pub(crate) shelf: Rc<Shelf>,
     /// Shard by shard.
     pub(crate) space: Vec<Rc<Space>>,
@@ -330,7 +340,9 @@ impl World {
         let space: Vec<Rc<Space>> = (0..shards).map(|_| Rc::default()).collect();
         let mut wires = Vec::new();
         let mut all = Vec::new();
+        let mut shared = None;
         for ports in mesh(shards, 1 << 20) {
+            shared = Some(Arc::clone(&ports.shared));
             let wire = Rc::new(RefCell::new(Wire::default()));
             wires.push(Rc::clone(&wire));
             all.push(Shard::new(Parts {
@@ -354,7 +366,18 @@ impl World {
                 version: "test",
             }));
         }
-        World { shards: all, wires, counters, partitions, clock, told, shelf, space, names: 0 }
+        World {
+            shards: all,
+            wires,
+            counters,
+            partitions,
+            clock,
+            told,
+            shared,
+            shelf,
+            space,
+            names: 0,
+        }
     }
 
     /// One turn of one shard.

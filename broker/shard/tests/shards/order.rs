@@ -62,3 +62,25 @@ fn a_turn_that_is_over_leaves_the_younger() {
     assert_eq!(got, (0..60).map(|number| number.to_string()).collect::<Vec<_>>());
     assert!(turns > 2, "the test is about turns that are over");
 }
+
+/// A long turn's sends are submitted before its end: what a PUBACK among them acknowledges must be
+/// in the lanes by then.
+#[test]
+fn the_lanes_are_published_before_anything_is_sent() {
+    let mut world = World::new(2, quiet());
+    for shard in 0..2_u16 {
+        let name = world.name_at(shard, "c");
+        world.accept(usize::from(shard), 10, &connect(&name));
+    }
+    world.turns(2);
+    world.send(1, 10, &subscribe(1, "t", options(QoS::AtMostOnce)));
+    world.turns(2);
+    world.shared.as_ref().expect("two shards").going_to_sleep(1);
+    world.wires[0].borrow_mut().sends_at_wake.clear();
+    world.sent(0, 10);
+    world.send(0, 10, &publish("t", QoS::AtLeastOnce, 1, b"x"));
+    let before = world.wires[0].borrow().sends;
+    world.turn(0);
+    assert_eq!(world.wires[0].borrow().sends_at_wake, [before], "published after the PUBACK left");
+    assert_eq!(read(&world.sent(0, 10)), [Got::PubAck(1, ringtide_codec::ReasonCode::Success)]);
+}

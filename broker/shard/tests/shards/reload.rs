@@ -147,3 +147,32 @@ fn packets_that_wait_for_the_old_rules_are_judged_by_the_new() {
     assert_eq!(read(&world.sent(0, 1)), [Got::PubAck(1, ReasonCode::NotAuthorized)]);
     assert_eq!(read(&world.sent(0, 2)), [Got::SubAck(1, vec![0x87])]);
 }
+
+/// What a client was sent in a session that was to end with its connection is not kept, so that
+/// such a session cannot come to last.
+#[test]
+fn a_session_that_was_bounded_to_its_connection_ends_with_it() {
+    let mut limits = quiet();
+    limits.server.session_expiry_max_s = 0;
+    let mut world = World::new(1, limits.clone());
+    let reader = connect_lasting("reader", None);
+    world.accept(0, 1, &reader);
+    world.accept(0, 2, &connect("publisher"));
+    world.turns(3);
+    world.send(0, 1, &subscribe(1, "t", options(QoS::AtLeastOnce)));
+    world.turns(2);
+    world.send(0, 2, &publish("t", QoS::AtLeastOnce, 1, b"one"));
+    world.turns(2);
+    assert_eq!(payloads(&read(&world.sent(0, 1))), ["one"]);
+    limits.server.session_expiry_max_s = 1000;
+    world.reload(limits, open);
+    world.turns(2);
+    // DISCONNECT with a Session Expiry Interval of 50.
+    world.send(0, 1, &[0xe0, 7, 0, 5, 0x11, 0, 0, 0, 50]);
+    world.turns(3);
+    world.send(0, 2, &publish("t", QoS::AtLeastOnce, 2, b"two"));
+    world.turns(2);
+    world.accept(0, 3, &reader);
+    world.turns(5);
+    assert_eq!(read(&world.sent(0, 3)), [Got::ConnAck(ReasonCode::Success)], "a new session");
+}
