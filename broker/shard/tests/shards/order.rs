@@ -5,18 +5,24 @@ use ringtide_codec::QoS;
 use crate::harness::{World, quiet};
 use crate::packets::*;
 
-/// What was published later comes later, whichever lane it came through and wherever it began.
-#[test]
-fn what_several_shards_published_is_taken_in_the_order_of_time() {
-    let mut world = World::new(4, quiet());
-    for shard in 0..4_u16 {
+/// A client on each shard under socket 10, of which this one reads `t`.
+fn clients_and_reader_on(reader: usize, shards: u16) -> World {
+    let mut world = World::new(shards, quiet());
+    for shard in 0..shards {
         let name = world.name_at(shard, "c");
         world.accept(usize::from(shard), 10, &connect(&name));
     }
     world.turns(2);
-    world.send(0, 10, &subscribe(1, "t", options(QoS::AtMostOnce)));
+    world.send(reader, 10, &subscribe(1, "t", options(QoS::AtMostOnce)));
     world.turns(2);
-    world.sent(0, 10);
+    (0..usize::from(shards)).for_each(|shard| drop(world.sent(shard, 10)));
+    world
+}
+
+/// What was published later comes later, whichever lane it came through and wherever it began.
+#[test]
+fn what_several_shards_published_is_taken_in_the_order_of_time() {
+    let mut world = clients_and_reader_on(0, 4);
     // The reader's shard sleeps through all of it.
     let publishers = [3, 1, 2, 3, 3, 2, 1, 1, 3];
     for (number, shard) in publishers.into_iter().enumerate() {
@@ -33,15 +39,7 @@ fn what_several_shards_published_is_taken_in_the_order_of_time() {
 /// A turn that has no time left goes on with the oldest, not with what is first in a lane.
 #[test]
 fn a_turn_that_is_over_leaves_the_younger() {
-    let mut world = World::new(3, quiet());
-    for shard in 0..3_u16 {
-        let name = world.name_at(shard, "c");
-        world.accept(usize::from(shard), 10, &connect(&name));
-    }
-    world.turns(2);
-    world.send(0, 10, &subscribe(1, "t", options(QoS::AtMostOnce)));
-    world.turns(2);
-    world.sent(0, 10);
+    let mut world = clients_and_reader_on(0, 3);
     for number in 0..60 {
         let shard = 2 - number / 10 % 2;
         let text = number.to_string();
@@ -67,17 +65,9 @@ fn a_turn_that_is_over_leaves_the_younger() {
 /// in the lanes by then.
 #[test]
 fn the_lanes_are_published_before_anything_is_sent() {
-    let mut world = World::new(2, quiet());
-    for shard in 0..2_u16 {
-        let name = world.name_at(shard, "c");
-        world.accept(usize::from(shard), 10, &connect(&name));
-    }
-    world.turns(2);
-    world.send(1, 10, &subscribe(1, "t", options(QoS::AtMostOnce)));
-    world.turns(2);
+    let mut world = clients_and_reader_on(1, 2);
     world.shared.as_ref().expect("two shards").going_to_sleep(1);
     world.wires[0].borrow_mut().sends_at_wake.clear();
-    world.sent(0, 10);
     world.send(0, 10, &publish("t", QoS::AtLeastOnce, 1, b"x"));
     let before = world.wires[0].borrow().sends;
     world.turn(0);
