@@ -1,6 +1,6 @@
 # The one front door: everything is done from here. `make help` lists it.
-# Variables: ARGS (of run, tune), DATA (of run), PREFIX and DESTDIR (of install), BENCH, FUZZ_SECONDS, SHARDS
-# (of tests).
+# Variables: ARGS (of run, tune), DATA (of run), PREFIX and DESTDIR (of install), BENCH,
+# FUZZ_SECONDS, SHARDS (of tests).
 
 PREFIX ?= /usr/local
 DESTDIR ?=

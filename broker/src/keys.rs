@@ -21,7 +21,8 @@ pub(crate) fn seed_topics(partition_key: u64) {
     ringtide_topics::seed_hashes(mixed(partition_key));
 }
 
-/// The finalizer of splitmix64: what is learned about one hash says nothing of the other's key.
+/// The finalizer of splitmix64: what meets under one of the two hashes does not meet under the
+/// other.
 fn mixed(key: u64) -> u64 {
     let key = key.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let key = (key ^ (key >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

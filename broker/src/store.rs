@@ -44,6 +44,8 @@ impl ProgramStore {
     }
 }
 
+// A method that is forgotten here would be the trait's default, which says that there is no store.
+#[deny(clippy::missing_trait_methods)]
 impl Store for ProgramStore {
     fn append(&mut self, kind: RecordKind, parts: &[&[u8]]) -> Lsn {
         of!(self, store => store.append(kind, parts))
@@ -95,6 +97,10 @@ impl Store for ProgramStore {
 
     fn may_win_space(&self) -> bool {
         of!(self, store => store.may_win_space())
+    }
+
+    fn is_last_chance(&self) -> bool {
+        of!(self, store => store.is_last_chance())
     }
 
     fn wants_record(&self) -> bool {

@@ -155,7 +155,8 @@ impl SegmentFile for File {
     }
 
     fn write_uncached(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        // Not every file system knows the flag, and not every one that does takes the write.
+        // Not every file system knows the flag, and not every one that does takes the write. It
+        // is one of the open file, which nobody else has while its segment is prepared.
         let usual = fcntl_getfl(self)?;
         if fcntl_setfl(self, usual | OFlags::DIRECT).is_err() {
             return self.write(bytes, offset);

@@ -313,6 +313,25 @@ fn a_full_store_writes_checkpoints_now_and_then() {
     assert_eq!(world.space[0].checkpoints.get(), count, "nobody wants one any more");
 }
 
+/// Acknowledgements take the room that is left: the next checkpoint does not wait for its time.
+#[test]
+fn a_full_store_writes_a_checkpoint_while_it_finds_room() {
+    let mut world = populated(quiet());
+    set_full(&mut world, true);
+    world.pass_ms(5000);
+    world.turns(10);
+    let count = world.space[0].checkpoints.get();
+    assert!(count > 0);
+    world.pass_ms(1);
+    world.turns(10);
+    assert_eq!(world.space[0].checkpoints.get(), count, "the next one has its time");
+    world.space[0].last_chance.set(true);
+    world.turn(0);
+    world.space[0].last_chance.set(false);
+    world.turns(10);
+    assert_eq!(world.space[0].checkpoints.get(), count + 1);
+}
+
 #[test]
 fn a_publish_goes_by_the_shards_that_must_keep_it() {
     let mut world = World::new(2, quiet());

@@ -200,6 +200,8 @@ pub(crate) struct Shelf {
 pub(crate) struct Space {
     pub(crate) full: Cell<bool>,
     pub(crate) tight: Cell<bool>,
+    /// A checkpoint may find no room later.
+    pub(crate) last_chance: Cell<bool>,
     /// Bytes of records that are not durable.
     pub(crate) waiting_bytes: Cell<u64>,
     pub(crate) records: Cell<u64>,
@@ -271,6 +273,10 @@ impl Store for HeldStore {
 
     fn may_win_space(&self) -> bool {
         true
+    }
+
+    fn is_last_chance(&self) -> bool {
+        self.space.last_chance.get()
     }
 
     fn end_checkpoint(&mut self) {
