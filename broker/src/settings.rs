@@ -22,6 +22,7 @@ pub(crate) struct ProgramSteering {
     shards: u16,
     connections_max: u64,
     store_backlog_bytes_max: u64,
+    waiting_memory_bytes_max: u64,
 }
 
 impl ProgramSteering {
@@ -37,6 +38,7 @@ impl ProgramSteering {
             shards,
             connections_max,
             store_backlog_bytes_max: config.store.backlog_bytes_max,
+            waiting_memory_bytes_max: config.store.waiting_memory_bytes_max,
         }
     }
 
@@ -86,6 +88,7 @@ impl ProgramSteering {
             retained_count_max: self.part(u64::from(limits.retained_count_max)) as usize,
             retained_bytes_max: self.part(limits.retained_bytes_max) as usize,
             store_backlog_bytes_max: self.store_backlog_bytes_max,
+            waiting_memory_bytes_max: self.waiting_memory_bytes_max,
             shared_strategy: strategy(live.shared.strategy),
             shared_strategies: live
                 .shared

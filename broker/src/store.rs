@@ -9,7 +9,8 @@ use ringtide_codec::ReasonCode;
 use ringtide_session::{AuthMethod, AuthStep};
 use ringtide_shard::Methods;
 use ringtide_storage::{
-    DelayedStore, Log, LogWrite, Lsn, MemoryStore, RecordKind, Store, StoreFailure, Usage,
+    DelayedStore, Log, LogWrite, Lsn, Mark, MemoryStore, Place, RecordKind, Store, StoreFailure,
+    Usage,
 };
 
 const STORE_SEED: &str = "RINGTIDE_TEST_STORE_SEED";
@@ -77,6 +78,22 @@ impl Store for ProgramStore {
 
     fn written(&mut self, bytes: Vec<u8>, errno: i32) {
         of!(self, store => store.written(bytes, errno))
+    }
+
+    fn mark(&self) -> Option<Mark> {
+        of!(self, store => store.mark())
+    }
+
+    fn place(&self, mark: Mark) -> Option<Place> {
+        of!(self, store => store.place(mark))
+    }
+
+    fn begin_read(&mut self, segment: u32) -> Result<i32, i32> {
+        of!(self, store => store.begin_read(segment))
+    }
+
+    fn end_read(&mut self, segment: u32) {
+        of!(self, store => store.end_read(segment))
     }
 
     fn is_waiting(&self) -> bool {

@@ -10,9 +10,12 @@ pub mod state;
 use std::fmt;
 
 pub use delayed::DelayedStore;
-pub use log::{Log, LogConfig};
+pub use log::{Log, LogConfig, encode_record, record_at};
 pub use memory::MemoryStore;
 pub use state::State;
+
+/// Linux: no such file.
+const ENOENT: i32 = 2;
 
 /// A position in a shard's log: the ordinal of a record, from 1. Positions only grow; a record is
 /// durable when the store's durable position has reached it.
@@ -61,6 +64,29 @@ pub struct LogWrite {
     /// Whether these bytes must be on the device when the result comes, as after fdatasync. Those
     /// of other writes need not be.
     pub sync: bool,
+}
+
+/// Where the record that was appended last stands in the batch that it will be written with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The batch, by its ordinal since the store was opened.
+    pub batch: u64,
+    /// Bytes of the batch before the record.
+    pub offset: u32,
+    /// Bytes of the record with its envelope.
+    pub bytes: u32,
+}
+
+/// Where a durable record stands, to be read again ([`record_at`]). Valid until the space is freed
+/// that a checkpoint has made void: what the checkpoint has written again has a new place by then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// The segment's number.
+    pub segment: u32,
+    /// Where the record begins in it, in bytes.
+    pub offset: u32,
+    /// Bytes of the record with its envelope.
+    pub bytes: u32,
 }
 
 /// Why a store can keep nothing any more.
@@ -131,6 +157,34 @@ pub trait Store {
     /// to be used again.
     fn written(&mut self, bytes: Vec<u8>, errno: i32) {
         let _ = (bytes, errno);
+    }
+
+    /// Where the record that was appended last stands; `None` if the store's records cannot be read
+    /// again while it runs.
+    fn mark(&self) -> Option<Mark> {
+        None
+    }
+
+    /// The place of a record, as long as its batch is the one that became durable last: to be asked
+    /// for between [`Store::written`] and the next [`Store::take_write`].
+    fn place(&self, mark: Mark) -> Option<Place> {
+        let _ = mark;
+        None
+    }
+
+    /// A descriptor to read records of a segment from. It stays open until [`Store::end_read`] has
+    /// been called as often.
+    ///
+    /// # Errors
+    /// A Linux error number: the segment is not there any more, or cannot be opened.
+    fn begin_read(&mut self, segment: u32) -> Result<i32, i32> {
+        let _ = segment;
+        Err(ENOENT)
+    }
+
+    /// A read of a segment is over.
+    fn end_read(&mut self, segment: u32) {
+        let _ = segment;
     }
 
     /// True if batches wait for something other than a write under way (a fresh segment): the

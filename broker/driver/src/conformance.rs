@@ -234,6 +234,8 @@ pub fn all<W: World>() -> Vec<Check<W>> {
         ("log_write_fails", log::check_failures::<W>),
         ("log_writes_one_at_a_time", log::check_one_at_a_time::<W>),
         ("log_writes_beside_sends", log::check_beside_sends::<W>),
+        ("log_reads", log::check_reads::<W>),
+        ("log_read_beside_write", log::check_read_beside_write::<W>),
     ]
 }
 

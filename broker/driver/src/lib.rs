@@ -18,7 +18,8 @@
 //! * After [`Driver::close`] the only completion for that token is [`Completion::Closed`], and it
 //!   comes exactly once, when nothing of that socket is in flight any more. A send that was queued
 //!   before `close` is still attempted.
-//! * A log write is never cancelled: a driver that is dropped waits for the one under way.
+//! * A log write is never cancelled: a driver that is dropped waits for the one under way. Nothing is
+//!   read into the bytes of a log read after the driver has given them back or is gone.
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "conformance")]
@@ -85,6 +86,19 @@ pub struct LogOp {
     pub bytes: Vec<u8>,
     /// Whether these bytes must be on the disk, as after fdatasync, before the completion comes.
     pub sync: bool,
+}
+
+/// A read of a log file.
+#[derive(Debug)]
+pub struct ReadOp {
+    /// Comes back with the completion; the driver never interprets it.
+    pub tag: u64,
+    /// The file's descriptor; stays open until [`Completion::LogRead`] has come.
+    pub file: i32,
+    /// Where in the file, in bytes.
+    pub offset: u64,
+    /// As many bytes as are to be read; their values do not matter.
+    pub bytes: Vec<u8>,
 }
 
 /// How long [`Driver::submit_and_wait`] may sleep when no completion is ready.
@@ -190,6 +204,16 @@ pub enum Completion {
         /// part of them may be in the file.
         errno: i32,
     },
+    /// A [`Driver::read_log`] has ended.
+    LogRead {
+        /// The tag that was given.
+        tag: u64,
+        /// What was read: all that was asked for, or less where the file ends; empty after an
+        /// error.
+        bytes: Vec<u8>,
+        /// 0, or why it could not be read.
+        errno: i32,
+    },
 }
 
 /// Wakes a driver from any thread.
@@ -251,6 +275,10 @@ pub trait Driver {
     /// once. A short write is continued by the driver. At most one may be under way: the caller
     /// waits for its completion; a further one fails with `EBUSY`.
     fn write_log(&mut self, write: LogOp);
+
+    /// Reads from a log file without blocking the shard; [`Completion::LogRead`] comes exactly once.
+    /// Several may be under way, and end in any order.
+    fn read_log(&mut self, read: ReadOp);
 
     /// Submits what is queued and waits as told: one system call.
     ///

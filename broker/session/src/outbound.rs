@@ -337,11 +337,12 @@ impl<M: Clone> Outbound<M> {
         self.window.message(self.window.slot(self.window.index_of(id)?)?)
     }
 
-    /// Ends an exchange whose PUBLISH is larger than the client accepts, as though the client had
-    /// acknowledged it: its id and its share of the quota are free. The message, if it was kept.
+    /// Ends an exchange whose PUBLISH cannot be sent, because it is larger than the client accepts or
+    /// not to be had, as though the client had acknowledged it: its id and its share of the quota
+    /// are free. The message, if it was kept.
     //= [MQTT-3.1.2-24]
     //= [MQTT-3.1.2-25]
-    pub fn too_large(&mut self, id: PacketId) -> Option<Delivery<M>> {
+    pub fn give_up(&mut self, id: PacketId) -> Option<Delivery<M>> {
         let index = self.window.index_of(id)?;
         match self.window.slot(index)?.stage {
             Stage::Published => self.finish(index),
@@ -532,6 +533,29 @@ impl<M: Clone> Outbound<M> {
             self.resend_pubrels -= 1;
             Some(Resend::Pubrel { id })
         }
+    }
+
+    /// The message that the next call of [`Outbound::resend_next`], or else [`Outbound::next`], would
+    /// give, if it would give one.
+    pub fn peek(&self) -> Option<&Delivery<M>> {
+        if self.receive_maximum == 0 {
+            return None;
+        }
+        match (self.publish_to_resend(), self.pubrel_to_resend()) {
+            (Some(publish), pubrel) if pubrel.is_none_or(|pubrel| publish < pubrel) => {
+                self.window.message(self.window.slot(publish)?)
+            }
+            (None, None) if self.may_begin() => self.queue.front(),
+            _ => None,
+        }
+    }
+
+    /// The messages that are to be sent again, oldest first.
+    pub fn to_resend(&self) -> impl Iterator<Item = &Delivery<M>> {
+        let left = if self.resend_publishes == 0 { 0 } else { usize::MAX };
+        let slots = self.window.unfinished().take(left);
+        let again = slots.filter(|slot| !slot.on_wire && slot.stage == Stage::Published);
+        again.filter_map(|slot| self.window.message(slot))
     }
 
     //= [MQTT-4.3.3-7]

@@ -371,11 +371,11 @@ fn case_18_the_servers_own_receive_maximum_binds_and_is_announced() {
 fn case_19_a_message_too_large_counts_as_done_and_the_queue_goes_on() {
     let mut outbound = under_way(1, &[QoS::ExactlyOnce]);
     assert_eq!(outbound.offer(message(2, QoS::AtLeastOnce), 0, true), Offer::Queued);
-    assert_eq!(outbound.too_large(id(1)).map(|delivery| delivery.message), Some(1));
+    assert_eq!(outbound.give_up(id(1)).map(|delivery| delivery.message), Some(1));
     assert_eq!(flush(&mut outbound), ["PUBLISH 2 id 2 dup false"]);
     resume(&mut outbound, 1);
     assert_eq!(flush(&mut outbound), ["PUBLISH 2 id 2 dup true"], "the large one is gone");
-    assert_eq!(outbound.too_large(id(2)).map(|delivery| delivery.message), Some(2));
+    assert_eq!(outbound.give_up(id(2)).map(|delivery| delivery.message), Some(2));
     assert!(outbound.is_idle(), "also when it is the new connection that takes less");
 }
 

@@ -451,7 +451,7 @@ impl Pair {
             Op::TooLarge(pick) => {
                 let id = pick.id(&self.model);
                 let before = self.model.flights.len();
-                let dropped = self.real.too_large(id);
+                let dropped = self.real.give_up(id);
                 assert_eq!(dropped, self.model.too_large(id));
                 (id, self.model.flights.len() < before)
             }

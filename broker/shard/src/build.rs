@@ -115,9 +115,8 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         let timer = (me == 0 && limits.sys_interval_ms > 0).then(|| timers.set(now_ms, Due::Sys));
         let sys = Sys { all, version: parts.version, started_ms: now_ms, timer };
         let routes = routes(&limits, (me, shards), interest, partitions);
-        let buffer_max = limits.write_buffer_max_bytes;
         let mut core = Core {
-            clients: Clients::new(now_ms, Arc::clone(&own), buffer_max, store.keeps()),
+            clients: Clients::new(now_ms, Arc::clone(&own), &limits, store.keeps()),
             promises: Promises::new(&limits.server),
             limits,
             routes,

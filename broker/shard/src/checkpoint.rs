@@ -2,7 +2,7 @@
 //! what lies before its begin can be freed. What changes meanwhile is recorded as ever; a record
 //! of the checkpoint says how things stand when it is written, so both fit together in any order.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU64;
 
 use ringtide_codec::QoS;
@@ -13,7 +13,9 @@ use ringtide_storage::record::{
 use ringtide_storage::{RecordKind, Store};
 
 use crate::core::Core;
+use crate::kept::Kept;
 use crate::message::Message;
+use crate::pages::Reader;
 use crate::session::Stored;
 
 /// Bytes of records that one turn adds to the log for a checkpoint.
@@ -28,13 +30,26 @@ const TURN_VISITS: usize = 4096;
 pub(crate) struct Checkpoint {
     at: Progress,
     written: Written,
+    /// What waits for a session and is to be written next, once all of it is in memory.
+    slice: Option<Slice>,
 }
 
-/// Messages with more than one holder that a checkpoint has written, by the address of the buffer
-/// and the place from an origin, with their positions: a message that waits for many sessions
-/// stands in the log once, and is one message again after a restart. Holding it keeps its address
-/// its own.
-type Written = HashMap<(usize, Option<(u16, NonZeroU64)>), (u64, Message)>;
+/// Messages with more than one holder that a checkpoint has written, by the handle's address and
+/// the place from an origin, with their positions: a message that waits for many sessions stands in
+/// the log once, and is one message again after a restart. Holding it keeps its address its own.
+type Written = HashMap<(usize, Option<(u16, NonZeroU64)>), (u64, Kept)>;
+
+/// Some of what waits for a session, in the order of its log; pinned.
+#[derive(Debug)]
+struct Slice {
+    session: u32,
+    generation: u32,
+    /// It had to be read: meanwhile some may have been delivered.
+    waited: bool,
+    /// Each with whether others wait for it, too.
+    deliveries: Vec<(bool, Delivery<Stored>)>,
+    next: Progress,
+}
 
 /// How far a checkpoint has come.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +80,11 @@ impl<S: Store> Core<S> {
         }
         let mut left = TURN_BYTES;
         for _ in 0..TURN_VISITS {
+            if !self.is_slice_here(&mut job) {
+                // Goes on when it has been read.
+                self.checkpoint = Some(job);
+                return false;
+            }
             let Some(next) = self.checkpoint_step(&mut job, &mut left) else {
                 let mut body = Vec::new();
                 CheckpointEndRecord.encode(&mut body);
@@ -73,7 +93,7 @@ impl<S: Store> Core<S> {
                 return false;
             };
             job.at = next;
-            if left == 0 {
+            if left == 0 && job.slice.is_none() {
                 break;
             }
         }
@@ -102,12 +122,21 @@ impl<S: Store> Core<S> {
             let head = MessageHead { destinations, ..MessageHead::default() };
             self.append_copy(&head, &message);
         }
-        Checkpoint { at: Progress::Sessions(0), written: HashMap::new() }
+        Checkpoint { at: Progress::Sessions(0), written: HashMap::new(), slice: None }
     }
 
     fn append_copy(&mut self, head: &MessageHead<'_>, message: &Message) -> u64 {
         let journal = &mut self.clients.journal;
-        journal.append(&mut self.store, RecordKind::Checkpoint, head, &message.view())
+        journal.append(&mut self.store, RecordKind::Checkpoint, head, &message.view(), None)
+    }
+
+    /// True if all of what is to be written next is in memory; asks for what is not.
+    fn is_slice_here(&mut self, job: &mut Checkpoint) -> bool {
+        let Some(slice) = &mut job.slice else { return true };
+        let messages = slice.deliveries.iter().map(|(_, one)| one.message.message.clone());
+        let waits = self.clients.pages.want(messages, Reader::Checkpoint);
+        slice.waited |= waits;
+        !waits
     }
 
     fn checkpoint_step(&mut self, job: &mut Checkpoint, left: &mut usize) -> Option<Progress> {
@@ -124,9 +153,14 @@ impl<S: Store> Core<S> {
                 *left = left.saturating_sub(SESSION_BYTES);
                 Some(Progress::Queue(index, 0))
             }
-            Progress::Queue(index, behind) => {
-                Some(self.checkpoint_queue(job, (index, behind), left))
-            }
+            Progress::Queue(index, behind) => Some(match job.slice.take() {
+                Some(slice) => self.write_slice(job, slice),
+                None => {
+                    job.slice = self.take_slice((index, behind), left);
+                    let done = Progress::Sessions(index + 1);
+                    if job.slice.is_some() { job.at } else { done }
+                }
+            }),
             Progress::Retained(from) => {
                 let (messages, next) = self.routes.retained.page_of_all(from);
                 for message in messages {
@@ -139,49 +173,90 @@ impl<S: Store> Core<S> {
         }
     }
 
-    /// Writes what waits for a session, as far as the turn allows.
-    fn checkpoint_queue(
-        &mut self,
-        job: &mut Checkpoint,
-        (index, behind): (u32, u64),
-        left: &mut usize,
-    ) -> Progress {
-        let next = Progress::Sessions(index + 1);
-        let Some(session) = self.clients.sessions.at(index) else { return next };
-        let kept = session.kept();
-        let Some(outbound) = session.outbound.as_ref() else { return next };
-        if kept == SessionId(0) {
-            return next;
-        }
+    /// What waits for a session, as far as the turn allows; `None` if nothing is left.
+    fn take_slice(&mut self, (index, behind): (u32, u64), left: &mut usize) -> Option<Slice> {
+        let session = self.clients.sessions.at(index)?;
+        let (kept, generation) = (session.kept(), session.generation);
+        let outbound = session.outbound.as_ref()?;
         let mut bytes = 0;
         let mut queue = outbound.waiting_behind(|delivery| delivery.message.seq <= behind);
         let copied = |delivery: &Delivery<Stored>| {
-            let shared = !delivery.message.message.is_unique();
+            let shared = delivery.message.message.is_shared();
             (shared, delivery.clone())
         };
-        let mut waiting: Vec<(bool, Delivery<Stored>)> = Vec::new();
+        let mut deliveries: Vec<(bool, Delivery<Stored>)> = Vec::new();
         while bytes < *left
             && let Some(delivery) = queue.next()
         {
             bytes += delivery.bytes as usize;
-            waiting.push(copied(delivery));
+            deliveries.push(copied(delivery));
         }
         // What is under way may stand anywhere in the order: after a restart an exchange of QoS 2
         // is before older messages of QoS 1. It is written with those around it.
         let last = match queue.next() {
-            Some(_) => waiting.last().map_or(behind, |(_, delivery)| delivery.message.seq),
+            Some(_) => deliveries.last().map_or(behind, |(_, delivery)| delivery.message.seq),
             None => u64::MAX,
         };
         let slice = behind + 1..=last;
         let under_way = outbound.under_way().filter_map(|(_, delivery)| delivery);
-        waiting.extend(under_way.filter(|one| slice.contains(&one.message.seq)).map(copied));
+        deliveries.extend(under_way.filter(|one| slice.contains(&one.message.seq)).map(copied));
         drop(queue);
-        *left = left.saturating_sub(bytes);
-        for (shared, delivery) in waiting {
-            let written = shared.then_some(&mut job.written);
-            self.checkpoint_delivery(written, kept, delivery);
+        if kept == SessionId(0) {
+            // Its session ends with its connection now, so that the log lets go of what waits.
+            deliveries.retain(|(_, one)| one.message.message.place().is_some());
         }
-        if last == u64::MAX { next } else { Progress::Queue(index, last) }
+        *left = left.saturating_sub(bytes);
+        for (_, delivery) in &deliveries {
+            delivery.message.message.pin();
+        }
+        let done = Progress::Sessions(index + 1);
+        let next = if last == u64::MAX { done } else { Progress::Queue(index, last) };
+        (!deliveries.is_empty() || last != u64::MAX).then_some(Slice {
+            session: index,
+            generation,
+            waited: false,
+            deliveries,
+            next,
+        })
+    }
+
+    /// Writes what was taken, as far as it still waits.
+    fn write_slice(&mut self, job: &mut Checkpoint, slice: Slice) -> Progress {
+        let waiting = slice.waited.then(|| self.still_waiting(&slice));
+        let owner = self.clients.sessions.at(slice.session);
+        let owner = owner.filter(|session| session.generation == slice.generation);
+        let kept = owner.map(|session| session.kept());
+        for (shared, delivery) in slice.deliveries {
+            let message = delivery.message.message.clone();
+            let waits = waiting.as_ref().is_none_or(|all| all.contains(&delivery.message.seq));
+            match kept {
+                Some(SessionId(0)) => message.stay(),
+                Some(kept) if waits => {
+                    let written = shared.then_some(&mut job.written);
+                    self.checkpoint_delivery(written, kept, delivery);
+                }
+                _ => {}
+            }
+            self.clients.pages.unpin(message);
+        }
+        slice.next
+    }
+
+    /// What of a slice still waits: a record of what was delivered or dropped while others were
+    /// read would bring it back.
+    fn still_waiting(&self, slice: &Slice) -> HashSet<u64> {
+        let seqs = slice.deliveries.iter().map(|(_, one)| one.message.seq);
+        let Some((first, last)) = seqs.clone().min().zip(seqs.max()) else {
+            return HashSet::new();
+        };
+        let session = self.clients.sessions.at(slice.session);
+        let Some(outbound) = session.and_then(|session| session.outbound.as_ref()) else {
+            return HashSet::new();
+        };
+        let queue = outbound.waiting_behind(|one| one.message.seq < first);
+        let queue = queue.map(|one| one.message.seq).take_while(|seq| *seq <= last);
+        let under_way = outbound.under_way().filter_map(|(_, one)| Some(one?.message.seq));
+        queue.chain(under_way).collect()
     }
 
     fn checkpoint_delivery(
@@ -191,20 +266,24 @@ impl<S: Store> Core<S> {
         delivery: Delivery<Stored>,
     ) {
         let Delivery { qos, retain, membership, subscription_ids: ids, .. } = delivery;
-        let Stored { seq, message, origin } = delivery.message;
+        let Stored { seq, message: handle, origin } = delivery.message;
         debug_assert!(qos != QoS::AtMostOnce);
+        // What the log did not give back is noted where it is to be sent.
+        let Some(message) = handle.message().map(|message| message.clone()) else { return };
         self.clients.journal.entry(session, seq, qos as u8, retain, membership, &ids);
-        let place = (message.address(), origin);
+        let place = (handle.address(), origin);
         if let Some(&(lsn, _)) = written.as_ref().and_then(|written| written.get(&place)) {
             self.clients.journal.append_entries(&mut self.store, lsn);
             return;
         }
         // Its origin may yet turn out to have lost it.
-        let origin = origin.map(|(shard, seq)| (shard, seq.get()));
-        let head = MessageHead { origin, ..MessageHead::default() };
-        let lsn = self.append_copy(&head, &message);
+        let from = origin.map(|(shard, seq)| (shard, seq.get()));
+        let head = MessageHead { origin: from, ..MessageHead::default() };
+        let journal = &mut self.clients.journal;
+        let (kind, own) = (RecordKind::Checkpoint, Some(&handle));
+        let lsn = journal.append(&mut self.store, kind, &head, &message.view(), own);
         if let Some(written) = written {
-            written.insert(place, (lsn, message));
+            written.insert(place, (lsn, handle));
         }
     }
 }

@@ -9,10 +9,12 @@ use ringtide_codec::{AckKind, PacketId, ReasonCode, Version, write_ack};
 use ringtide_driver::Token;
 use ringtide_topics::TenantId;
 
+use crate::config::Limits;
 use crate::conn::{Conn, NONE, Phase, index_of};
 use crate::counters::{Counter, Counters};
 use crate::journal::Journal;
 use crate::ledger::{DropReason, Dropped};
+use crate::pages::Pages;
 use crate::session::Session;
 use crate::slab::Slab;
 
@@ -36,6 +38,7 @@ pub(crate) struct Clients {
     pub(crate) pool: Vec<Vec<u8>>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) journal: Journal,
+    pub(crate) pages: Pages,
     pub(crate) write_buffer_max: usize,
     /// Sessions with a connection.
     pub(crate) online: usize,
@@ -48,7 +51,7 @@ impl Clients {
     pub(crate) fn new(
         now_ms: u64,
         counters: Arc<Counters>,
-        write_buffer_max: usize,
+        limits: &Limits,
         keeps: bool,
     ) -> Clients {
         Clients {
@@ -62,7 +65,8 @@ impl Clients {
             pool: Vec::new(),
             counters,
             journal: Journal::new(keeps),
-            write_buffer_max,
+            pages: Pages::new(limits.waiting_memory_bytes_max),
+            write_buffer_max: limits.write_buffer_max_bytes,
             online: 0,
             by_listener: Vec::new(),
             next_generation: 0,

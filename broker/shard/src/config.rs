@@ -52,6 +52,9 @@ pub struct Limits {
     pub turn_budget_us: u64,
     /// Bytes that may wait in memory to be written to the disk: above it what must be kept waits.
     pub store_backlog_bytes_max: u64,
+    /// Bytes of the messages that wait for clients on one shard and stay in memory: what is above
+    /// it only the log has.
+    pub waiting_memory_bytes_max: u64,
     /// Strategy of shared groups that name none of their own.
     pub shared_strategy: Strategy,
     /// Strategies by group name.
@@ -118,6 +121,7 @@ impl Default for Limits {
             turn_sends_max: 1300,
             turn_budget_us: 250,
             store_backlog_bytes_max: 16 << 20,
+            waiting_memory_bytes_max: 32 << 20,
             shared_strategy: Strategy::RoundRobin,
             shared_strategies: Vec::new(),
             sys_interval_ms: 10_000,

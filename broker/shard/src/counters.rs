@@ -65,6 +65,10 @@ counters! {
     StoreDiskUsedBytes => "store/disk/bytes_used",
     /// Bytes of the store's file system.
     StoreDiskBytes => "store/disk/bytes",
+    /// Bytes of messages that wait for clients, are in the store, and are in memory, too.
+    StoreWaitingBytes => "store/waiting/bytes_in_memory",
+    /// Messages that wait for clients in the store alone.
+    StoreWaitingAway => "store/waiting/on_disk",
     /// Records that are not durable yet.
     StoreLagRecords => "store/lag_records",
     /// Bytes in memory that wait to be written to the disk.
@@ -125,6 +129,8 @@ counters! {
     DroppedTooLarge => "dropped/too_large",
     /// Dropped: QoS 0 for a session without a connection.
     DroppedOffline => "dropped/qos0_offline",
+    /// Dropped: it waited for a client, and could not be read from the store again.
+    DroppedUnreadable => "dropped/unreadable",
     /// Dropped: the publisher may not publish to that topic.
     DroppedUnauthorized => "dropped/unauthorized",
     /// Dropped: no member of a shared group could take it.

@@ -17,8 +17,10 @@ use crate::clients::{Clients, prepare};
 use crate::conn::{Conn, NONE, Phase};
 use crate::counters::Counter;
 use crate::journal::{Held, Journal};
+use crate::kept::Kept;
 use crate::ledger::DropReason;
 use crate::message::{Message, View};
+use crate::pages::Pages;
 use crate::session::Stored;
 
 /// Retain As Published, in the options of a subscription.
@@ -33,6 +35,10 @@ pub(crate) struct Fan<'a> {
     pub(crate) original: Option<(&'a [u8], Version)>,
     /// The owned message, made when the first queue or other shard needs it.
     pub(crate) message: Option<Message>,
+    /// The handle by which sessions have it that are kept in the log.
+    pub(crate) kept: Option<Kept>,
+    /// The handle by which the others have it.
+    fleeting_kept: Option<Kept>,
     /// Sent because of a new subscription: RETAIN stays set whatever the options say.
     pub(crate) replay: bool,
     /// The membership of a shared group for which it was chosen, 0 = none.
@@ -69,6 +75,8 @@ impl<'a> Fan<'a> {
             view,
             original: None,
             message: None,
+            kept: None,
+            fleeting_kept: None,
             replay: false,
             membership: 0,
             custody: None,
@@ -91,6 +99,18 @@ impl<'a> Fan<'a> {
     pub(crate) fn message(&mut self) -> &Message {
         let view = &self.view;
         self.message.get_or_insert_with(|| Message::new(view))
+    }
+
+    /// The handle by which a session has it. What a session is given that the log does not know of
+    /// is apart: the log keeps a message only for the others.
+    fn handle(&mut self, pages: &Pages, is_kept: bool) -> Kept {
+        let own = if is_kept { &mut self.kept } else { &mut self.fleeting_kept };
+        if let Some(kept) = own {
+            return kept.clone();
+        }
+        let view = &self.view;
+        let message = self.message.get_or_insert_with(|| Message::new(view));
+        own.insert(pages.keep(message.clone())).clone()
     }
 
     /// Where a message must be durable, if that is another shard: of QoS 2 before it goes on, of
@@ -305,7 +325,7 @@ fn deliver_bare(
         clients.counters.add(sent_counter(qos), 1);
         return Some(true);
     }
-    outbound.too_large(id);
+    outbound.give_up(id);
     clients.note_drop(hit.session.0, header.topic_hash, DropReason::TooLarge);
     Some(false)
 }
@@ -320,7 +340,6 @@ fn deliver_queued(
     retain: bool,
 ) -> bool {
     let header = fan.view.header;
-    let message = fan.message().clone();
     let journal = &mut clients.journal;
     let Some(session) = clients.sessions.at_mut(hit.session.0) else { return false };
     let conn_index = session.conn;
@@ -330,6 +349,12 @@ fn deliver_queued(
     let conn = open.filter(|_| !full);
     let kept = session.kept();
     let seq = journal.seq(kept);
+    let message = fan.handle(&clients.pages, seq != 0);
+    if fan.membership != 0 {
+        // When this member ends another one gets it, at once.
+        message.stay();
+    }
+    let new = message.clone();
     let stored = Stored { message, seq, origin: fan.origin(queues.me) };
     let delivery = delivery_of(stored, (qos, retain), hit.ids, fan);
     let receive_maximum = session.receive_maximum;
@@ -360,7 +385,7 @@ fn deliver_queued(
                 clients.counters.add(sent_counter(qos), 1);
                 true
             } else {
-                outbound.too_large(id);
+                outbound.give_up(id);
                 journal.done(kept, seq);
                 clients.note_drop(hit.session.0, header.topic_hash, DropReason::TooLarge);
                 false
@@ -374,7 +399,7 @@ fn deliver_queued(
             true
         }
         Offer::Dropped { dropped, reason } => {
-            note_victims(clients, hit.session.0, fan.message(), dropped, reason)
+            note_victims(clients, hit.session.0, &new, dropped, reason)
         }
     }
 }
@@ -386,7 +411,7 @@ fn delivery_of(
     fan: &Fan<'_>,
 ) -> Delivery<Stored> {
     Delivery {
-        bytes: message.message.encoded_len() as u32,
+        bytes: message.message.bytes(),
         message,
         qos,
         retain,
@@ -411,14 +436,14 @@ fn first_send(id: PacketId, qos: QoS, retain: bool, ids: &[u32], expires_ms: u64
 fn note_victims(
     clients: &mut Clients,
     session: u32,
-    new: &Message,
+    new: &Kept,
     dropped: Delivery<Stored>,
     reason: ringtide_session::DropReason,
 ) -> bool {
     let queued = !new.is_same(&dropped.message.message);
     let mut victim = Some((dropped, reason));
     while let Some((dropped, reason)) = victim {
-        let hash = dropped.message.message.view().header.topic_hash;
+        let hash = dropped.message.message.topic_hash();
         clients.note_drop(session, hash, drop_reason(reason));
         let session = clients.sessions.at_mut(session);
         if let Some(session) = &session {

@@ -208,7 +208,11 @@ impl<S: Store> Core<S> {
                     options: 0,
                     id: 0,
                 };
-                let message = delivery.message.message;
+                // It never left memory, see `Kept::stay`.
+                let Some(message) = delivery.message.message.message().map(|one| one.clone())
+                else {
+                    continue;
+                };
                 let custody = self.own_custody(kept, &message, membership.group);
                 self.routes.groups.choose_again(chosen, message, custody);
             }
@@ -231,7 +235,7 @@ impl<S: Store> Core<S> {
         self.routes.custody.keep(&own, message);
         let destinations = std::borrow::Cow::Borrowed(std::slice::from_ref(&own));
         let head = MessageHead { destinations, ..MessageHead::default() };
-        self.clients.journal.message(&head, &message.view());
+        self.clients.journal.message(&head, &message.view(), None);
         Some((me, own.seq))
     }
 

@@ -319,7 +319,10 @@ impl<S: Store> Core<S> {
 
     /// True if something waits for space on the disk: the shard must look again before long.
     pub(crate) fn waits_for_disk(&self) -> bool {
-        !self.disk.held_back.is_empty() || self.store.is_waiting() || self.disk.own != Intake::Open
+        !self.disk.held_back.is_empty()
+            || self.store.is_waiting()
+            || self.disk.own != Intake::Open
+            || self.clients.pages.is_behind()
     }
 
     /// True if a checkpoint is to be begun: because the log asks for it, or because the store is
@@ -375,6 +378,9 @@ impl<S: Store> Core<S> {
         let lag = self.store.appended().0.saturating_sub(self.store.durable().0);
         counters.set(Counter::StoreLagRecords, lag);
         counters.set(Counter::StoreLagBytes, self.store.waiting_bytes());
+        let memory = &self.clients.pages.memory;
+        counters.set(Counter::StoreWaitingBytes, memory.bytes());
+        counters.set(Counter::StoreWaitingAway, memory.away() as u64);
         // All shards have the same disk.
         if self.mesh.me == 0 {
             counters.set(Counter::StoreDiskBytes, usage.disk_bytes);

@@ -15,7 +15,9 @@ use ringtide_storage::record::{
 };
 use ringtide_storage::{RecordKind, Store};
 
+use crate::kept::Kept;
 use crate::message::View;
+use crate::pages::Appended;
 
 const MESSAGE: u8 = RecordKind::Message as u8;
 /// Bytes of a gathered record's kind and length.
@@ -46,6 +48,10 @@ pub(crate) struct Journal {
     next_seq: u64,
     next_session: u64,
     scratch: Vec<u8>,
+    /// The messages of the gathered records, in their order: those that wait for somebody.
+    gathered: VecDeque<Option<Kept>>,
+    /// Messages whose records the store has, and that are not known to be durable.
+    pub(crate) appended: VecDeque<Appended>,
     /// Sends that wait, by session.
     pub(crate) held: HashMap<u32, VecDeque<Held>>,
     /// Sessions (and their generation) with sends held in this turn.
@@ -115,8 +121,10 @@ impl Journal {
         }
     }
 
-    /// Ends the message under way with a record of its own, gathered here.
-    pub(crate) fn message(&mut self, head: &MessageHead<'_>, view: &View<'_>) {
+    /// Ends the message under way with a record of its own, gathered here. `kept` is the handle by
+    /// which sessions have it.
+    pub(crate) fn message(&mut self, head: &MessageHead<'_>, view: &View<'_>, kept: Option<&Kept>) {
+        self.gathered.push_back(kept.cloned());
         self.encode_head(head);
         frame(&mut self.records, RecordKind::Message, &view.parts(&self.scratch, &view.head()));
         self.end_message();
@@ -159,29 +167,34 @@ impl Journal {
             let [kind, len @ ..] = *head;
             let (body, tail) = tail.split_at(u32::from_le_bytes(len) as usize);
             // Nothing else is gathered.
-            let kind = match kind {
-                MESSAGE => RecordKind::Message,
-                _ => RecordKind::Exchange,
-            };
-            store.append(kind, &[body]);
+            if kind == MESSAGE {
+                let lsn = store.append(RecordKind::Message, &[body]).0;
+                let kept = self.gathered.pop_front().flatten();
+                note(&mut self.appended, store, lsn, kept.as_ref());
+            } else {
+                store.append(RecordKind::Exchange, &[body]);
+            }
             rest = tail;
         }
         self.records.clear();
     }
 
-    /// Appends the record of the message under way to the store. Its position.
+    /// Appends the record of the message under way to the store. Its position. `kept` is the handle
+    /// by which sessions have it.
     pub(crate) fn append<S: Store>(
         &mut self,
         store: &mut S,
         kind: RecordKind,
         head: &MessageHead<'_>,
         view: &View<'_>,
+        kept: Option<&Kept>,
     ) -> u64 {
         self.flush(store);
         self.encode_head(head);
-        let lsn = store.append(kind, &view.parts(&self.scratch, &view.head()));
+        let lsn = store.append(kind, &view.parts(&self.scratch, &view.head())).0;
+        note(&mut self.appended, store, lsn, kept);
         self.end_message();
-        lsn.0
+        lsn
     }
 
     /// Appends the gathered entries to the store for the message whose record is at `message`.
@@ -192,6 +205,15 @@ impl Journal {
         QueueRecord::encode_with_entries(message, bytes, count, &mut self.scratch);
         store.append(RecordKind::Queue, &[&self.scratch]);
         self.end_message();
+    }
+}
+
+/// Notes where the record that was appended last will stand.
+fn note<S: Store>(appended: &mut VecDeque<Appended>, store: &S, lsn: u64, kept: Option<&Kept>) {
+    if let Some(kept) = kept
+        && let Some(mark) = store.mark()
+    {
+        appended.push_back(Appended { lsn, mark, kept: kept.downgrade() });
     }
 }
 

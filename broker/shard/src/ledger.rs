@@ -16,6 +16,8 @@ pub enum DropReason {
     TooLarge,
     /// QoS 0 and no connection.
     Offline,
+    /// It waited in the log, which did not give it back: the disk is damaged.
+    Unreadable,
 }
 
 impl DropReason {
@@ -27,6 +29,7 @@ impl DropReason {
             DropReason::Expired => Counter::DroppedExpired,
             DropReason::TooLarge => Counter::DroppedTooLarge,
             DropReason::Offline => Counter::DroppedOffline,
+            DropReason::Unreadable => Counter::DroppedUnreadable,
         }
     }
 }

@@ -269,19 +269,9 @@ impl Message {
         view.parts(&[], &head).concat()
     }
 
-    /// True if both are handles to one buffer.
-    pub(crate) fn is_same(&self, other: &Message) -> bool {
-        self.address() == other.address()
-    }
-
     /// True if nothing else holds the buffer.
     pub(crate) fn is_unique(&self) -> bool {
         self.0.is_unique()
-    }
-
-    /// Where the buffer begins, the same for all of its handles and for no other buffer.
-    pub(crate) fn address(&self) -> usize {
-        self.0.as_ptr() as usize
     }
 
     /// The buffer of the encoded form.

@@ -14,11 +14,13 @@ use ringtide_storage::record::{
 use ringtide_storage::{RecordKind, Store};
 use ringtide_topics::SessionRef;
 
+use crate::clients::Clients;
 use crate::conn::NONE;
 use crate::core::{Core, WaitsFor};
 use crate::counters::Counter;
 use crate::deliver::Fan;
 use crate::note::Note;
+use crate::pages::Reader;
 use crate::park::Parked;
 use crate::pump;
 use crate::session::{Session, Will};
@@ -58,7 +60,8 @@ impl<S: Store> Core<S> {
             destinations: Cow::Borrowed(&destinations),
             entries: Vec::new(),
         };
-        let lsn = journal.append(&mut self.store, RecordKind::Message, &head, &fan.view);
+        let kept = fan.kept.as_ref();
+        let lsn = journal.append(&mut self.store, RecordKind::Message, &head, &fan.view, kept);
         for destination in &destinations {
             self.routes.custody.keep(destination, fan.message());
             if fan.view.header.qos == QoS::ExactlyOnce {
@@ -175,6 +178,7 @@ impl<S: Store> Core<S> {
     /// Lets out what waited for the log and ends the turn's batch. True if something that became
     /// durable meanwhile is still to be let out.
     pub(crate) fn end_of_log_turn(&mut self, over: &dyn Fn() -> bool) -> bool {
+        self.settle_pages();
         let durable = self.durable();
         let mut share = Share::new(over, OPENS_LEAST);
         while let Some(waits) = self.opening.pop_front_if(|front| front.lsn <= durable) {
@@ -205,6 +209,30 @@ impl<S: Store> Core<S> {
             || lists.into_iter().any(|list| list.front().is_some_and(|front| front.lsn <= durable))
             || self.routes.custody.has_news(durable)
             || !self.clients.journal.is_empty()
+    }
+
+    /// A write has ended: what stands in it may leave memory from now on.
+    pub(crate) fn settle_pages(&mut self) {
+        let Clients { pages, journal, .. } = &mut self.clients;
+        pages.settle(&self.store, &mut journal.appended);
+    }
+
+    /// Goes on with the sessions whose messages were read from the log.
+    pub(crate) fn hear_pages(&mut self) {
+        for reader in self.clients.pages.take_news() {
+            let Reader::Session(index, generation) = reader else { continue };
+            let session = self.clients.sessions.at(index);
+            if session.is_none_or(|session| session.generation != generation) {
+                continue;
+            }
+            if self.clients.journal.holds(index) {
+                self.release_held(index, generation);
+            } else {
+                self.clients.want_pump(index);
+            }
+        }
+        let lost = self.clients.pages.take_lost();
+        self.clients.counters.add(Counter::StoreLostRecords, lost);
     }
 
     /// True if the log holds everything that was recorded.
@@ -262,7 +290,12 @@ impl<S: Store> Core<S> {
             {
                 return;
             }
-            held.pop_front();
+            if pump::must_read(&mut self.clients, index, front.id) {
+                return;
+            }
+            if let Some(held) = self.clients.journal.held.get_mut(&index) {
+                held.pop_front();
+            }
             pump::send_held(&mut self.clients, index, &front);
         }
         // What had to queue behind them may go.

@@ -8,18 +8,25 @@ use ringtide_session::{Delivery, Next, Outbound, Resend};
 use ringtide_storage::record::SessionId;
 
 use crate::clients::{Clients, prepare};
-use crate::conn::{Conn, Phase};
+use crate::conn::{Conn, NONE, Phase};
 use crate::deliver::{Out, Sending, hold, must_hold, sent_counter, write_publish};
 use crate::journal::{Held, Journal};
 use crate::ledger::DropReason;
+use crate::pages::{Pages, Reader};
 use crate::session::Stored;
 
 /// Messages that one pass moves from a session's queue to its connection.
 const PUMP_MAX: usize = 256;
+/// Messages, and bytes of them, that are read ahead for one session.
+const AHEAD_MAX: usize = 2048;
+const AHEAD_BYTES: u32 = 512 << 10;
+/// So many messages before the first that is not in memory, the next are asked for.
+const AHEAD_LEAST: usize = 512;
 
 /// Moves what waits for a session to its connection, as far as quota, output and budget allow:
 /// first what must be sent again, then the queue. True if more could go at once.
 pub(crate) fn pump(clients: &mut Clients, index: u32) -> bool {
+    look_ahead(clients, index);
     for _ in 0..PUMP_MAX {
         let Some(session) = clients.sessions.at_mut(index) else { return false };
         let conn_index = session.conn;
@@ -36,6 +43,11 @@ pub(crate) fn pump(clients: &mut Clients, index: u32) -> bool {
         }
         let journal = &mut clients.journal;
         let who = Who { session: index, generation: session.generation, kept };
+        if outbound.peek().is_some_and(|next| next.message.message.is_away()) {
+            let reader = Reader::Session(index, session.generation);
+            read_ahead(outbound, &mut clients.pages, reader);
+            return false;
+        }
         let step = pump_one(conn, outbound, journal, &who, clients.now_ms);
         match step {
             Pumped::Sent(qos) => {
@@ -56,6 +68,45 @@ pub(crate) fn pump(clients: &mut Clients, index: u32) -> bool {
         }
     }
     true
+}
+
+/// Asks for what a session's connection will be sent before it runs out of what is in memory.
+fn look_ahead(clients: &mut Clients, index: u32) {
+    if clients.pages.memory.away() == 0 {
+        return;
+    }
+    let Some(session) = clients.sessions.at_mut(index).filter(|session| session.conn != NONE)
+    else {
+        return;
+    };
+    let reader = Reader::Session(index, session.generation);
+    let Some(outbound) = session.outbound.as_ref() else { return };
+    let soon = outbound.waiting_behind(|_| false).nth(AHEAD_LEAST);
+    if soon.is_some_and(|delivery| delivery.message.message.is_away()) {
+        read_ahead(outbound, &mut clients.pages, reader);
+    }
+}
+
+/// Asks for what will be sent next, as far as it is not in memory.
+fn read_ahead(outbound: &Outbound<Stored>, pages: &mut Pages, reader: Reader) {
+    let mut bytes = 0;
+    let again = outbound.to_resend().map(|delivery| &delivery.message.message);
+    let waiting = outbound.waiting_behind(|_| false).map(|delivery| &delivery.message.message);
+    let next = again.chain(waiting).take(AHEAD_MAX).take_while(|kept| {
+        let more = bytes < AHEAD_BYTES;
+        bytes += kept.bytes();
+        more
+    });
+    pages.want(next.cloned(), reader);
+}
+
+/// True if the message of a PUBLISH that waited for the log must be read first.
+pub(crate) fn must_read(clients: &mut Clients, index: u32, id: PacketId) -> bool {
+    let Some(session) = clients.sessions.at_mut(index) else { return false };
+    let Some(outbound) = session.outbound.as_ref() else { return false };
+    let Some(delivery) = outbound.delivery(id) else { return false };
+    let reader = Reader::Session(index, session.generation);
+    clients.pages.want(std::iter::once(delivery.message.message.clone()), reader)
 }
 
 enum Pumped {
@@ -117,7 +168,7 @@ fn pump_one(
         //= [MQTT-3.3.2-5]
         Next::Expired(delivery) => {
             journal.done(who.kept, delivery.message.seq);
-            let hash = delivery.message.message.view().header.topic_hash;
+            let hash = delivery.message.message.topic_hash();
             Pumped::Dropped(hash, DropReason::Expired)
         }
         Next::Idle => Pumped::Idle,
@@ -142,8 +193,9 @@ pub(crate) fn send_held(clients: &mut Clients, index: u32, held: &Held) {
     }
 }
 
-/// A PUBLISH that is larger than the client takes.
-struct Large {
+/// A PUBLISH that cannot be sent.
+struct Unsent {
+    reason: DropReason,
     topic_hash: u64,
     seq: u64,
 }
@@ -155,7 +207,7 @@ fn write_one(
     id: PacketId,
     dup: bool,
     now_ms: u64,
-) -> Result<QoS, Large> {
+) -> Result<QoS, Unsent> {
     let out = Out {
         qos: delivery.qos,
         id: Some(id),
@@ -164,18 +216,20 @@ fn write_one(
         ids: &delivery.subscription_ids,
         expires_ms: delivery.expires_at_ms.map_or(0, NonZeroU64::get),
     };
-    let Stored { message, seq, .. } = &delivery.message;
-    let view = message.view();
-    match write_publish(conn, &view, Some(message), &out, now_ms) {
+    let Stored { message: kept, seq, .. } = &delivery.message;
+    let unsent = |reason| Unsent { reason, topic_hash: kept.topic_hash(), seq: *seq };
+    // It was asked for before: what is not there now never will be.
+    let message = kept.message().ok_or_else(|| unsent(DropReason::Unreadable))?;
+    match write_publish(conn, &message.view(), Some(&message), &out, now_ms) {
         true => Ok(out.qos),
-        false => Err(Large { topic_hash: view.header.topic_hash, seq: *seq }),
+        false => Err(unsent(DropReason::TooLarge)),
     }
 }
 
-/// What became of a PUBLISH; the exchange of one that is too large is over.
+/// What became of a PUBLISH; the exchange of one that cannot be sent is over.
 //= [MQTT-3.1.2-25]
 fn pumped(
-    sent: Result<QoS, Large>,
+    sent: Result<QoS, Unsent>,
     outbound: &mut Outbound<Stored>,
     journal: &mut Journal,
     kept: SessionId,
@@ -183,10 +237,10 @@ fn pumped(
 ) -> Pumped {
     match sent {
         Ok(qos) => Pumped::Sent(Some(qos)),
-        Err(Large { topic_hash, seq }) => {
+        Err(Unsent { reason, topic_hash, seq }) => {
             journal.done(kept, seq);
-            outbound.too_large(id);
-            Pumped::Dropped(topic_hash, DropReason::TooLarge)
+            outbound.give_up(id);
+            Pumped::Dropped(topic_hash, reason)
         }
     }
 }

@@ -9,13 +9,16 @@ use ringtide_codec::{PacketId, QoS};
 use ringtide_session::{Delivery, Inbound, Outbound, Unfinished, WillState, expiry};
 use ringtide_storage::Store;
 use ringtide_storage::record::{ANEW, Filter as KeptFilter, SessionId, SessionRecord, WillRecord};
-use ringtide_storage::state::{Parts, Pending as Kept, SessionPart, UnderWay, Waiting};
+use ringtide_storage::state::{
+    Kept as KeptMessage, Parts, Pending as KeptPending, SessionPart, UnderWay, Waiting,
+};
 use ringtide_topics::{Filter, SessionRef, Subscription, TenantId};
 
 use crate::conn::NONE;
 use crate::core::Core;
 use crate::counters::Counter;
 use crate::custody::Pending;
+use crate::kept::Kept;
 use crate::message::Message;
 use crate::note::{Change, Note};
 use crate::persist::count_kept;
@@ -24,6 +27,9 @@ use crate::session::{Membership, Session, Stored, Will};
 
 /// Milliseconds that a message waits after a start for the members of its shared group to be known.
 const GROUP_PATIENCE_MS: u64 = 5000;
+
+/// Messages that wait for more than one session, by position; and when they expire.
+type Shared = HashMap<u64, (Kept, u64)>;
 
 impl<S: Store> Core<S> {
     /// Takes in what an earlier run has left. Comes before the first turn.
@@ -35,9 +41,10 @@ impl<S: Store> Core<S> {
         let had = under_way.iter().flat_map(|one| one.had.iter().map(|(session, _)| *session));
         let had: HashSet<SessionId> = had.collect();
         let mut numbers = HashMap::new();
+        let mut shared = HashMap::new();
         for part in sessions {
             let id = part.record.id;
-            if let Some(index) = self.restore_session(part)
+            if let Some(index) = self.restore_session(part, &mut shared)
                 && had.contains(&id)
             {
                 numbers.insert(id, index);
@@ -69,7 +76,7 @@ impl<S: Store> Core<S> {
 
     fn restore_pending(
         &mut self,
-        pending: Vec<Kept>,
+        pending: Vec<KeptPending>,
         under_way: Vec<UnderWay>,
         numbers: &HashMap<SessionId, u32>,
     ) {
@@ -77,7 +84,7 @@ impl<S: Store> Core<S> {
         let own = under_way.iter().filter(|one| one.origin == me);
         let passed_on = own.filter(|one| !one.had.is_empty() || !one.forwarded.is_empty());
         let passed_on: HashSet<u64> = passed_on.map(|one| one.seq).collect();
-        for Kept { shard, seq, group, message } in pending {
+        for KeptPending { shard, seq, group, message } in pending {
             let Ok(message) = Message::from_encoded(message.bytes) else {
                 self.clients.counters.add(Counter::RestoreErrors, 1);
                 continue;
@@ -100,7 +107,7 @@ impl<S: Store> Core<S> {
         }
     }
 
-    fn restore_session(&mut self, part: SessionPart) -> Option<u32> {
+    fn restore_session(&mut self, part: SessionPart, shared: &mut Shared) -> Option<u32> {
         let SessionPart { record, waiting } = part;
         let tenant = TenantId(record.tenant);
         let hash = self.routes.partitions.hash(tenant, &record.client_id);
@@ -123,7 +130,7 @@ impl<S: Store> Core<S> {
             let ids = record.inbound.iter().filter_map(|id| PacketId::new(*id));
             session.inbound = Some(Box::new(Inbound::restore(u16::MAX, ids)));
         }
-        session.outbound = self.restored_queue(&record, waiting);
+        session.outbound = self.restored_queue(&record, waiting, shared);
         count_kept(&self.clients.counters, false, session.is_persistent());
         let index = self.clients.add_session(session);
         for filter in &record.filters {
@@ -141,13 +148,14 @@ impl<S: Store> Core<S> {
         &mut self,
         record: &SessionRecord,
         waiting: Vec<Waiting>,
+        shared: &mut Shared,
     ) -> Option<Box<Outbound<Stored>>> {
         if waiting.is_empty() && record.exchanges.is_empty() {
             return None;
         }
         let seqs: Vec<u64> = waiting.iter().map(|one| one.seq).collect();
         let mut deliveries: Vec<Option<Delivery<Stored>>> =
-            waiting.into_iter().map(|one| self.restored_delivery(one)).collect();
+            waiting.into_iter().map(|one| self.restored_delivery(one, shared)).collect();
         let mut unfinished = Vec::new();
         for exchange in &record.exchanges {
             let Some(id) = PacketId::new(exchange.packet_id) else { continue };
@@ -165,24 +173,46 @@ impl<S: Store> Core<S> {
         Some(Box::new(Outbound::restore(self.routes.queues.limits, unfinished)))
     }
 
-    fn restored_delivery(&mut self, waiting: Waiting) -> Option<Delivery<Stored>> {
-        let Waiting { seq, qos, retain, membership, ids, message } = waiting;
-        let message = Message::from_encoded(message.bytes);
+    fn restored_delivery(
+        &mut self,
+        waiting: Waiting,
+        shared: &mut Shared,
+    ) -> Option<Delivery<Stored>> {
+        let Waiting { seq, qos, retain, membership, ids, message: kept } = waiting;
         let qos = QoS::from_bits(qos).filter(|qos| *qos != QoS::AtMostOnce);
-        let (Ok(message), Some(qos)) = (message, qos) else {
+        let message = self.restored_message(kept, shared);
+        let (Some((message, expires_ms)), Some(qos)) = (message, qos) else {
             self.clients.counters.add(Counter::RestoreErrors, 1);
             return None;
         };
+        if membership != 0 {
+            message.stay();
+        }
         Some(Delivery {
             qos,
             retain,
             subscription_ids: ids.into_iter().collect(),
-            expires_at_ms: NonZeroU64::new(message.view().header.expires_ms),
-            bytes: message.encoded_len() as u32,
+            expires_at_ms: NonZeroU64::new(expires_ms),
+            bytes: message.bytes(),
             membership,
             // What its origin lost was thrown away before: it may go on.
             message: Stored { message, seq, origin: None },
         })
+    }
+
+    /// A message that waits, as one handle for all for whom it waits, and when it expires.
+    fn restored_message(&mut self, kept: KeptMessage, shared: &mut Shared) -> Option<(Kept, u64)> {
+        if let Some((message, expires_ms)) = shared.get(&kept.lsn) {
+            return Some((message.clone(), *expires_ms));
+        }
+        let message = Message::from_encoded(kept.bytes).ok()?;
+        let expires_ms = message.view().header.expires_ms;
+        let is_shared = !message.is_unique();
+        let message = self.clients.pages.keep(message);
+        if is_shared {
+            shared.insert(kept.lsn, (message.clone(), expires_ms));
+        }
+        Some((message, expires_ms))
     }
 
     fn restore_filter(&mut self, index: u32, tenant: TenantId, kept: &KeptFilter) {

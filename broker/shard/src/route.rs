@@ -177,7 +177,7 @@ pub(crate) fn record(clients: &mut Clients, fan: &Fan<'_>) {
     if clients.journal.has_entries() || fan.retained {
         let head =
             MessageHead { retained: fan.retained, origin: fan.custody, ..MessageHead::default() };
-        clients.journal.message(&head, &fan.view);
+        clients.journal.message(&head, &fan.view, fan.kept.as_ref());
     }
 }
 

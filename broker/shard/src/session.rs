@@ -10,6 +10,7 @@ use ringtide_topics::{FilterId, TenantId};
 use smallvec::SmallVec;
 
 use crate::conn::NONE;
+use crate::kept::Kept;
 use crate::ledger::Ledger;
 use crate::message::Message;
 use crate::replay::Replay;
@@ -28,7 +29,7 @@ pub(crate) struct Will {
 /// A message that waits for a client, and how the log names it.
 #[derive(Clone, Debug)]
 pub(crate) struct Stored {
-    pub(crate) message: Message,
+    pub(crate) message: Kept,
     /// Its entry in the log; 0 for one that is not kept.
     pub(crate) seq: u64,
     /// The other shard that it came from, and its place in the order from there: with QoS 2 it may

@@ -118,6 +118,7 @@ impl<D: Driver, S: Store, C: Clock> Turn for Shard<D, S, C> {
         let clock = &self.clock;
         again |= self.core.end_of_log_turn(&|| clock.now_us() >= until_us);
         again |= self.core.has_news();
+        again |= self.core.clients.pages.end_turn();
         self.flush();
         self.core.mesh.shared.end_turn(me);
         if self.core.started && self.core.routes.custody.resend.is_empty() {
@@ -164,6 +165,11 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
                 }
                 Completion::LogWritten { bytes, errno } => {
                     self.core.store.written(bytes, errno);
+                    self.core.settle_pages();
+                }
+                Completion::LogRead { tag, bytes, errno } => {
+                    let Core { clients, store, .. } = &mut self.core;
+                    clients.pages.end_read(store, tag, bytes, errno);
                 }
                 Completion::ReceivedExact { .. } | Completion::Woken => {}
             }
@@ -171,6 +177,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         while let Some(vector) = self.io.reclaim() {
             self.core.clients.recycle(vector);
         }
+        self.core.hear_pages();
     }
 
     /// Starts publishing what an earlier run left once every shard has announced what it has taken
@@ -339,6 +346,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         if let Some(LogWrite { file, offset, bytes, sync }) = core.store.take_write() {
             io.write_log(LogOp { file, offset, bytes, sync });
         }
+        core.clients.pages.begin_reads(&mut core.store, |read| io.read_log(read));
         // Connections that were handed over.
         self.flush_lanes();
     }

@@ -78,7 +78,7 @@ impl<S: Store> Core<S> {
         let mut expired = Vec::new();
         outbound.sweep_expired(now_ms, |delivery| {
             let Stored { message, seq, .. } = &delivery.message;
-            expired.push((message.view().header.topic_hash, *seq));
+            expired.push((message.topic_hash(), *seq));
         });
         if expired.is_empty() {
             return;
@@ -110,6 +110,7 @@ impl<S: Store> Core<S> {
     /// Takes in new settings.
     pub(crate) fn reload(&mut self, settings: Settings) {
         self.clients.write_buffer_max = settings.limits.write_buffer_max_bytes;
+        self.clients.pages.bytes_max = settings.limits.waiting_memory_bytes_max;
         self.routes.queues = crate::build::queues(&settings.limits, self.mesh.me);
         let limits = Arc::new(settings.limits);
         self.promises.change(&limits.server);

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 use ringtide_driver::{
-    BufferId, Completion, Driver, ListenerId, LogOp, Outgoing, Socket, Token, Wait,
+    BufferId, Completion, Driver, ListenerId, LogOp, Outgoing, ReadOp, Socket, Token, Wait,
 };
 
 use crate::net::{ECONNRESET, End, LinkId, Net};
@@ -60,6 +60,7 @@ enum Operation {
     HandOver(LinkId, u16, u64),
     Wake(u16),
     WriteLog(LogOp),
+    ReadLog(ReadOp),
 }
 
 /// What the simulator's scheduler may know of a driver.
@@ -231,6 +232,7 @@ impl SimDriver {
                 Operation::Close(token) => self.carry_out_close(token),
                 Operation::HandOver(link, to, tag) => self.carry_out_hand_over(link, to, tag),
                 Operation::Wake(to) => self.net.borrow_mut().woken[usize::from(to)] = true,
+                Operation::ReadLog(read) => self.net.borrow_mut().read_log(self.me, read),
                 Operation::WriteLog(write) => {
                     let refused = self.net.borrow_mut().write_log(self.me, write);
                     self.ear.borrow_mut().completions.extend(refused);
@@ -309,7 +311,9 @@ impl SimDriver {
             ear.completions.push_back(Completion::Woken);
         }
         let now_us = net.now_us;
-        ear.completions.extend(net.logs[usize::from(self.me)].finish(now_us));
+        let log = &mut net.logs[usize::from(self.me)];
+        ear.completions.extend(log.finish(now_us));
+        ear.completions.extend(log.finish_reads(now_us));
         self.poll_arrivals(&mut ear, &mut net);
         let mut tokens: Vec<u64> = ear.entries.keys().copied().collect();
         net.random.shuffle(&mut tokens);
@@ -557,6 +561,10 @@ impl Driver for SimDriver {
 
     fn write_log(&mut self, write: LogOp) {
         self.ear.borrow_mut().operations.push(Operation::WriteLog(write));
+    }
+
+    fn read_log(&mut self, read: ReadOp) {
+        self.ear.borrow_mut().operations.push(Operation::ReadLog(read));
     }
 
     fn submit_and_wait(&mut self, wait: Wait) -> io::Result<()> {

@@ -23,6 +23,7 @@ pub mod random;
 mod recover;
 pub mod sabotage;
 mod scenario;
+mod segments;
 mod store;
 pub mod trace;
 mod verdict;

@@ -1,4 +1,5 @@
-//! Log writes of a simulated shard: carried out on the real file, at the end of a virtual delay.
+//! Log writes and reads of a simulated shard: carried out on the real file, at the end of a virtual
+//! delay.
 //!
 //! Until the delay is over the file is untouched, as after a crash that came before the write.
 
@@ -6,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use ringtide_driver::{Completion, LogOp};
+use ringtide_driver::{Completion, LogOp, ReadOp};
 
 use crate::net::Net;
 use crate::random::Random;
@@ -19,21 +20,47 @@ const EBUSY: i32 = 16;
 const WRITE_MIN_US: u64 = 60;
 /// The slowest, but for one in `SLOW_ONE_IN`.
 const WRITE_MAX_US: u64 = 500;
+/// The slowest read, in microseconds.
+const READ_MAX_US: u64 = 2000;
 /// One write in so many takes `SLOW_US`.
 const SLOW_ONE_IN: u64 = 50;
 /// A slow one, in microseconds.
 const SLOW_US: u64 = 30_000;
 
-/// The log write of one shard, if one is under way.
+/// The log write of one shard, if one is under way, and its reads.
 #[derive(Debug, Default)]
 pub(crate) struct LogQueue {
     under_way: Option<(u64, LogOp)>,
+    reads: Vec<(u64, ReadOp)>,
 }
 
 impl LogQueue {
-    /// When the write ends, in virtual microseconds.
+    /// When the first of them ends, in virtual microseconds.
     pub(crate) fn due_us(&self) -> Option<u64> {
-        self.under_way.as_ref().map(|(due_us, _)| *due_us)
+        let write = self.under_way.iter().map(|(due_us, _)| *due_us);
+        write.chain(self.reads.iter().map(|(due_us, _)| *due_us)).min()
+    }
+
+    /// Starts a read.
+    pub(crate) fn start_read(&mut self, read: ReadOp, now_us: u64, random: &mut Random) {
+        self.reads.push((now_us + random.below(READ_MAX_US), read));
+    }
+
+    /// The ends of the reads that are due. What they find is what stands there now.
+    pub(crate) fn finish_reads(&mut self, now_us: u64) -> Vec<Completion> {
+        let due = self.reads.extract_if(.., |(due_us, _)| *due_us <= now_us);
+        let ended = |(_, read): (u64, ReadOp)| {
+            let ReadOp { tag, file, offset, mut bytes } = read;
+            let errno = match read_out(file, offset, &mut bytes) {
+                Ok(()) => 0,
+                Err(error) => error.raw_os_error().unwrap_or(EIO),
+            };
+            if errno != 0 {
+                bytes.clear();
+            }
+            Completion::LogRead { tag, bytes, errno }
+        };
+        due.map(ended).collect()
     }
 
     /// Starts a write; its completion comes at once if another one is under way.
@@ -64,6 +91,15 @@ impl LogQueue {
 }
 
 impl Net {
+    /// Starts a shard's log read.
+    pub(crate) fn read_log(&mut self, me: u16, read: ReadOp) {
+        let (offset, len) = (read.offset, read.bytes.len());
+        let numbers = [6, u64::from(me), offset, len as u64];
+        self.trace.event(numbers, format_args!("s{me} log: reads {len} bytes at {offset}"));
+        let Net { logs, now_us, random, .. } = self;
+        logs[usize::from(me)].start_read(read, *now_us, random);
+    }
+
     /// Starts a shard's log write; its completion if that cannot be.
     pub(crate) fn write_log(&mut self, me: u16, write: LogOp) -> Option<Completion> {
         let (offset, len) = (write.offset, write.bytes.len());
@@ -84,6 +120,20 @@ impl Net {
 fn carry_out(write: &LogOp) -> io::Result<()> {
     let file = File::options().write(true).open(format!("/proc/self/fd/{}", write.file))?;
     file.write_all_at(&write.bytes, write.offset)
+}
+
+/// Reads what there is of `bytes`, which is shortened to that.
+fn read_out(file: i32, offset: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
+    let file = File::open(format!("/proc/self/fd/{file}"))?;
+    let mut done = 0;
+    while done < bytes.len() {
+        match file.read_at(&mut bytes[done..], offset + done as u64)? {
+            0 => break,
+            more => done += more,
+        }
+    }
+    bytes.truncate(done);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -117,6 +167,28 @@ mod tests {
         };
         assert_eq!(bytes, b"abc");
         assert_eq!(fs::read(&path).expect("readable"), b"\0\0\0abc");
+        assert_eq!(log.due_us(), None);
+        fs::remove_file(&path).expect("the file can be removed");
+    }
+
+    #[test]
+    fn a_read_finds_what_stands_there_when_it_is_due() {
+        let name = format!("ringtide-sim-log-read-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::write(&path, b"before").expect("a file can be made");
+        let file = File::open(&path).expect("it can be read");
+        let mut random = Random::stream(1, "log");
+        let mut log = LogQueue::default();
+        let read = ReadOp { tag: 7, file: file.as_raw_fd(), offset: 2, bytes: vec![0; 100] };
+        log.start_read(read, 1000, &mut random);
+        let due_us = log.due_us().expect("a read is under way");
+        assert!(log.finish_reads(due_us - 1).is_empty());
+        fs::write(&path, b"behind").expect("it can be written");
+        let ended = log.finish_reads(due_us);
+        let [Completion::LogRead { tag: 7, bytes, errno: 0 }] = &ended[..] else {
+            panic!("the read has not ended well: {ended:?}");
+        };
+        assert_eq!(bytes, b"hind");
         assert_eq!(log.due_us(), None);
         fs::remove_file(&path).expect("the file can be removed");
     }

@@ -6,7 +6,7 @@ use std::io;
 use bytes::BytesMut;
 use ringtide_codec::{PacketType, fixed_header};
 use ringtide_driver::{
-    BufferId, Completion, Driver, ListenerId, LogOp, Outgoing, Socket, Token, Wait,
+    BufferId, Completion, Driver, ListenerId, LogOp, Outgoing, ReadOp, Socket, Token, Wait,
 };
 
 /// What is done to the shard's output.
@@ -164,6 +164,10 @@ impl<D: Driver> Driver for Saboteur<D> {
 
     fn write_log(&mut self, write: LogOp) {
         self.driver.write_log(write);
+    }
+
+    fn read_log(&mut self, read: ReadOp) {
+        self.driver.read_log(read);
     }
 
     fn submit_and_wait(&mut self, wait: Wait) -> io::Result<()> {

@@ -80,6 +80,8 @@ impl Scenario {
         if spells {
             limits.store_backlog_bytes_max = *disk.pick(&[1_000, 20_000, 16 << 20]);
         }
+        let mut paging = Random::stream(seed, "paging");
+        limits.waiting_memory_bytes_max = *paging.pick(&[0, 0, 300, 3_000, 32 << 20]);
         let mut profiles: Vec<Profile> = (0..=clients).map(|no| profile(&mut random, no)).collect();
         if crashes {
             // What the observer must see waits for it.

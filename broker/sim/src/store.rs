@@ -8,10 +8,11 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use ringtide_storage::{Lsn, RecordKind, Store};
+use ringtide_storage::{Lsn, Mark, Place, RecordKind, Store};
 
 use crate::random::Random;
 use crate::sabotage::Sabotage;
+use crate::segments::Segments;
 
 /// The most turns that a batch stays undurable.
 const DELAY_TURNS_MAX: u64 = 5;
@@ -61,6 +62,8 @@ pub(crate) struct Disk {
     checkpoint_every: u64,
     checkpointed: Lsn,
     keeps: bool,
+    /// The records as bytes.
+    segments: Segments,
     random: Random,
     sabotage: Sabotage,
 }
@@ -85,9 +88,20 @@ impl Disk {
             checkpoint_every,
             checkpointed: Lsn(0),
             keeps,
+            segments: Segments::default(),
             random,
             sabotage,
         }
+    }
+
+    fn push(&mut self, record: Record) {
+        self.segments.append(record.lsn.0, record.kind, &record.body);
+        self.records.push_back(record);
+    }
+
+    /// Where a record stands.
+    pub(crate) fn place(&self, lsn: Lsn) -> Option<Place> {
+        self.segments.place(lsn.0)
     }
 
     /// From now on the disk is bad now and then.
@@ -159,6 +173,10 @@ impl Disk {
             self.records.remove(one);
         }
         self.pending.clear();
+        self.segments.clear();
+        for record in &self.records {
+            self.segments.append(record.lsn.0, record.kind, &record.body);
+        }
         (self.appended, self.durable) = (last, last);
         self.checkpointed = self.checkpointed.min(last);
         self.turn = 0;
@@ -168,12 +186,17 @@ impl Disk {
     /// Writes a record that is durable at once, as when a state is written offline.
     pub(crate) fn write(&mut self, kind: RecordKind, parts: &[&[u8]]) {
         self.appended.0 += 1;
-        self.records.push_back(Record { lsn: self.appended, kind, body: parts.concat() });
+        self.push(Record { lsn: self.appended, kind, body: parts.concat() });
         self.durable = self.appended;
     }
 
     fn end_turn(&mut self) {
         self.next_spell();
+        // By now the shard has heard that the last checkpoint is durable.
+        let complete = self.checkpoints.iter().rev().find(|(_, end)| *end <= self.durable);
+        if let Some(&(begin, _)) = complete {
+            self.segments.free(begin.0);
+        }
         let last = self.pending.back().map_or(self.durable, |(_, lsn, _)| *lsn);
         if self.appended > last {
             let earliest = self.pending.back().map_or(0, |(turn, ..)| *turn);
@@ -204,7 +227,7 @@ impl Store for SimStore {
         let lsn = disk.appended;
         disk.appended_bytes += parts.iter().map(|part| part.len() as u64).sum::<u64>();
         if disk.keeps {
-            disk.records.push_back(Record { lsn, kind, body: parts.concat() });
+            disk.push(Record { lsn, kind, body: parts.concat() });
         }
         lsn
     }
@@ -228,6 +251,23 @@ impl Store for SimStore {
 
     fn keeps(&self) -> bool {
         true
+    }
+
+    fn mark(&self) -> Option<Mark> {
+        let disk = self.0.borrow();
+        disk.keeps.then_some(Mark { batch: disk.appended.0, offset: 0, bytes: 0 })
+    }
+
+    fn place(&self, mark: Mark) -> Option<Place> {
+        self.0.borrow().place(Lsn(mark.batch))
+    }
+
+    fn begin_read(&mut self, segment: u32) -> Result<i32, i32> {
+        self.0.borrow_mut().segments.begin_read(segment)
+    }
+
+    fn end_read(&mut self, segment: u32) {
+        self.0.borrow_mut().segments.end_read(segment);
     }
 
     fn is_waiting(&self) -> bool {

@@ -15,6 +15,9 @@ pub struct Store {
     /// Bytes that one shard may hold in memory while the disk is behind; above it what must be
     /// kept waits.
     pub backlog_bytes_max: u64,
+    /// Bytes of messages waiting for clients that one shard keeps in memory; above it the oldest
+    /// are in the log alone, and read again when their client takes them.
+    pub waiting_memory_bytes_max: u64,
 }
 
 impl Default for Store {
@@ -24,6 +27,7 @@ impl Default for Store {
             checkpoint_bytes: 256 << 20,
             disk_bytes_max: 0,
             backlog_bytes_max: 16 << 20,
+            waiting_memory_bytes_max: 32 << 20,
         }
     }
 }

@@ -65,6 +65,12 @@ fn store(config: &Config, report: &mut Report<'_>) {
     report.range(&at.key("segment_bytes"), segment, 64 << 10, 4 << 30);
     report.range(&at.key("checkpoint_bytes"), config.store.checkpoint_bytes, 64 << 10, 1 << 40);
     report.range(&at.key("backlog_bytes_max"), config.store.backlog_bytes_max, 64 << 10, 1 << 40);
+    report.range(
+        &at.key("waiting_memory_bytes_max"),
+        config.store.waiting_memory_bytes_max,
+        0,
+        1 << 50,
+    );
     let disk = config.store.disk_bytes_max;
     let least = 4 * segment + config.store.checkpoint_bytes;
     if disk != 0 && disk < least {

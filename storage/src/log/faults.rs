@@ -109,6 +109,22 @@ impl FaultDisk {
         result.map_or_else(|error| error.raw_os_error().unwrap_or(EIO), |()| 0)
     }
 
+    /// Does a read of a segment from `offset` on, as the shard's driver would: 0, with as many of
+    /// the bytes as there are, or a Linux error number.
+    pub fn read(&self, file: i32, offset: u64, bytes: &mut Vec<u8>) -> i32 {
+        let state = self.state();
+        let Some(content) = state.files.get(file as usize) else { return EIO };
+        let have = content.seen.len().saturating_sub(offset as usize).min(bytes.len());
+        let (first, end) = (offset as usize, offset as usize + have);
+        let sectors = first / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES);
+        if content.bad.range(sectors).next().is_some() {
+            return EIO;
+        }
+        bytes.truncate(have);
+        bytes.copy_from_slice(&content.seen[first..end]);
+        0
+    }
+
     /// Does only the write, not the sync: what a power cut between the two meets.
     pub fn write_unsynced(&self, write: &LogWrite) -> i32 {
         let mut state = self.state();

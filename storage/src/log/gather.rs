@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use super::format::{
     BATCH_BYTES_MAX, BATCH_HEADER_BYTES, ENVELOPE_BYTES, RECORD_BYTES_MAX, padded, put_record,
 };
-use crate::RecordKind;
+use crate::{Mark, RecordKind};
 
 /// Buffers that are kept for later.
 const BUFFERS_KEPT: usize = 4;
@@ -22,6 +22,10 @@ pub(super) struct Batch {
     pub(super) records: u32,
     /// What its header says about the start.
     pub(super) start: u64,
+    /// Its ordinal, from 1.
+    pub(super) number: u64,
+    /// Where the record that was added last begins in the buffer.
+    last_at: usize,
 }
 
 impl Batch {
@@ -54,6 +58,8 @@ impl Gather {
                 first: appended + 1,
                 records: 0,
                 start,
+                number: 1,
+                last_at: 0,
             },
             closed: VecDeque::new(),
             buffers: Vec::new(),
@@ -74,9 +80,20 @@ impl Gather {
         if self.open.records == 0 {
             self.open.first = lsn;
         }
+        self.open.last_at = self.open.buffer.len();
         put_record(&mut self.open.buffer, kind, parts, length as u32);
         self.open.records += 1;
         self.ended = false;
+    }
+
+    /// Where the record that was added last stands, if it still can be told.
+    pub(super) fn mark(&self) -> Option<Mark> {
+        let Batch { buffer, records, number, last_at, .. } = &self.open;
+        (*records > 0).then(|| Mark {
+            batch: *number,
+            offset: *last_at as u32,
+            bytes: (buffer.len() - last_at) as u32,
+        })
     }
 
     /// The turn ends: what was gathered may be written.
@@ -133,7 +150,8 @@ impl Gather {
         let mut buffer = self.buffers.pop().unwrap_or_default();
         buffer.resize(BATCH_HEADER_BYTES, 0);
         let next = self.open.first + u64::from(self.open.records);
-        let open = Batch { buffer, first: next, records: 0, start: self.start };
+        let number = self.open.number + 1;
+        let open = Batch { buffer, first: next, records: 0, start: self.start, number, last_at: 0 };
         let mut batch = std::mem::replace(&mut self.open, open);
         batch.start = self.start;
         self.bytes += batch.padded_bytes();

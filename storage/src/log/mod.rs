@@ -137,6 +137,7 @@ mod gather;
 mod lock;
 mod open;
 mod prepare;
+mod read;
 mod recover;
 mod scan;
 mod store;
@@ -147,6 +148,7 @@ pub use error::OpenError;
 use format::{BLOCK_BYTES, padded};
 pub use lock::{DataDirLock, LockError, lock, lock_shared};
 pub use open::{inspect, inspect_on};
+pub use read::{encode_record, record_at};
 pub use store::Log;
 
 use crate::record::RecordError;

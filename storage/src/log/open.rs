@@ -224,7 +224,7 @@ impl Opening {
             capacity_bytes: config.capacity_bytes,
             spares_max: config.spares_max(),
         };
-        let preparer = Preparer::new(files, identity, space, survey.file_bytes());
+        let preparer = Preparer::new(Arc::clone(&files), identity, space, survey.file_bytes());
         let mut used = Vec::new();
         let mut empty = Vec::new();
         let mut counted = 0;
@@ -252,6 +252,7 @@ impl Opening {
             checkpoint_bytes: walk.checkpoint_bytes,
             bytes_since: u64::saturating_sub(counted, walk.checkpoint_bytes),
             is_damaged: opened.damaged.is_some(),
+            files,
         };
         Ok((preparer, Opening { found, opened, empty }))
     }

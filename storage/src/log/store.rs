@@ -3,15 +3,17 @@
 //! everything else through the [`Desk`].
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use super::files::SegmentFile;
+use super::files::{Files, SegmentFile};
 use super::format::{
     BATCH_HEADER_BYTES, BatchHeader, Identity, SEGMENT_HEADER_BYTES, finish_batch, segment_name,
 };
 use super::gather::Gather;
 use super::prepare::{Answer, Desk, Job, Order, Prepared, Room, failure};
+use super::read::Readers;
 use super::{LogConfig, Sync};
-use crate::{LogWrite, Lsn, RecordKind, Store, StoreFailure, Usage};
+use crate::{ENOENT, LogWrite, Lsn, Mark, Place, RecordKind, Store, StoreFailure, Usage};
 
 /// Segments that are ready, or being made, beside the one that is written.
 const SEGMENTS_AHEAD: usize = 1;
@@ -28,6 +30,8 @@ pub struct Log {
     config: LogConfig,
     identity: Identity,
     desk: Desk,
+    files: Arc<dyn Files>,
+    readers: Readers,
     gather: Gather,
     appended: u64,
     durable: u64,
@@ -35,8 +39,9 @@ pub struct Log {
     synced: u64,
     /// The highest `durable` of a batch that is on the medium.
     noted: u64,
-    batches: u64,
     flight: Option<Flight>,
+    /// The batch that became durable last.
+    landed: Landed,
     current: Option<Current>,
     ready: VecDeque<Prepared>,
     /// Sizes of the segments that are being made.
@@ -64,6 +69,16 @@ struct Flight {
     last: u64,
     durable: u64,
     start: u64,
+    landed: Landed,
+}
+
+/// Where a batch stands.
+#[derive(Clone, Copy, Debug, Default)]
+struct Landed {
+    /// Its ordinal, 0 = none.
+    batch: u64,
+    segment: u64,
+    offset: u64,
 }
 
 /// The segment that is written.
@@ -132,6 +147,7 @@ pub(super) struct Found {
     pub(super) checkpoint_bytes: u64,
     pub(super) bytes_since: u64,
     pub(super) is_damaged: bool,
+    pub(super) files: Arc<dyn Files>,
 }
 
 impl Log {
@@ -140,13 +156,15 @@ impl Log {
             config,
             identity: found.identity,
             desk,
+            files: found.files,
+            readers: Readers::default(),
             gather: Gather::new(found.last, found.start),
             appended: found.last,
             durable: found.last,
             synced: found.last,
             noted: 0,
-            batches: 0,
             flight: None,
+            landed: Landed::default(),
             current: None,
             ready: VecDeque::new(),
             asked: VecDeque::new(),
@@ -316,12 +334,13 @@ impl Log {
         self.checkpoint.pending = None;
         self.checkpoint.start = self.checkpoint.start.max(start);
         let current = self.current.as_ref().map(|current| current.number);
-        let Log { desk, used_bytes, .. } = self;
+        let Log { desk, used_bytes, readers, .. } = self;
         self.used.retain(|used| {
             let stays = used.last >= start || Some(used.number) == current;
             if !stays {
                 let Used { number, bytes, reuse, .. } = *used;
                 *used_bytes -= bytes;
+                readers.forget(number);
                 desk.ask(Job::Free { number, bytes, reuse });
             }
             stays
@@ -460,12 +479,11 @@ impl Store for Log {
         }
         let current = self.current.as_mut()?;
         let mut batch = self.gather.take()?;
-        self.batches += 1;
         let header = BatchHeader {
             identity: self.identity,
             segment: current.number,
             offset: current.offset,
-            number: self.batches,
+            number: batch.number,
             first: batch.first,
             records: batch.records,
             body_bytes: (batch.buffer.len() - BATCH_HEADER_BYTES) as u32,
@@ -482,7 +500,8 @@ impl Store for Log {
         current.offset += needed;
         current.last = last;
         current.durable = header.durable;
-        self.flight = Some(Flight { last, durable: header.durable, start: header.start });
+        let landed = Landed { batch: batch.number, segment: current.number, offset };
+        self.flight = Some(Flight { last, durable: header.durable, start: header.start, landed });
         Some(LogWrite {
             file: current.file.descriptor(),
             offset,
@@ -504,6 +523,7 @@ impl Store for Log {
             return;
         }
         self.durable = flight.last;
+        self.landed = flight.landed;
         if flight.start > self.checkpoint.named {
             self.checkpoint.named = flight.start;
             self.checkpoint.pending = Some((flight.start, flight.last));
@@ -516,6 +536,34 @@ impl Store for Log {
             }
             Sync::Os => self.sync_for_freeing(),
         }
+    }
+
+    fn mark(&self) -> Option<Mark> {
+        self.gather.mark()
+    }
+
+    fn place(&self, mark: Mark) -> Option<Place> {
+        let Landed { batch, segment, offset } = self.landed;
+        let offset = offset + u64::from(mark.offset);
+        let place = Place {
+            segment: u32::try_from(segment).ok()?,
+            offset: u32::try_from(offset).ok()?,
+            bytes: mark.bytes,
+        };
+        (mark.batch == batch).then_some(place)
+    }
+
+    fn begin_read(&mut self, segment: u32) -> Result<i32, i32> {
+        let number = u64::from(segment);
+        if !self.used.iter().any(|used| used.number == number) {
+            return Err(ENOENT);
+        }
+        let opened = self.readers.begin(&*self.files, number);
+        opened.map_err(|error| failure("", &error).errno)
+    }
+
+    fn end_read(&mut self, segment: u32) {
+        self.readers.end(u64::from(segment));
     }
 
     fn is_waiting(&self) -> bool {

@@ -8,7 +8,7 @@ use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{Stage, T, World, pattern, plain};
-use crate::{Completion, Driver, LogOp, Wait};
+use crate::{Completion, Driver, LogOp, ReadOp, Wait};
 
 /// `EBUSY`.
 const EBUSY: i32 = 16;
@@ -161,4 +161,66 @@ pub(super) fn check_beside_sends<W: World>(world: W) {
     assert!(got == sent, "bytes of a send were lost beside a log write");
     assert!(scratch.bytes_at(0, logged.len()) == logged, "the log differs");
     stage.close(T, socket);
+}
+
+/// Reads under way at once: more than any driver keeps ready.
+const READS: usize = 70;
+
+impl<W: World> Stage<W> {
+    fn read_log(&mut self, file: i32, tag: u64, offset: u64, len: usize) {
+        let read = ReadOp { tag, file, offset, bytes: vec![0; len] };
+        self.driver().read_log(read);
+    }
+
+    /// The end of a log read: tag, bytes, error.
+    fn log_read(&mut self) -> (u64, Vec<u8>, i32) {
+        self.wait_for("log read", |c| match c {
+            Completion::LogRead { tag, bytes, errno } => Some((*tag, bytes.clone(), *errno)),
+            _ => None,
+        })
+    }
+}
+
+pub(super) fn check_reads<W: World>(world: W) {
+    let mut stage = Stage::new(world);
+    let scratch = Scratch::new();
+    let bytes = pattern(1 << 20, 60);
+    scratch.file.write_all_at(&bytes, 0).expect("it can be written");
+    let file = scratch.file.as_raw_fd();
+    let span = |n: usize| (n * 7919, 1 + (n * 1013) % 60_000);
+    for n in 0..READS {
+        let (offset, len) = span(n);
+        stage.read_log(file, n as u64, offset as u64, len);
+    }
+    let mut seen = vec![false; READS];
+    for _ in 0..READS {
+        let (tag, got, errno) = stage.log_read();
+        let (offset, len) = span(tag as usize);
+        assert_eq!(errno, 0);
+        assert!(got == bytes[offset..offset + len], "read {tag} has other bytes");
+        assert!(!std::mem::replace(&mut seen[tag as usize], true), "read {tag} ended twice");
+    }
+    // Only what there is; nothing at all behind the end.
+    stage.read_log(file, 1, (bytes.len() - 10) as u64, 100);
+    assert_eq!(stage.log_read(), (1, bytes[bytes.len() - 10..].to_vec(), 0));
+    stage.read_log(file, 2, bytes.len() as u64, 100);
+    assert_eq!(stage.log_read(), (2, Vec::new(), 0));
+    stage.read_log(-1, 3, 0, 100);
+    assert_eq!(stage.log_read(), (3, Vec::new(), EBADF));
+}
+
+/// A read beside a write that is being synced, and sockets beside both.
+pub(super) fn check_read_beside_write<W: World>(world: W) {
+    let mut stage = Stage::new(world);
+    let scratch = Scratch::new();
+    let bytes = pattern(300_000, 61);
+    scratch.file.write_all_at(&bytes, 0).expect("it can be written");
+    let next = pattern(200_000, 62);
+    stage.write_log(&scratch.file, bytes.len() as u64, &next, true);
+    stage.read_log(scratch.file.as_raw_fd(), 9, 1000, 250_000);
+    let (tag, got, errno) = stage.log_read();
+    assert_eq!((tag, errno), (9, 0));
+    assert!(got[..] == bytes[1000..251_000], "other bytes were read");
+    assert_eq!(stage.log_written(&next), 0);
+    assert!(scratch.bytes_at(bytes.len() as u64, next.len()) == next, "the log differs");
 }

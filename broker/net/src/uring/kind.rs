@@ -44,10 +44,12 @@ pub(super) enum Kind {
     CancelSend = 17,
     /// A write to the log.
     LogWrite = 18,
+    /// A read of a log; the rest is its place among the reads.
+    LogRead = 19,
 }
 
 impl Kind {
-    const ALL: [Kind; 18] = [
+    const ALL: [Kind; 19] = [
         Kind::Receive,
         Kind::ReceiveOnce,
         Kind::ReceiveExact,
@@ -66,6 +68,7 @@ impl Kind {
         Kind::WakeFailed,
         Kind::CancelSend,
         Kind::LogWrite,
+        Kind::LogRead,
     ];
 
     /// The `user_data` of an operation.

@@ -1,13 +1,14 @@
-//! The write to the log, with the sync of what it writes (RWF_DSYNC); at most one under way.
+//! The write to the log, with the sync of what it writes (RWF_DSYNC), at most one under way; and
+//! reads of logs.
 //!
-//! Owns the bytes while the kernel reads them; they go back to the shard when it no longer does.
+//! Owns the bytes while the kernel uses them; they go back to the shard when it no longer does.
 
 use std::time::Duration;
 
 use io_uring::squeue::Flags;
 use io_uring::types::Fd;
 use io_uring::{opcode, squeue};
-use ringtide_driver::{Completion, Driver, LogOp, Wait};
+use ringtide_driver::{Completion, Driver, LogOp, ReadOp, Wait};
 
 use super::UringDriver;
 use super::kind::Kind;
@@ -16,10 +17,10 @@ use super::kind::Kind;
 const CHUNK_BYTES_MAX: usize = 1 << 30;
 /// Tries of an operation that was interrupted before the log counts as failed.
 const TRIES_MAX: u32 = 100;
-/// Worker threads of the kernel that one shard's file operations may occupy: there is one at a
-/// time.
-const WORKERS_MAX: u32 = 1;
-/// Waits of 20 ms for a write when the driver ends: a disk that needs longer has failed.
+/// Worker threads of the kernel that one shard's file operations may occupy: the write, and a read
+/// that found nothing in memory where the file system cannot read without a thread.
+const WORKERS_MAX: u32 = 2;
+/// Waits of 20 ms for file operations when the driver ends: a disk that needs longer has failed.
 const LAST_WAITS_MAX: u32 = 1500;
 
 /// A write under way.
@@ -56,10 +57,37 @@ impl Write {
     }
 }
 
-/// The log of a driver.
+/// A read under way.
+struct Read {
+    op: ReadOp,
+    /// Bytes that are read.
+    done: usize,
+    tries: u32,
+}
+
+impl Read {
+    /// The next operation.
+    fn entry(&mut self, place: usize) -> squeue::Entry {
+        let rest = &mut self.op.bytes[self.done..];
+        let len = rest.len().min(CHUNK_BYTES_MAX);
+        opcode::Read::new(Fd(self.op.file), rest.as_mut_ptr(), len as u32)
+            .offset(self.op.offset + self.done as u64)
+            .build()
+            .user_data(Kind::LogRead.with(place as u64))
+    }
+}
+
+/// The file operations of a driver.
 #[derive(Default)]
-pub(super) struct LogWriter {
+pub(super) struct LogIo {
     write: Option<Write>,
+    reads: Vec<Option<Read>>,
+}
+
+impl LogIo {
+    fn is_idle(&self) -> bool {
+        self.write.is_none() && self.reads.iter().all(Option::is_none)
+    }
 }
 
 impl UringDriver {
@@ -106,17 +134,46 @@ impl UringDriver {
         Some(Completion::LogWritten { bytes: write.op.bytes, errno })
     }
 
-    /// Waits for the write under way: its bytes must not go while the kernel reads them, and what
-    /// it holds should not be lost to a cancel.
-    pub(super) fn end_log_write(&mut self) {
+    pub(super) fn begin_log_read(&mut self, op: ReadOp) {
+        let read = Read { op, done: 0, tries: 0 };
+        let free = self.log.reads.iter().position(Option::is_none);
+        let place = free.unwrap_or_else(|| {
+            self.log.reads.push(None);
+            self.log.reads.len() - 1
+        });
+        let entry = self.log.reads[place].insert(read).entry(place);
+        self.push(&entry);
+    }
+
+    /// An operation has ended; the end of the read if it was the last.
+    pub(super) fn log_read(&mut self, place: usize, result: i32) -> Option<Completion> {
+        let read = self.log.reads.get_mut(place)?.as_mut()?;
+        read.tries += 1;
+        let retry = matches!(-result, libc::EINTR | libc::EAGAIN) && read.tries < TRIES_MAX;
+        read.done = (read.done + result.max(0) as usize).min(read.op.bytes.len());
+        if retry || (result > 0 && read.done < read.op.bytes.len()) {
+            let entry = read.entry(place);
+            self.push(&entry);
+            return None;
+        }
+        let Read { op: ReadOp { tag, mut bytes, .. }, done, .. } =
+            self.log.reads.get_mut(place)?.take()?;
+        let errno = if result < 0 { -result } else { 0 };
+        bytes.truncate(if errno == 0 { done } else { 0 });
+        Some(Completion::LogRead { tag, bytes, errno })
+    }
+
+    /// Waits for the file operations under way: their bytes must not go while the kernel uses them,
+    /// and what a write holds should not be lost to a cancel.
+    pub(super) fn end_log(&mut self) {
         for _ in 0..LAST_WAITS_MAX {
             let wait = Wait::AtMost(Duration::from_millis(20));
-            if self.log.write.is_none() || self.ring.submit_and_wait(wait).is_err() {
+            if self.log.is_idle() || self.ring.submit_and_wait(wait).is_err() {
                 break;
             }
             while self.next().is_some() {}
         }
-        // The kernel may still read them.
-        std::mem::forget(self.log.write.take());
+        // The kernel may still use them.
+        std::mem::forget(std::mem::take(&mut self.log));
     }
 }

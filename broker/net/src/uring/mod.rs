@@ -30,7 +30,7 @@ use bytes::BytesMut;
 use io_uring::squeue::{self, Flags};
 use io_uring::{IoUring, opcode, types};
 use ringtide_driver::{
-    BufferId, Completion, Driver, ListenerId, LogOp, Outgoing, Socket, Token, Wait,
+    BufferId, Completion, Driver, ListenerId, LogOp, Outgoing, ReadOp, Socket, Token, Wait,
 };
 
 use crate::peers::{EventWaker, Peers};
@@ -40,7 +40,7 @@ use buffers::{Buffers, GROUP};
 use exact::Exacts;
 use handovers::HandOvers;
 use kind::Kind;
-use log::LogWriter;
+use log::LogIo;
 use ring::Ring;
 use sends::Sends;
 use table::{
@@ -157,7 +157,7 @@ pub struct UringDriver {
     sends: Sends,
     exacts: Exacts,
     acceptor: Acceptor,
-    log: LogWriter,
+    log: LogIo,
     /// Completions that came together with another one, oldest first.
     ready: VecDeque<Completion>,
     /// Tokens whose receive waits for a free buffer, oldest first.
@@ -205,7 +205,7 @@ impl UringDriver {
             sends: Sends::new(config.counted_sends),
             exacts: Exacts::default(),
             acceptor: Acceptor::new(config.listeners, direct),
-            log: LogWriter::default(),
+            log: LogIo::default(),
             ready: VecDeque::new(),
             starved: VecDeque::new(),
             shutdowns: Vec::new(),
@@ -533,6 +533,10 @@ impl Driver for UringDriver {
         self.begin_log_write(write);
     }
 
+    fn read_log(&mut self, read: ReadOp) {
+        self.begin_log_read(read);
+    }
+
     fn submit_and_wait(&mut self, wait: Wait) -> io::Result<()> {
         self.settle();
         self.buffers.publish();
@@ -573,7 +577,7 @@ impl Driver for UringDriver {
 impl Drop for UringDriver {
     fn drop(&mut self) {
         self.peers.publish(self.shard, -1);
-        self.end_log_write();
+        self.end_log();
         self.end_everything();
     }
 }

@@ -68,6 +68,7 @@ impl UringDriver {
                 None
             }
             Kind::LogWrite => self.log_written(result),
+            Kind::LogRead => self.log_read(rest as usize, result),
             Kind::Ignored => None,
         }
     }

@@ -88,6 +88,11 @@ impl<M> Queue<M> {
         self.pop().map(|oldest| (oldest, reason))
     }
 
+    /// The oldest message, which stays.
+    pub(super) fn front(&self) -> Option<&Delivery<M>> {
+        self.waiting.front()
+    }
+
     /// The oldest message.
     pub(super) fn pop(&mut self) -> Option<Delivery<M>> {
         let delivery = self.waiting.pop_front()?;

@@ -98,7 +98,7 @@ fn unknown_ids_change_nothing() {
     assert_eq!(outbound.on_pubrec(id(9), Success), Ok(PubrecReply::UnknownId));
     assert_eq!(outbound.on_pubrec(id(9), UnspecifiedError), Ok(PubrecReply::Ended));
     assert_eq!(outbound.on_pubcomp(id(9), PacketIdentifierNotFound), Ok(Completed::Unknown));
-    assert_eq!(outbound.too_large(id(9)), None);
+    assert_eq!(outbound.give_up(id(9)), None);
     assert!(outbound.is_idle());
     assert_eq!(sent(outbound.offer(delivery(1), 0, true)), 1);
 }

@@ -388,6 +388,11 @@ impl<M> Window<M> {
         }
     }
 
+    /// Unfinished exchanges, oldest first.
+    pub(super) fn unfinished(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().filter(|slot| !slot.is_done())
+    }
+
     /// Unfinished exchanges, oldest first, each with its message as long as that is needed. Those
     /// that end with the connection are left out.
     pub(super) fn exchanges(&self) -> impl Iterator<Item = (PacketId, Option<&Delivery<M>>)> {

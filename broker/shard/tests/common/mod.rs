@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use ringtide_driver::{
-    BufferId, Completion, Driver, ListenerId, LogOp, Outgoing, Socket, Token, Wait,
+    BufferId, Completion, Driver, ListenerId, LogOp, Outgoing, ReadOp, Socket, Token, Wait,
 };
 use ringtide_ring::mesh;
 use ringtide_shard::access::Access;
@@ -129,6 +129,10 @@ impl Driver for MemoryDriver {
 
     fn write_log(&mut self, write: LogOp) {
         self.completions.push_back(Completion::LogWritten { bytes: write.bytes, errno: 0 });
+    }
+
+    fn read_log(&mut self, _read: ReadOp) {
+        unreachable!("what these benchmarks and tests store is never read again");
     }
 
     fn submit_and_wait(&mut self, _wait: Wait) -> io::Result<()> {

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex};
 
 use bytes::BytesMut;
 use ringtide_driver::{
-    BufferId, Completion, Driver, ListenerId, LogOp, Outgoing, Socket, Token, Turn, TurnEnd, Wait,
+    BufferId, Completion, Driver, ListenerId, LogOp, Outgoing, ReadOp, Socket, Token, Turn,
+    TurnEnd, Wait,
 };
 use ringtide_ring::{Shared, mesh};
 use ringtide_shard::access::Access;
@@ -155,6 +156,10 @@ impl Driver for MemoryDriver {
     }
 
     fn write_log(&mut self, _write: LogOp) {
+        unreachable!("the store of these tests keeps nothing");
+    }
+
+    fn read_log(&mut self, _read: ReadOp) {
         unreachable!("the store of these tests keeps nothing");
     }
 
