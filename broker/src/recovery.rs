@@ -7,7 +7,7 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ringtide_shard::message::{forget_position, origin_of};
+use ringtide_shard::message::{digest_of, forget_position, origin_of, topic_of};
 use ringtide_storage::log::{LogConfig, Opened, Sync};
 use ringtide_storage::record::{ExchangeRecord, SessionId, Step};
 use ringtide_storage::state::{Parts, State};
@@ -63,8 +63,10 @@ pub(crate) fn recover(config: &Config, shards: u16) -> Result<Option<Recovery>, 
     }
     let dealt = Instant::now();
     let found = in_parallel(shards, |shard| {
+        let mut state = State::new(shard, topic_of);
+        state.leave_above(config.store.waiting_memory_bytes_max, digest_of);
         let config = log_config(config, &dir, dir.manifest.generation, shard);
-        replay::watched(shard, |replay, watch| Log::open_watched(config, replay, watch))
+        replay::watched(state, shard, |replay, watch| Log::open_watched(config, replay, watch))
     });
     let replayed = Instant::now();
     let mut logs = Vec::new();
@@ -72,7 +74,11 @@ pub(crate) fn recover(config: &Config, shards: u16) -> Result<Option<Recovery>, 
     let mut last = Vec::new();
     let (mut records, mut bytes) = (0, 0);
     for (shard, one) in found.into_iter().enumerate() {
-        let ((log, opened), state) = one.map_err(|error| unusable(&dir, shard, &error))?;
+        let ((log, opened), mut state) = one.map_err(|error| unusable(&dir, shard, &error))?;
+        for (lsn, place) in state.needed() {
+            let body = log.read_now(place).map_err(|error| unusable(&dir, shard, &error))?;
+            state.bring(lsn, &body);
+        }
         tell(shard, &opened, &mut damage);
         records += opened.records;
         bytes += opened.bytes;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ringtide_shard::message::{origin_of, topic_of};
 use ringtide_shard::partition::PartitionMap;
 use ringtide_storage::Lsn;
-use ringtide_storage::log::{OpenError, Opened, Progress, Replay, Watch, inspect};
+use ringtide_storage::log::{OpenError, Opened, PlacedReplay, Progress, Watch, inspect};
 use ringtide_storage::state::State;
 use ringtide_topics::TenantId;
 use tracing::info;
@@ -40,7 +40,10 @@ pub(crate) fn replay(dir: &DataDir) -> Result<Replayed, Failure> {
         if !path.try_exists().map_err(|error| unusable(&error))? {
             return Ok((State::new(shard, topic_of), None));
         }
-        let read = watched(shard, |replay, watch| inspect(&path, shard, replay, watch));
+        let read = watched(State::new(shard, topic_of), shard, |replay, watch| {
+            let replay = &mut |lsn, kind, body: &[u8]| replay(lsn, kind, body, None);
+            inspect(&path, shard, replay, watch)
+        });
         read.map(|(opened, state)| (state, Some(opened))).map_err(|error| unusable(&error))
     });
     let found = found.into_iter().collect::<Result<Vec<_>, Failure>>()?;
@@ -51,15 +54,16 @@ pub(crate) fn replay(dir: &DataDir) -> Result<Replayed, Failure> {
     Ok(Replayed { states, opened })
 }
 
-/// Lets `open` replay a log into a state of its own, and logs how far it has come.
+/// Lets `open` replay a log into a state, and logs how far it has come.
 ///
 /// # Errors
 /// What `open` says.
 pub(crate) fn watched<T>(
+    state: State,
     shard: u16,
-    open: impl FnOnce(&mut Replay<'_>, &mut Watch<'_>) -> Result<T, OpenError>,
+    open: impl FnOnce(&mut PlacedReplay<'_>, &mut Watch<'_>) -> Result<T, OpenError>,
 ) -> Result<(T, State), OpenError> {
-    let state = RefCell::new(State::new(shard, topic_of));
+    let state = RefCell::new(state);
     let mut told = Instant::now();
     let mut watch = |progress: Progress| {
         if told.elapsed() < TELL_EVERY {
@@ -70,7 +74,8 @@ pub(crate) fn watched<T>(
         let sessions = state.borrow().sessions();
         info!(shard, records, bytes, read_bytes, file_bytes, sessions, "store: replaying the log");
     };
-    let mut apply = |lsn, kind, body: &[u8]| state.borrow_mut().apply(lsn, kind, body);
+    let mut apply =
+        |lsn, kind, body: &[u8], place| state.borrow_mut().apply_at(lsn, kind, body, place);
     let opened = open(&mut apply, &mut watch)?;
     Ok((opened, state.into_inner()))
 }

@@ -39,15 +39,17 @@ mod together;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use bytes::Bytes;
+
 use crate::record::{
     CheckpointEndRecord, ConnectionRecord, Destination, Entry, ExchangeRecord, MessageHead,
     QueueRecord, RecordError, SessionEndRecord, SessionId, SessionRecord, SubscriptionRecord,
     WatermarkRecord,
 };
-use crate::{Lsn, RecordKind};
+use crate::{Lsn, Place, RecordKind};
 
 use messages::Messages;
-pub use parts::{Kept, Parts, Pending, Retained, SessionPart, UnderWay, Waiting};
+pub use parts::{Body, Digest, Kept, Parts, Pending, Retained, SessionPart, UnderWay, Waiting};
 pub use redistribute::{Due, Followed};
 use session::Session;
 
@@ -82,6 +84,8 @@ pub struct State {
     /// Messages of a checkpoint whose end has not come: further sessions may follow, also when the
     /// first have done with them.
     followed: Vec<u64>,
+    /// Messages that were left in the log and are needed after all.
+    needed: Vec<u64>,
     last_lsn: u64,
     last_session: SessionId,
     last_seq: u64,
@@ -103,10 +107,33 @@ impl State {
             sent: BTreeMap::new(),
             taken: BTreeMap::new(),
             followed: Vec::new(),
+            needed: Vec::new(),
             last_lsn: 0,
             last_session: SessionId(0),
             last_seq: 0,
             ignored: 0,
+        }
+    }
+
+    /// From now on leaves messages in the log, of whom at most `bytes_max` bytes are in memory:
+    /// those that wait for sessions and are needed for nothing else. For [`State::apply_at`]; a
+    /// state that leaves messages in the log can be taken apart, and nothing else.
+    pub fn leave_above(&mut self, bytes_max: u64, digest_of: fn(&[u8]) -> Option<Digest>) {
+        self.messages.limit(bytes_max, digest_of);
+    }
+
+    /// The messages that were left in the log and are needed in memory all the same, with their
+    /// places, for [`State::bring`].
+    pub fn needed(&self) -> Vec<(u64, Place)> {
+        let places = self.needed.iter().map(|&lsn| Some((lsn, self.messages.away(lsn)?.0)));
+        places.flatten().collect()
+    }
+
+    /// Brings the message of a position back, whose record's body is `body`.
+    pub fn bring(&mut self, lsn: u64, body: &[u8]) {
+        let Some((_, digest)) = self.messages.away(lsn) else { return };
+        if let Some(at) = body.len().checked_sub(digest.bytes as usize) {
+            self.messages.bring(lsn, Bytes::copy_from_slice(&body[at..]));
         }
     }
 
@@ -136,10 +163,24 @@ impl State {
     /// # Errors
     /// The body is not a record of this kind; nothing has changed then.
     pub fn apply(&mut self, lsn: Lsn, kind: RecordKind, body: &[u8]) -> Result<(), RecordError> {
+        self.apply_at(lsn, kind, body, None)
+    }
+
+    /// As [`State::apply`], of a record that stands at a place where it can be read again.
+    ///
+    /// # Errors
+    /// The body is not a record of this kind; nothing has changed then.
+    pub fn apply_at(
+        &mut self,
+        lsn: Lsn,
+        kind: RecordKind,
+        body: &[u8],
+        place: Option<Place>,
+    ) -> Result<(), RecordError> {
         match kind {
             RecordKind::Message | RecordKind::Checkpoint => {
                 let (head, message) = MessageHead::decode(body)?;
-                self.apply_message(lsn.0, &head, message)?;
+                self.apply_message(lsn.0, &head, message, place)?;
                 if kind == RecordKind::Checkpoint {
                     self.followed.push(lsn.0);
                 } else {
@@ -169,6 +210,7 @@ impl State {
         lsn: u64,
         head: &MessageHead<'_>,
         message: &[u8],
+        place: Option<Place>,
     ) -> Result<(), RecordError> {
         self.last_lsn = self.last_lsn.max(lsn);
         let topic = if head.retained {
@@ -176,7 +218,8 @@ impl State {
         } else {
             None
         };
-        self.messages.insert(lsn, message);
+        let for_sessions = !head.retained && head.destinations.is_empty();
+        self.messages.insert(lsn, message, place, for_sessions);
         if let Some((session, packet_id)) = head.inbound {
             match self.sessions.get_mut(&session) {
                 Some(session) => session.begin_inbound(packet_id),
@@ -237,6 +280,10 @@ impl State {
     fn add_entries(&mut self, lsn: u64, entries: &[Entry<'_>]) {
         for entry in entries {
             self.last_seq = self.last_seq.max(entry.seq);
+            if entry.membership != 0 && self.messages.away(lsn).is_some() {
+                // When its session ends another member gets it, at once.
+                self.needed.push(lsn);
+            }
             // Also one that a checkpoint brings only later: it had the message all the same.
             self.messages.note_had(lsn, entry.session, entry.membership);
             let Some(session) = self.sessions.get_mut(&entry.session) else {
@@ -358,11 +405,11 @@ impl State {
         sent: u64,
         origin_of: OriginOf,
     ) -> Vec<(SessionId, u64)> {
-        let is_lost = |message: &[u8], from: Option<(u16, u64)>| {
-            origin_of(message).is_some_and(|(shard, lsn)| shard == origin && lsn > last.0)
+        let is_lost = |first: Option<(u16, u64)>, from: Option<(u16, u64)>| {
+            first.is_some_and(|(shard, lsn)| shard == origin && lsn > last.0)
                 || from.is_some_and(|(shard, seq)| shard == origin && seq > sent)
         };
-        let lost = self.messages.select(is_lost);
+        let lost = self.messages.select(origin_of, is_lost);
         if lost.is_empty() {
             return Vec::new();
         }

@@ -198,7 +198,7 @@ proptest! {
                 let client_id = &session.record.client_id;
                 prop_assert_eq!(home(client_id, shards), shard);
                 for origin in 0..OLD {
-                    let numbers = session.waiting.iter().map(|one| &one.message.bytes);
+                    let numbers = session.waiting.iter().map(|one| one.message.bytes());
                     let from = |bytes: &&bytes::Bytes| bytes[5] == origin as u8;
                     let got: Vec<u64> = numbers.filter(from).map(|b| number_of(b)).collect();
                     let due = owed.get(&(client_id.clone(), origin)).cloned().unwrap_or_default();
@@ -208,7 +208,7 @@ proptest! {
             for one in &parts.retained {
                 prop_assert_eq!(home(&one.topic, shards), shard);
                 // The last of some publisher; nobody says which publisher was the last.
-                let number = number_of(&one.message.bytes);
+                let number = number_of(one.message.bytes());
                 let last_of = |origin| last.get(&(one.topic.clone(), origin));
                 prop_assert!((0..OLD).filter_map(last_of).any(|last| *last == number));
             }

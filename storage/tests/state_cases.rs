@@ -83,7 +83,7 @@ fn only_live_messages_are_held() {
     }
     assert_eq!(log.state.messages(), 1);
     let parts = log.state.into_parts();
-    assert_eq!(parts.sessions[1].waiting[0].message.bytes, never);
+    assert_eq!(parts.sessions[1].waiting[0].message.bytes()[..], never[..]);
     assert_eq!((parts.last_seq, parts.last_session), (49_999, SessionId(2)));
 }
 
@@ -128,7 +128,7 @@ fn shared_messages_share_their_bytes() {
     log.put(RecordKind::Queue, |out| queue.encode(out));
     let parts = log.state.into_parts();
     let places: Vec<_> =
-        parts.sessions.iter().map(|one| one.waiting[0].message.bytes.as_ptr()).collect();
+        parts.sessions.iter().map(|one| one.waiting[0].message.bytes().as_ptr()).collect();
     assert!(places.iter().all(|place| *place == places[0]));
 }
 
@@ -236,7 +236,7 @@ fn what_its_origin_has_lost_is_discarded() {
     let places = |shard| parts.under_way.iter().filter(move |one| one.origin == shard);
     assert_eq!(places(5).map(|one| one.seq).collect::<Vec<_>>(), [1]);
     assert_eq!(parts.pending.iter().map(|one| one.seq).collect::<Vec<_>>(), [1]);
-    assert_eq!(number_of(&parts.retained[0].message.bytes), 3, "what is retained stays");
+    assert_eq!(number_of(parts.retained[0].message.bytes()), 3, "what is retained stays");
     assert_eq!(log.state.messages(), 2);
     assert_eq!(log.state.discard_uncommitted(5, Lsn(10), 9, origin_of), []);
 }

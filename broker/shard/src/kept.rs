@@ -90,6 +90,11 @@ impl Kept {
         Kept::with(Content::Here(message), bytes, topic_hash, memory)
     }
 
+    /// One that only the log has.
+    pub(crate) fn away(bytes: u32, topic_hash: u64, memory: &Rc<Memory>) -> Kept {
+        Kept::with(Content::Away, bytes, topic_hash, memory)
+    }
+
     fn with(content: Content, bytes: u32, topic_hash: u64, memory: &Rc<Memory>) -> Kept {
         Kept(Rc::new(Inner {
             content: RefCell::new(content),

@@ -6,6 +6,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use ringtide_codec::QoS;
+use ringtide_storage::state::Digest;
 use ringtide_topics::TenantId;
 
 /// Bytes of a version 1 header.
@@ -113,6 +114,17 @@ pub fn topic_of(message: &[u8]) -> Option<(u32, &str, bool)> {
 pub fn origin_of(message: &[u8]) -> Option<(u16, u64)> {
     let header = View::read(message).ok()?.header;
     Some((header.origin_log, header.lsn))
+}
+
+/// Reads what must be known of a message whose bytes are left in the log.
+pub fn digest_of(message: &[u8]) -> Option<Digest> {
+    let view = View::read(message).ok()?;
+    Some(Digest {
+        bytes: u32::try_from(message.len()).ok()?,
+        topic_hash: view.header.topic_hash,
+        expires_ms: view.header.expires_ms,
+        origin: (view.header.origin_log, view.header.lsn),
+    })
 }
 
 /// Makes a message's bytes those of one that no log holds yet: its position in a log that was
@@ -267,11 +279,6 @@ impl Message {
         let view = self.view();
         let head = view.head();
         view.parts(&[], &head).concat()
-    }
-
-    /// True if nothing else holds the buffer.
-    pub(crate) fn is_unique(&self) -> bool {
-        self.0.is_unique()
     }
 
     /// The buffer of the encoded form.

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use ringtide_driver::ReadOp;
+use ringtide_storage::state::Digest;
 use ringtide_storage::{Mark, Place, Store, record_at};
 
 use crate::kept::{Kept, Memory, WeakKept};
@@ -98,6 +99,18 @@ impl Pages {
         Kept::new(message, &self.memory)
     }
 
+    /// One that only the log has; its place must be told next.
+    pub(crate) fn keep_away(&self, digest: &Digest) -> Kept {
+        Kept::away(digest.bytes, digest.topic_hash, &self.memory)
+    }
+
+    /// The log has a message at this place.
+    pub(crate) fn place(&mut self, kept: &Kept, place: Place) {
+        if kept.set_place(place) && !kept.is_away() {
+            self.placed.push_back(kept.downgrade());
+        }
+    }
+
     /// A write has ended: what stands in it has a place from now on. Must come before the next
     /// write is taken from the store.
     pub(crate) fn settle<S: Store>(&mut self, store: &S, appended: &mut VecDeque<Appended>) {
@@ -106,9 +119,8 @@ impl Pages {
             appended.pop_front_if(|first| first.lsn <= durable)
         {
             let place = store.place(mark);
-            let Some((place, own)) = place.zip(kept.upgrade()) else { continue };
-            if own.set_place(place) {
-                self.placed.push_back(kept);
+            if let Some((place, kept)) = place.zip(kept.upgrade()) {
+                self.place(&kept, place);
             }
         }
         if self.placed.len() > DEAD_MIN + 2 * self.memory.placed() {

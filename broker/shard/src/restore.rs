@@ -10,7 +10,7 @@ use ringtide_session::{Delivery, Inbound, Outbound, Unfinished, WillState, expir
 use ringtide_storage::Store;
 use ringtide_storage::record::{ANEW, Filter as KeptFilter, SessionId, SessionRecord, WillRecord};
 use ringtide_storage::state::{
-    Kept as KeptMessage, Parts, Pending as KeptPending, SessionPart, UnderWay, Waiting,
+    Body, Kept as KeptMessage, Parts, Pending as KeptPending, SessionPart, UnderWay, Waiting,
 };
 use ringtide_topics::{Filter, SessionRef, Subscription, TenantId};
 
@@ -51,7 +51,7 @@ impl<S: Store> Core<S> {
             }
         }
         for one in retained {
-            match Message::from_encoded(one.message.bytes) {
+            match Message::from_encoded(one.message.bytes().clone()) {
                 Ok(message) => self.routes.retained.restore(message),
                 Err(_) => self.clients.counters.add(Counter::RestoreErrors, 1),
             }
@@ -85,7 +85,7 @@ impl<S: Store> Core<S> {
         let passed_on = own.filter(|one| !one.had.is_empty() || !one.forwarded.is_empty());
         let passed_on: HashSet<u64> = passed_on.map(|one| one.seq).collect();
         for KeptPending { shard, seq, group, message } in pending {
-            let Ok(message) = Message::from_encoded(message.bytes) else {
+            let Ok(message) = Message::from_encoded(message.bytes().clone()) else {
                 self.clients.counters.add(Counter::RestoreErrors, 1);
                 continue;
             };
@@ -205,11 +205,19 @@ impl<S: Store> Core<S> {
         if let Some((message, expires_ms)) = shared.get(&kept.lsn) {
             return Some((message.clone(), *expires_ms));
         }
-        let message = Message::from_encoded(kept.bytes).ok()?;
-        let expires_ms = message.view().header.expires_ms;
-        let is_shared = !message.is_unique();
-        let message = self.clients.pages.keep(message);
-        if is_shared {
+        let pages = &mut self.clients.pages;
+        let (message, expires_ms) = match kept.body {
+            Body::Here(bytes) => {
+                let message = Message::from_encoded(bytes).ok()?;
+                let expires_ms = message.view().header.expires_ms;
+                (pages.keep(message), expires_ms)
+            }
+            Body::Away(digest) => (pages.keep_away(&digest), digest.expires_ms),
+        };
+        if let Some(place) = kept.place {
+            pages.place(&message, place);
+        }
+        if kept.is_shared {
             shared.insert(kept.lsn, (message.clone(), expires_ms));
         }
         Some((message, expires_ms))

@@ -82,14 +82,17 @@ impl World {
         let old = self.scenario.shards;
         let new =
             if crashes.random.chance(250) { *crashes.random.pick(&[1, 2, 3, 8]) } else { old };
-        let mut states = recover::replay(&self.disks, &self.trace);
-        if new != old {
+        let leave_above = Some(self.scenario.limits.waiting_memory_bytes_max);
+        let dealt_out = new != old;
+        let first = leave_above.filter(|_| !dealt_out);
+        let mut states = recover::replay(&self.disks, first, &self.trace);
+        if dealt_out {
             self.trace.event([61, new.into(), 0, 0], format_args!("{old} shards, now {new}"));
             let disks =
                 recover::redistribute(states, (self.seed, old, new), self.scenario.sabotage);
             self.disks = disks.into_iter().map(|disk| Rc::new(RefCell::new(disk))).collect();
             self.scenario.shards = new;
-            states = recover::replay(&self.disks, &self.trace);
+            states = recover::replay(&self.disks, leave_above, &self.trace);
             self.unsettle_disks();
         }
         self.net.borrow_mut().crash((crash_us, back_us), new, &mut crashes.random);

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use ringtide_shard::message::{View, forget_position, origin_of, topic_of};
+use ringtide_shard::message::{View, digest_of, forget_position, origin_of, topic_of};
 use ringtide_shard::partition::PartitionMap;
 use ringtide_storage::RecordKind;
 use ringtide_storage::record::{
@@ -20,19 +20,34 @@ use crate::store::{Disk, Record};
 use crate::trace::Trace;
 
 /// The states of all shards, settled.
-pub(crate) fn replay(disks: &[Rc<RefCell<Disk>>], trace: &Trace) -> Vec<State> {
+///
+/// Messages above `leave_above` bytes are left in the logs, if one is given.
+pub(crate) fn replay(
+    disks: &[Rc<RefCell<Disk>>],
+    leave_above: Option<u64>,
+    trace: &Trace,
+) -> Vec<State> {
     let mut states = Vec::new();
     let mut last = Vec::new();
     for (shard, disk) in disks.iter().enumerate() {
         let mut state = State::new(shard as u16, topic_of);
+        if let Some(bytes_max) = leave_above {
+            state.leave_above(bytes_max, digest_of);
+        }
         let disk = disk.borrow();
         for record in &disk.records {
             let numbers = [62, shard as u64, record.lsn.0, record.kind as u64];
             trace.event(numbers, format_args!("s{shard} log {}: {}", record.lsn.0, words(record)));
-            if let Err(error) = state.apply(record.lsn, record.kind, &record.body) {
+            if let Err(error) =
+                state.apply_at(record.lsn, record.kind, &record.body, disk.place(record.lsn))
+            {
                 let (lsn, kind) = (record.lsn.0, record.kind);
                 trace.fail(format_args!("shard {shard}: record {lsn}, {kind:?}: {error}"));
             }
+        }
+        for (lsn, _) in state.needed() {
+            let record = disk.records.iter().find(|record| record.lsn.0 == lsn);
+            state.bring(lsn, record.map_or(&[], |record| &record.body));
         }
         last.push(disk.appended);
         states.push(state);

@@ -140,12 +140,12 @@ impl Contents {
         let mut messages = Messages::default();
         for (number, part) in (1..).zip(&sessions) {
             for (place, one) in (1..).zip(&part.waiting) {
-                let message = messages.of(one.message.lsn, &one.message.bytes);
+                let message = messages.of(one.message.lsn, one.message.bytes());
                 message.waits_for.push((number, place));
             }
         }
         for one in &parts.retained {
-            messages.of(one.message.lsn, &one.message.bytes).retained = true;
+            messages.of(one.message.lsn, one.message.bytes()).retained = true;
         }
         Contents { sessions, messages: messages.list, left_out }
     }
@@ -234,7 +234,7 @@ fn leave_out(part: &mut SessionPart) -> u64 {
     let SessionPart { record, waiting } = part;
     let things = |part: (&[_], &[_], &[_])| part.0.len() + part.1.len() + part.2.len();
     let before = things((waiting, &record.filters, &record.inbound)) + record.exchanges.len();
-    waiting.retain(|one| matches!(one.qos, 1 | 2) && View::read(&one.message.bytes).is_ok());
+    waiting.retain(|one| matches!(one.qos, 1 | 2) && View::read(one.message.bytes()).is_ok());
     record.filters.retain(|one| Filter::parse(&one.filter, u16::MAX).is_ok());
     record.inbound.retain(|id| *id != 0);
     let mut sent = Vec::new();

@@ -122,10 +122,10 @@ impl Stats {
             self.count_session(session);
         }
         for one in &parts.retained {
-            self.retained.add(one.message.bytes.len());
+            self.retained.add(one.message.bytes().len());
         }
         for one in &parts.pending {
-            self.between_shards.add(one.message.bytes.len());
+            self.between_shards.add(one.message.bytes().len());
         }
     }
 
@@ -141,7 +141,7 @@ impl Stats {
         self.wills += u64::from(record.will.is_some());
         let mut waiting = Amount::default();
         for one in &part.waiting {
-            waiting.add(one.message.bytes.len());
+            waiting.add(one.message.bytes().len());
         }
         self.waiting.messages += waiting.messages;
         self.waiting.bytes += waiting.bytes;

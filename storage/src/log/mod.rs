@@ -152,7 +152,7 @@ pub use read::{encode_record, record_at};
 pub use store::Log;
 
 use crate::record::RecordError;
-use crate::{Lsn, RecordKind};
+use crate::{Lsn, Place, RecordKind};
 
 /// When a batch counts as durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -216,6 +216,10 @@ impl LogConfig {
 
 /// Takes the records that count, in order. What it refuses ends the opening.
 pub type Replay<'a> = dyn FnMut(Lsn, RecordKind, &[u8]) -> Result<(), RecordError> + 'a;
+
+/// As [`Replay`], with the place of each record if it can be read again.
+pub type PlacedReplay<'a> =
+    dyn FnMut(Lsn, RecordKind, &[u8], Option<Place>) -> Result<(), RecordError> + 'a;
 
 /// How far an opening has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

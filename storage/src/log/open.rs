@@ -10,12 +10,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::error::OpenError;
 use super::faults::FaultDisk;
 use super::files::{Directory, Files};
-use super::format::{BatchHeader, EnvelopeError, Identity, record_kind, segment_name, take_record};
+use super::format::{
+    BATCH_HEADER_BYTES, BatchHeader, EnvelopeError, Identity, record_kind, segment_name,
+    take_record,
+};
 use super::prepare::{Desk, Job, Preparer, Space};
 use super::recover::{Plan, Survey, Walk, plan, survey, sync_served, walk};
 use super::store::{Found, Log, Used};
-use super::{Damage, LogConfig, Opened, Progress, Replay, Watch};
-use crate::Lsn;
+use super::{Damage, LogConfig, Opened, PlacedReplay, Progress, Replay, Watch};
+use crate::{Lsn, Place};
 
 impl Log {
     /// Opens the log of a shard, which is made if there is none, and replays what counts in it.
@@ -27,16 +30,17 @@ impl Log {
     /// # Errors
     /// See [`OpenError`]. Damage is no error: [`Opened::damaged`].
     pub fn open(config: LogConfig, replay: &mut Replay<'_>) -> Result<(Log, Opened), OpenError> {
-        Log::open_watched(config, replay, &mut |_| ())
+        Log::open_watched(config, &mut |lsn, kind, body, _| replay(lsn, kind, body), &mut |_| ())
     }
 
-    /// As [`Log::open`], and tells `watch` how far it has come, after each batch of records.
+    /// As [`Log::open`], tells where each record can be read again, and tells `watch` how far it
+    /// has come, after each batch of records.
     ///
     /// # Errors
     /// See [`OpenError`].
     pub fn open_watched(
         mut config: LogConfig,
-        replay: &mut Replay<'_>,
+        replay: &mut PlacedReplay<'_>,
         watch: &mut Watch<'_>,
     ) -> Result<(Log, Opened), OpenError> {
         config.round();
@@ -63,6 +67,7 @@ impl Log {
     ) -> Result<(Log, Opened), OpenError> {
         config.round();
         let files = Arc::new(disk.clone());
+        let replay = &mut |lsn, kind, body: &[u8], _: Option<Place>| replay(lsn, kind, body);
         let (preparer, opening) = Opening::run(files, &config, salt, replay, &mut |_| ())?;
         Ok(opening.into_log(config, Desk::inline(preparer)))
     }
@@ -80,6 +85,7 @@ pub fn inspect(
     watch: &mut Watch<'_>,
 ) -> Result<Opened, OpenError> {
     let files = Directory::existing(dir);
+    let replay = &mut |lsn, kind, body: &[u8], _: Option<Place>| replay(lsn, kind, body);
     let recovery = recover(&files, log, false, replay, watch)?;
     Ok(recovery.opened())
 }
@@ -93,6 +99,7 @@ pub fn inspect_on(
     log: u16,
     replay: &mut Replay<'_>,
 ) -> Result<Opened, OpenError> {
+    let replay = &mut |lsn, kind, body: &[u8], _: Option<Place>| replay(lsn, kind, body);
     Ok(recover(disk, log, false, replay, &mut |_| ())?.opened())
 }
 
@@ -138,7 +145,7 @@ fn recover(
     files: &dyn Files,
     log: u16,
     settle: bool,
-    replay: &mut Replay<'_>,
+    replay: &mut PlacedReplay<'_>,
     watch: &mut Watch<'_>,
 ) -> Result<Recovery, OpenError> {
     let survey = survey(files, log)?;
@@ -166,12 +173,15 @@ fn replay_batch(
     batch: &BatchHeader,
     mut rest: &[u8],
     from: u64,
-    replay: &mut Replay<'_>,
+    replay: &mut PlacedReplay<'_>,
 ) -> Result<(u64, u64), OpenError> {
     let (mut records, mut bytes) = (0, 0);
+    let all_bytes = rest.len();
+    let begin = batch.offset + BATCH_HEADER_BYTES as u64;
     let inconsistent = || OpenError::Inconsistent { segment: batch.segment, offset: batch.offset };
     for position in batch.first..=batch.last() {
         let lsn = Lsn(position);
+        let before = all_bytes - rest.len();
         let record = take_record(&mut rest).map_err(|error| match error {
             EnvelopeError::Newer(number) => OpenError::UnknownRecord { lsn, number },
             EnvelopeError::Invalid => inconsistent(),
@@ -179,7 +189,9 @@ fn replay_batch(
         let number = record.kind;
         let kind = record_kind(number).ok_or(OpenError::UnknownRecord { lsn, number })?;
         if position >= from {
-            replay(lsn, kind, record.body).map_err(|error| OpenError::Record {
+            let len = all_bytes - rest.len() - before;
+            let place = place_of(batch.segment, begin + before as u64, len as u64);
+            replay(lsn, kind, record.body, place).map_err(|error| OpenError::Record {
                 lsn,
                 kind,
                 error,
@@ -189,6 +201,15 @@ fn replay_batch(
         }
     }
     if rest.is_empty() { Ok((records, bytes)) } else { Err(inconsistent()) }
+}
+
+/// A record's place, unless its numbers are too large for one.
+fn place_of(segment: u64, offset: u64, bytes: u64) -> Option<Place> {
+    Some(Place {
+        segment: u32::try_from(segment).ok()?,
+        offset: u32::try_from(offset).ok()?,
+        bytes: u32::try_from(bytes).ok()?,
+    })
 }
 
 /// A log that was recovered and is about to be written.
@@ -205,7 +226,7 @@ impl Opening {
         files: Arc<dyn Files>,
         config: &LogConfig,
         salt: u64,
-        replay: &mut Replay<'_>,
+        replay: &mut PlacedReplay<'_>,
         watch: &mut Watch<'_>,
     ) -> Result<(Preparer, Opening), OpenError> {
         let recovery = recover(&*files, config.log, true, replay, watch)?;

@@ -3,6 +3,7 @@
 //! everything else through the [`Desk`].
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 
 use super::files::{Files, SegmentFile};
@@ -11,7 +12,7 @@ use super::format::{
 };
 use super::gather::Gather;
 use super::prepare::{Answer, Desk, Job, Order, Prepared, Room, failure};
-use super::read::Readers;
+use super::read::{Readers, record_at};
 use super::{LogConfig, Sync};
 use crate::{ENOENT, LogWrite, Lsn, Mark, Place, RecordKind, Store, StoreFailure, Usage};
 
@@ -222,6 +223,20 @@ impl Log {
         let errno = result.map_or_else(|error| failure("", &error).errno, |()| 0);
         self.written(write.bytes, errno);
         true
+    }
+
+    /// Reads the record at a place on the calling thread, which blocks: its body. For a start, and
+    /// programs that have no driver.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not what was written.
+    pub fn read_now(&self, place: Place) -> io::Result<Vec<u8>> {
+        let file = self.files.open(&segment_name(u64::from(place.segment)))?;
+        let mut bytes = vec![0; place.bytes as usize];
+        file.read(&mut bytes, u64::from(place.offset))?;
+        let record = record_at(&bytes, u64::from(place.offset), place);
+        let (_, body) = record.ok_or(io::ErrorKind::InvalidData)?;
+        Ok(body.to_vec())
     }
 
     /// Waits until the segment that was asked for is ready or could not be made.

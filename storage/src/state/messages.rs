@@ -1,16 +1,22 @@
-//! Stored messages by position, each as long as something refers to it.
+//! Stored messages by position, each as long as something refers to it; above a limit not their
+//! bytes, but where those stand in the log.
 
 use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 
-use super::UnderWay;
+use super::{Body, Digest, UnderWay};
+use crate::Place;
 use crate::record::SessionId;
 
 /// One message.
 #[derive(Clone, Debug)]
 struct Stored {
-    bytes: Bytes,
+    body: Body,
+    /// Where the log has it, if that is known.
+    place: Option<Place>,
+    /// It might have been left in the log.
+    may_be_away: bool,
     /// Entries, pending places, retained topics and open fan-outs that refer to it.
     holds: u32,
     /// Open fan-outs among them; only while there is one is it noted who had the message.
@@ -25,6 +31,11 @@ struct Stored {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Messages {
     by_lsn: HashMap<u64, Stored>,
+    /// How many bytes may be in memory of messages that may be left in the log, and what tells
+    /// apart those that are.
+    limit: Option<(u64, fn(&[u8]) -> Option<Digest>)>,
+    /// Bytes of these.
+    here_bytes: u64,
 }
 
 impl Messages {
@@ -36,14 +47,51 @@ impl Messages {
         self.by_lsn.contains_key(&lsn)
     }
 
-    /// Adds a message with one hold, which is the caller's to release.
-    pub(super) fn insert(&mut self, lsn: u64, message: &[u8]) {
-        self.insert_shared(lsn, || Bytes::copy_from_slice(message));
+    /// From now on leaves messages in the log for which there is no room.
+    pub(super) fn limit(&mut self, bytes_max: u64, digest_of: fn(&[u8]) -> Option<Digest>) {
+        self.limit = Some((bytes_max, digest_of));
+    }
+
+    /// Adds a message with one hold, which is the caller's to release. It may be left at its place
+    /// in the log if `may_be_away`.
+    pub(super) fn insert(
+        &mut self,
+        lsn: u64,
+        message: &[u8],
+        place: Option<Place>,
+        may_be_away: bool,
+    ) {
+        let may_be_away = may_be_away && place.is_some();
+        let bytes = message.len() as u64;
+        let digest = match self.limit {
+            Some((max, of)) if may_be_away && self.here_bytes + bytes > max => of(message),
+            _ => None,
+        };
+        if may_be_away && digest.is_none() && !self.contains(lsn) {
+            self.here_bytes += bytes;
+        }
+        let body = || match digest {
+            Some(digest) => Body::Away(digest),
+            None => Body::Here(Bytes::copy_from_slice(message)),
+        };
+        self.insert_body(lsn, body, place, may_be_away);
     }
 
     pub(super) fn insert_shared(&mut self, lsn: u64, bytes: impl FnOnce() -> Bytes) {
+        self.insert_body(lsn, || Body::Here(bytes()), None, false);
+    }
+
+    fn insert_body(
+        &mut self,
+        lsn: u64,
+        body: impl FnOnce() -> Body,
+        place: Option<Place>,
+        may_be_away: bool,
+    ) {
         let stored = self.by_lsn.entry(lsn).or_insert_with(|| Stored {
-            bytes: bytes(),
+            body: body(),
+            place,
+            may_be_away,
             holds: 0,
             open: 0,
             had: Vec::new(),
@@ -63,6 +111,9 @@ impl Messages {
         if let Some(stored) = self.by_lsn.get_mut(&lsn) {
             stored.holds -= 1;
             if stored.holds == 0 {
+                if let (Body::Here(bytes), true) = (&stored.body, stored.may_be_away) {
+                    self.here_bytes -= bytes.len() as u64;
+                }
                 self.by_lsn.remove(&lsn);
             }
         }
@@ -109,8 +160,37 @@ impl Messages {
         }
     }
 
+    /// The bytes of a message that is in memory: one that was not left in the log.
     pub(super) fn bytes(&self, lsn: u64) -> Bytes {
-        self.by_lsn.get(&lsn).map(|stored| stored.bytes.clone()).unwrap_or_default()
+        match self.by_lsn.get(&lsn).map(|stored| &stored.body) {
+            Some(Body::Here(bytes)) => bytes.clone(),
+            Some(Body::Away(_)) | None => Bytes::new(),
+        }
+    }
+
+    /// What there is of a message, its place, and whether more than one thing refers to it.
+    pub(super) fn body(&self, lsn: u64) -> (Body, Option<Place>, bool) {
+        match self.by_lsn.get(&lsn) {
+            Some(stored) => (stored.body.clone(), stored.place, stored.holds > 1),
+            None => (Body::Here(Bytes::new()), None, false),
+        }
+    }
+
+    /// Where a message stands that was left in the log.
+    pub(super) fn away(&self, lsn: u64) -> Option<(Place, Digest)> {
+        let stored = self.by_lsn.get(&lsn)?;
+        match stored.body {
+            Body::Away(digest) => Some((stored.place?, digest)),
+            Body::Here(_) => None,
+        }
+    }
+
+    /// Brings a message back that was left in the log.
+    pub(super) fn bring(&mut self, lsn: u64, bytes: Bytes) {
+        if let Some(stored) = self.by_lsn.get_mut(&lsn) {
+            stored.body = Body::Here(bytes);
+            stored.may_be_away = false;
+        }
     }
 
     /// Adds who had the message, and which shards and groups it went on to.
@@ -121,9 +201,19 @@ impl Messages {
         }
     }
 
-    /// The positions of the messages that `pick` takes.
-    pub(super) fn select(&self, pick: impl Fn(&[u8], Option<(u16, u64)>) -> bool) -> HashSet<u64> {
+    /// The positions of the messages that `pick` takes, by where their first record stands
+    /// (`origin_of`) and where they came from.
+    pub(super) fn select(
+        &self,
+        origin_of: fn(&[u8]) -> Option<(u16, u64)>,
+        pick: impl Fn(Option<(u16, u64)>, Option<(u16, u64)>) -> bool,
+    ) -> HashSet<u64> {
+        let first = |body: &Body| match body {
+            Body::Here(bytes) => origin_of(bytes),
+            Body::Away(digest) => Some(digest.origin),
+        };
         let all = self.by_lsn.iter();
-        all.filter(|(_, stored)| pick(&stored.bytes, stored.from)).map(|(lsn, _)| *lsn).collect()
+        let picked = all.filter(|(_, stored)| pick(first(&stored.body), stored.from));
+        picked.map(|(lsn, _)| *lsn).collect()
     }
 }

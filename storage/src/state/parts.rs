@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::State;
+use crate::Place;
 use crate::record::{SessionId, SessionRecord};
 
 /// A stored message. Copies share its bytes.
@@ -12,8 +13,45 @@ use crate::record::{SessionId, SessionRecord};
 pub struct Kept {
     /// The position of the record that it stands in.
     pub lsn: u64,
-    /// The message.
-    pub bytes: Bytes,
+    /// The message, as far as it is in memory.
+    pub body: Body,
+    /// Where the log has that record, if it is known.
+    pub place: Option<Place>,
+    /// More than one thing refers to it.
+    pub is_shared: bool,
+}
+
+/// A message, or what is known of one that was left in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// It is in memory.
+    Here(Bytes),
+    /// Only the log has it.
+    Away(Digest),
+}
+
+/// What is known of a message that was left in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digest {
+    /// Its length: it is the end of its record's body.
+    pub bytes: u32,
+    /// Hash of tenant and topic.
+    pub topic_hash: u64,
+    /// When it expires, in milliseconds since the epoch; 0 = never.
+    pub expires_ms: u64,
+    /// The shard whose log has its first record, and that record's position.
+    pub origin: (u16, u64),
+}
+
+impl Kept {
+    /// The message's bytes; empty if it was left in the log ([`State::leave_above`]).
+    pub fn bytes(&self) -> &Bytes {
+        static NONE: Bytes = Bytes::new();
+        match &self.body {
+            Body::Here(bytes) => bytes,
+            Body::Away(_) => &NONE,
+        }
+    }
 }
 
 /// A message that waits for a session.
@@ -110,7 +148,8 @@ pub struct Parts {
 
 impl State {
     fn kept(&self, lsn: u64) -> Kept {
-        Kept { lsn, bytes: self.messages.bytes(lsn) }
+        let (body, place, is_shared) = self.messages.body(lsn);
+        Kept { lsn, body, place, is_shared }
     }
 
     /// Takes the state apart. Memory is given up session by session, so that the peak stays near

@@ -146,7 +146,7 @@ impl State {
             inbound: None,
         };
         self.last_lsn += 1;
-        if self.apply_message(self.last_lsn, &head, due.message).is_err() {
+        if self.apply_message(self.last_lsn, &head, due.message, None).is_err() {
             self.ignored += 1;
         }
     }

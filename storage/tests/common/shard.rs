@@ -490,7 +490,7 @@ pub(crate) fn found(mut state: State, taken: &BTreeMap<u16, u64>) -> Truth {
     let Parts { sessions, retained, pending, under_way, watermarks, sent, .. } = state.into_parts();
     let client = |one: ringtide_storage::state::SessionPart| {
         let slot = |w: ringtide_storage::state::Waiting| {
-            (w.seq, (w.qos, w.retain, w.membership, w.ids, w.message.bytes.to_vec()))
+            (w.seq, (w.qos, w.retain, w.membership, w.ids, w.message.bytes().to_vec()))
         };
         let waiting = one.waiting.into_iter().map(slot).collect();
         (one.record.id.0, Client { record: one.record, waiting })
@@ -501,10 +501,10 @@ pub(crate) fn found(mut state: State, taken: &BTreeMap<u16, u64>) -> Truth {
     };
     Truth {
         clients: sessions.into_iter().map(client).collect(),
-        retained: retained.into_iter().map(|r| (r.topic, r.message.bytes.to_vec())).collect(),
+        retained: retained.into_iter().map(|r| (r.topic, r.message.bytes().to_vec())).collect(),
         pending: pending
             .into_iter()
-            .map(|p| ((p.shard, p.seq), (p.group, p.message.bytes.to_vec())))
+            .map(|p| ((p.shard, p.seq), (p.group, p.message.bytes().to_vec())))
             .collect(),
         jobs: under_way.into_iter().map(job).collect(),
         watermarks: watermarks.into_iter().collect(),

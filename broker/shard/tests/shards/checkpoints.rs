@@ -54,8 +54,8 @@ fn a_message_for_many_sessions_is_written_once_and_is_one_again() {
     let first = &sessions[0].waiting;
     assert_eq!(first.len(), 3);
     for session in &sessions {
-        let own = session.waiting.iter().map(|one| one.message.bytes.as_ptr());
-        assert!(own.eq(first.iter().map(|one| one.message.bytes.as_ptr())));
+        let own = session.waiting.iter().map(|one| one.message.bytes().as_ptr());
+        assert!(own.eq(first.iter().map(|one| one.message.bytes().as_ptr())));
     }
 }
 
