@@ -61,6 +61,10 @@ pub type TopicOf = fn(&[u8]) -> Option<(u32, &str, bool)>;
 /// if the bytes are no message.
 pub type OriginOf = fn(&[u8]) -> Option<(u16, u64)>;
 
+/// Reads what must be known of a message that is left in the log. `None` if the bytes are no
+/// message.
+pub type DigestOf = fn(&[u8]) -> Option<Digest>;
+
 /// See the module's documentation.
 #[derive(Clone, Debug)]
 pub struct State {
@@ -118,7 +122,7 @@ impl State {
     /// From now on leaves messages in the log, of whom at most `bytes_max` bytes are in memory:
     /// those that wait for sessions and are needed for nothing else. For [`State::apply_at`]; a
     /// state that leaves messages in the log can be taken apart, and nothing else.
-    pub fn leave_above(&mut self, bytes_max: u64, digest_of: fn(&[u8]) -> Option<Digest>) {
+    pub fn leave_above(&mut self, bytes_max: u64, digest_of: DigestOf) {
         self.messages.limit(bytes_max, digest_of);
     }
 

@@ -18,8 +18,9 @@
 //! * After [`Driver::close`] the only completion for that token is [`Completion::Closed`], and it
 //!   comes exactly once, when nothing of that socket is in flight any more. A send that was queued
 //!   before `close` is still attempted.
-//! * A log write is never cancelled: a driver that is dropped waits for the one under way. Nothing is
-//!   read into the bytes of a log read after the driver has given them back or is gone.
+//! * A log write is never cancelled: a driver that is dropped waits for the one under
+//!   way. Nothing is read into the bytes of a log read once they have been given back or the driver
+//!   is gone.
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "conformance")]

@@ -535,8 +535,8 @@ impl<M: Clone> Outbound<M> {
         }
     }
 
-    /// The message that the next call of [`Outbound::resend_next`], or else [`Outbound::next`], would
-    /// give, if it would give one.
+    /// The message that the next call of [`Outbound::resend_next`], or else [`Outbound::next`],
+    /// would give, if it would give one.
     pub fn peek(&self) -> Option<&Delivery<M>> {
         if self.receive_maximum == 0 {
             return None;

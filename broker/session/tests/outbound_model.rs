@@ -375,13 +375,26 @@ impl Pair {
                 begun.into_iter().for_each(|id| self.client_begins(id));
             }
             Op::Next => {
+                let seen = self.real.peek().cloned();
                 let step = next(&mut self.real, self.now_ms);
                 assert_eq!(step, self.model.next(self.now_ms));
+                if let Step::Publish(_, given) | Step::Expired(given) = &step {
+                    assert_eq!(seen.as_ref(), Some(given), "it was to be seen before");
+                }
                 self.client_sees(&step);
             }
             Op::ResendNext => {
+                let seen = self.real.peek().cloned();
+                let first = self.real.to_resend().next().cloned();
                 let step = resend_next(&mut self.real);
                 assert_eq!(step, self.model.resend_next());
+                match &step {
+                    Step::Publish(_, given) => {
+                        assert_eq!((seen.as_ref(), first.as_ref()), (Some(given), Some(given)));
+                    }
+                    Step::Pubrel(_) => assert_eq!(seen, None, "a PUBREL has no message"),
+                    Step::Expired(_) | Step::Idle => {}
+                }
                 self.client_sees(&step);
             }
             Op::Puback(..) | Op::Pubrec(..) | Op::Pubcomp(_) | Op::TooLarge(_) => self.finish(op),

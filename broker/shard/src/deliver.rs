@@ -105,12 +105,16 @@ impl<'a> Fan<'a> {
     /// is apart: the log keeps a message only for the others.
     fn handle(&mut self, pages: &Pages, is_kept: bool) -> Kept {
         let own = if is_kept { &mut self.kept } else { &mut self.fleeting_kept };
-        if let Some(kept) = own {
-            return kept.clone();
-        }
         let view = &self.view;
-        let message = self.message.get_or_insert_with(|| Message::new(view));
-        own.insert(pages.keep(message.clone())).clone()
+        let message = &mut self.message;
+        let kept = own.get_or_insert_with(|| {
+            pages.keep(message.get_or_insert_with(|| Message::new(view)).clone())
+        });
+        if self.membership != 0 {
+            // When this member ends another one gets it, at once.
+            kept.stay();
+        }
+        kept.clone()
     }
 
     /// Where a message must be durable, if that is another shard: of QoS 2 before it goes on, of
@@ -350,10 +354,6 @@ fn deliver_queued(
     let kept = session.kept();
     let seq = journal.seq(kept);
     let message = fan.handle(&clients.pages, seq != 0);
-    if fan.membership != 0 {
-        // When this member ends another one gets it, at once.
-        message.stay();
-    }
     let new = message.clone();
     let stored = Stored { message, seq, origin: fan.origin(queues.me) };
     let delivery = delivery_of(stored, (qos, retain), hit.ids, fan);

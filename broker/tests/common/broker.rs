@@ -57,9 +57,13 @@ impl Settings {
         }
     }
 
-    /// With the store that the product has, on the disk, in place of the tests' own.
+    /// With the store that the product has, on the disk, in place of the tests' own. What waits for
+    /// clients is read from it again.
     pub fn on_disk(mut self) -> Settings {
-        self.env = vec![("RINGTIDE_STORE_SEGMENT_BYTES", (1 << 20).to_string())];
+        self.env = vec![
+            ("RINGTIDE_STORE_SEGMENT_BYTES", (1 << 20).to_string()),
+            ("RINGTIDE_STORE_WAITING_MEMORY_BYTES_MAX", "0".to_owned()),
+        ];
         self
     }
 
@@ -94,7 +98,7 @@ impl Settings {
             && self.files.is_empty()
             && self.nofile.is_none()
             && self.data_dir.is_none()
-            && self.env.len() == 1
+            && self.env.iter().all(|(name, _)| name.contains("_STORE_"))
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 
-use super::{Body, Digest, UnderWay};
+use super::{Body, Digest, DigestOf, OriginOf, UnderWay};
 use crate::Place;
 use crate::record::SessionId;
 
@@ -33,7 +33,7 @@ pub(super) struct Messages {
     by_lsn: HashMap<u64, Stored>,
     /// How many bytes may be in memory of messages that may be left in the log, and what tells
     /// apart those that are.
-    limit: Option<(u64, fn(&[u8]) -> Option<Digest>)>,
+    limit: Option<(u64, DigestOf)>,
     /// Bytes of these.
     here_bytes: u64,
 }
@@ -48,7 +48,7 @@ impl Messages {
     }
 
     /// From now on leaves messages in the log for which there is no room.
-    pub(super) fn limit(&mut self, bytes_max: u64, digest_of: fn(&[u8]) -> Option<Digest>) {
+    pub(super) fn limit(&mut self, bytes_max: u64, digest_of: DigestOf) {
         self.limit = Some((bytes_max, digest_of));
     }
 
@@ -205,7 +205,7 @@ impl Messages {
     /// (`origin_of`) and where they came from.
     pub(super) fn select(
         &self,
-        origin_of: fn(&[u8]) -> Option<(u16, u64)>,
+        origin_of: OriginOf,
         pick: impl Fn(Option<(u16, u64)>, Option<(u16, u64)>) -> bool,
     ) -> HashSet<u64> {
         let first = |body: &Body| match body {

@@ -192,7 +192,7 @@ pub(super) fn check_reads<W: World>(world: W) {
         let (offset, len) = span(n);
         stage.read_log(file, n as u64, offset as u64, len);
     }
-    let mut seen = vec![false; READS];
+    let mut seen = [false; READS];
     for _ in 0..READS {
         let (tag, got, errno) = stage.log_read();
         let (offset, len) = span(tag as usize);
