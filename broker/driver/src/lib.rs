@@ -277,8 +277,8 @@ pub trait Driver {
     /// waits for its completion; a further one fails with `EBUSY`.
     fn write_log(&mut self, write: LogOp);
 
-    /// Reads from a log file without blocking the shard; [`Completion::LogRead`] comes exactly once.
-    /// Several may be under way, and end in any order.
+    /// Reads from a log file without blocking the shard; [`Completion::LogRead`] comes exactly
+    /// once. Several may be under way, and end in any order.
     fn read_log(&mut self, read: ReadOp);
 
     /// Submits what is queued and waits as told: one system call.

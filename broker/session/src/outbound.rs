@@ -337,9 +337,9 @@ impl<M: Clone> Outbound<M> {
         self.window.message(self.window.slot(self.window.index_of(id)?)?)
     }
 
-    /// Ends an exchange whose PUBLISH cannot be sent, because it is larger than the client accepts or
-    /// not to be had, as though the client had acknowledged it: its id and its share of the quota
-    /// are free. The message, if it was kept.
+    /// Ends an exchange whose PUBLISH cannot be sent, because it is larger than the client accepts
+    /// or not to be had, as though the client had acknowledged it: its id and its share of the
+    /// quota are free. The message, if it was kept.
     //= [MQTT-3.1.2-24]
     //= [MQTT-3.1.2-25]
     pub fn give_up(&mut self, id: PacketId) -> Option<Delivery<M>> {

@@ -213,6 +213,11 @@ impl Kept {
         true
     }
 
+    /// True if it is neither in memory nor being read.
+    pub(crate) fn is_unasked(&self) -> bool {
+        self.is_away() && !self.0.asked.get()
+    }
+
     /// Notes that it is to be read. False if it need not be, or is already.
     pub(crate) fn ask(&self) -> bool {
         self.is_away() && !self.0.asked.replace(true)

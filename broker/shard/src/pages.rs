@@ -167,10 +167,17 @@ impl Pages {
             }
         }
         self.wanted.extend(last);
-        if beside && !self.beside.contains(&reader) {
-            self.beside.push(reader);
+        if beside {
+            self.wait_beside(reader);
         }
         waits
+    }
+
+    /// What a reader wants is being read, for itself or another one.
+    pub(crate) fn wait_beside(&mut self, reader: Reader) {
+        if !self.beside.contains(&reader) {
+            self.beside.push(reader);
+        }
     }
 
     /// Readers for whom something has changed: each is to look at its messages, and ask again for

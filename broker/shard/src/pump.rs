@@ -43,9 +43,14 @@ pub(crate) fn pump(clients: &mut Clients, index: u32) -> bool {
         }
         let journal = &mut clients.journal;
         let who = Who { session: index, generation: session.generation, kept };
-        if outbound.peek().is_some_and(|next| next.message.message.is_away()) {
+        if let Some(next) = outbound.peek().map(|next| &next.message.message)
+            && next.is_away()
+        {
             let reader = Reader::Session(index, session.generation);
-            read_ahead(outbound, &mut clients.pages, reader);
+            match next.is_unasked() {
+                true => read_ahead(outbound, &mut clients.pages, reader),
+                false => clients.pages.wait_beside(reader),
+            }
             return false;
         }
         let step = pump_one(conn, outbound, journal, &who, clients.now_ms);
@@ -82,7 +87,7 @@ fn look_ahead(clients: &mut Clients, index: u32) {
     let reader = Reader::Session(index, session.generation);
     let Some(outbound) = session.outbound.as_ref() else { return };
     let soon = outbound.waiting_behind(|_| false).nth(AHEAD_LEAST);
-    if soon.is_some_and(|delivery| delivery.message.message.is_away()) {
+    if soon.is_some_and(|delivery| delivery.message.message.is_unasked()) {
         read_ahead(outbound, &mut clients.pages, reader);
     }
 }
