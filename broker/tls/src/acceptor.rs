@@ -37,9 +37,8 @@ impl Acceptor {
             return Err(Problem::new(Part::Identities, "is empty: at least one is needed"));
         }
         let loaded = material.identities.iter().enumerate();
-        let loaded: Result<Vec<_>, _> = loaded
-            .map(|(index, identity)| load(index, identity, now_s, &mut warnings))
-            .collect();
+        let loaded: Result<Vec<_>, _> =
+            loaded.map(|(index, identity)| load(index, identity, now_s, &mut warnings)).collect();
         let names = ByName::new(loaded?);
         let whole = |error: rustls::Error| Problem::new(Part::Whole, error.to_string());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))

@@ -36,7 +36,8 @@ pub(crate) fn load(
     let chain = certificates(part, &identity.certificate)?;
     let key = private_key(index, &identity.key)?;
     let key = ring::sign::any_supported_type(&key).map_err(|error| {
-        let text = format!("is of a kind that is not supported (RSA, P-256, P-384, Ed25519 are): {error}");
+        let text =
+            format!("is of a kind that is not supported (RSA, P-256, P-384, Ed25519 are): {error}");
         Problem::new(Part::Key(index), text)
     })?;
     let first = chain.first().map_or(&[][..], |certificate| certificate.as_ref());

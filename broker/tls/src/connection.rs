@@ -60,6 +60,8 @@ pub struct Connection {
     /// A record has come.
     begun: bool,
     handshaking: bool,
+    /// A fault has been told: rustls must not see another byte.
+    broken: bool,
 }
 
 impl fmt::Debug for Connection {
@@ -83,6 +85,7 @@ impl Connection {
             server_name: None,
             begun: false,
             handshaking: true,
+            broken: false,
         })
     }
 
@@ -107,32 +110,40 @@ impl Connection {
         plain: &mut Vec<u8>,
         out: &mut Vec<u8>,
     ) -> Result<Received, Fault> {
+        if self.broken {
+            return Err(Fault::unexpected("bytes behind a fault"));
+        }
         if !self.begun {
             match bytes.first() {
                 None => return Ok(Received::default()),
                 Some(&HANDSHAKE_RECORD) => self.begun = true,
-                Some(_) => return Err(Fault::not_tls(bytes)),
+                Some(_) => return Err(self.broken_by(Fault::not_tls(bytes))),
             }
         }
-        let ended = if self.held.is_empty() {
-            self.receive_in_place(bytes, plain, out)?
+        let taken = if self.held.is_empty() {
+            self.receive_in_place(bytes, plain, out)
         } else {
-            self.receive_behind_held(bytes, plain, out)?
+            self.receive_behind_held(bytes, plain, out)
         };
+        let asked_for = if self.handshaking { take_asked_for() } else { None };
+        let ended = taken.map_err(|fault| self.broken_by(fault))?;
         if self.handshaking && self.held.len() > HANDSHAKE_BYTES_MAX {
-            return Err(Fault::handshake_too_large(HANDSHAKE_BYTES_MAX));
+            return Err(self.broken_by(Fault::handshake_too_large(HANDSHAKE_BYTES_MAX)));
         }
         let handshake_done = self.handshaking && !self.tls.is_handshaking();
-        if handshake_done {
-            self.handshaking = false;
+        if asked_for.is_some() {
+            self.server_name = asked_for;
         }
-        if self.handshaking || handshake_done {
-            self.server_name = take_asked_for().or(self.server_name.take());
-        }
+        self.handshaking &= !handshake_done;
         if self.held.is_empty() {
             self.held = Vec::new();
         }
         Ok(Received { handshake_done, ended })
+    }
+
+    fn broken_by(&mut self, fault: Fault) -> Fault {
+        self.broken = true;
+        fault
     }
 
     /// Opens records where they lie and keeps what is not complete.
@@ -194,7 +205,7 @@ impl Connection {
     /// Appends the notice that nothing more comes (`close_notify`), unless the handshake is not
     /// done: then there is nothing that could be cut off.
     pub fn close(&mut self, out: &mut Vec<u8>) {
-        if !self.handshaking {
+        if !self.handshaking && !self.broken {
             // An error means that nothing can be sent any more: then there is nothing to say.
             let _ = self.when_writable(out, |mut traffic, out| {
                 append(out, RECORD_OVERHEAD_BYTES + 2, |to| traffic.queue_close_notify(to))
@@ -230,6 +241,9 @@ impl Connection {
         out: &mut Vec<u8>,
         write: impl FnOnce(WriteTraffic<'_, ServerData>, &mut Vec<u8>) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
+        if self.broken {
+            return Err(Fault::unexpected("plaintext behind a fault"));
+        }
         loop {
             let UnbufferedStatus { discard, state } = self.tls.process_tls_records(&mut self.held);
             match state? {
@@ -300,9 +314,10 @@ fn process(
 /// Appends the alert that an error has brought about. The bytes are those that are left: rustls
 /// has noted positions in them.
 fn write_alert(tls: &mut UnbufferedServerConnection, bytes: &mut [u8], out: &mut Vec<u8>) {
-    while let UnbufferedStatus { state: Ok(ConnectionState::EncodeTlsData(data)), .. } =
-        tls.process_tls_records(bytes)
-    {
+    // Not once more than there is something to send: rustls would look at the bytes again.
+    while tls.wants_write() {
+        let UnbufferedStatus { state, .. } = tls.process_tls_records(bytes);
+        let Ok(ConnectionState::EncodeTlsData(data)) = state else { return };
         if encode(data, out).is_err() {
             return;
         }

@@ -54,9 +54,8 @@ impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         ASKED_FOR.set(hello.server_name().map(Box::from));
         let candidates = self.candidates(hello.server_name());
-        let verifiable = |key: &&Arc<CertifiedKey>| {
-            key.key.choose_scheme(hello.signature_schemes()).is_some()
-        };
+        let verifiable =
+            |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
         candidates.iter().find(verifiable).or(candidates.first()).cloned()
     }
 }
