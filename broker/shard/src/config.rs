@@ -1,6 +1,7 @@
 //! What a shard is told: limits with their units and defaults. The program fills it in from the
 //! configuration file; tests and the simulator fill it in directly.
 
+use ringtide_filter::Layers;
 use ringtide_session::{DropPolicy, ServerLimits};
 use ringtide_topics::TenantId;
 use ringtide_topics::shared::Strategy;
@@ -14,6 +15,9 @@ pub struct Limits {
     pub connect_bytes_max: u32,
     /// Settings of each listener, in the driver's order.
     pub listeners: Vec<ListenerLimits>,
+    /// What each listener's connections go through and its name for logs, in the same order; a
+    /// listener that is missing here has plain TCP and no name.
+    pub transports: Vec<Transport>,
     /// Connections at once on one shard, all listeners together.
     pub connections_max: u32,
     /// Sessions at once on one shard, connected or not.
@@ -75,6 +79,15 @@ pub struct ListenerLimits {
     pub durable_acks: bool,
 }
 
+/// How a listener's connections carry MQTT.
+#[derive(Clone, Debug, Default)]
+pub struct Transport {
+    /// The listener's name in logs.
+    pub name: String,
+    /// What the bytes go through.
+    pub layers: Layers,
+}
+
 impl Default for ListenerLimits {
     fn default() -> ListenerLimits {
         ListenerLimits {
@@ -92,6 +105,16 @@ impl Limits {
     pub fn listener(&self, listener: u16) -> ListenerLimits {
         self.listeners.get(usize::from(listener)).copied().unwrap_or_default()
     }
+
+    /// What the connections of a listener go through; `None` is plain TCP.
+    pub(crate) fn layers(&self, listener: u16) -> Option<&Layers> {
+        self.transports.get(usize::from(listener)).map(|transport| &transport.layers)
+    }
+
+    /// A listener's name in logs; empty if it has none.
+    pub(crate) fn listener_name(&self, listener: u16) -> &str {
+        self.transports.get(usize::from(listener)).map_or("", |transport| &transport.name)
+    }
 }
 
 impl Default for Limits {
@@ -100,6 +123,7 @@ impl Default for Limits {
             server: ServerLimits { inflight_max: 1024, ..ServerLimits::default() },
             connect_bytes_max: 64 << 10,
             listeners: vec![ListenerLimits::default()],
+            transports: Vec::new(),
             connections_max: 1_000_000,
             sessions_max: 10_000_000,
             allow_anonymous: true,

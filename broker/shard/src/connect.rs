@@ -49,6 +49,11 @@ impl<S: Store> Core<S> {
         let full = self.clients.conns.len() >= self.limits.connections_max as usize
             || self.clients.of_listener(listener) >= self.limits.listener(listener).connections_max;
         let index = self.add_conn(listener, socket, peer);
+        if let (Some(layers), Some(conn)) =
+            (self.limits.layers(listener), self.clients.conns.at_mut(index))
+        {
+            conn.filter_by(layers);
+        }
         if full || self.draining {
             self.clients.counters.add(Counter::ConnectionsRefused, 1);
             self.close(index, Cause::Lost);
@@ -328,6 +333,11 @@ impl<S: Store> Core<S> {
         if home == self.mesh.me {
             return self.open(index, identity, bytes);
         }
+        if self.clients.conns.at(index).is_some_and(|conn| conn.stalled) {
+            // A socket with a send under way stays here, and who has read nothing of the little
+            // that was sent before its CONNECT will hardly read what comes after it.
+            return self.close(index, Cause::Lost);
+        }
         let Some(conn) = self.clients.conns.remove(index) else { return };
         if let Some(timer) = conn.timer {
             self.timers.cancel(timer);
@@ -346,6 +356,8 @@ impl<S: Store> Core<S> {
             auth: identity.auth,
             auth_data: identity.auth_data,
             unsent: conn.out,
+            wire: conn.cold.map_or_else(Vec::new, |cold| cold.wire),
+            filter: conn.filter,
             bytes,
         });
         self.commands.push(Command::HandOver(home, conn.socket, hand_over));
@@ -364,6 +376,9 @@ impl<S: Store> Core<S> {
         let index = self.add_conn(listener, socket, peer);
         if !unsent.is_empty() {
             self.clients.write(index, |_, out| out.extend_from_slice(&unsent));
+        }
+        if hand_over.filter.is_some() {
+            self.clients.adopt_filter(index, hand_over.filter, hand_over.wire);
         }
         if self.draining {
             self.clients.counters.add(Counter::ConnectionsRefused, 1);

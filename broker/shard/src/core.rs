@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ringtide_codec::{DecodeError, Disconnect, ReasonCode, Version};
 use ringtide_driver::Socket;
+use ringtide_filter::Scratch;
 use ringtide_storage::Store;
 use ringtide_topics::InterestKey;
 
@@ -16,6 +17,7 @@ use crate::clients::Clients;
 use crate::config::Limits;
 use crate::conn::{Cause, Conn, NONE, Phase};
 use crate::counters::Counter;
+use crate::filtered::FaultLog;
 use crate::intake::Disk;
 use crate::large::LargeBuffers;
 use crate::mesh_out::MeshOut;
@@ -118,6 +120,9 @@ pub(crate) struct Core<S: Store> {
     /// Stops new connections and new persistent work: the broker is going down.
     pub(crate) draining: bool,
     pub(crate) walks: Walks,
+    /// Results of filters, used again.
+    pub(crate) scratch: Scratch,
+    pub(crate) faults: FaultLog,
 }
 
 impl<S: Store> Core<S> {
@@ -160,6 +165,7 @@ impl<S: Store> Core<S> {
             }
             self.clients.write(index, |version, out| packet.encode(version, out));
         }
+        self.clients.end_filter(index, cause);
         if phase != Phase::Open {
             self.clients.counters.add(Counter::ConnectsFailed, 1);
         }

@@ -41,6 +41,12 @@ counters! {
     ChokedTimeouts => "connections/choked_timeouts",
     /// Connections closed for a malformed packet or a protocol error.
     ProtocolErrors => "connections/protocol_errors",
+    /// Connections closed because their first bytes were another protocol's than the listener's.
+    WrongProtocol => "connections/wrong_protocol",
+    /// HTTP requests that did not become a WebSocket.
+    UpgradesRefused => "websocket/upgrades_refused",
+    /// Connections closed for breaking WebSocket's rules.
+    WebSocketErrors => "websocket/protocol_errors",
     /// Sessions taken over by a new connection.
     Takeovers => "sessions/taken_over",
     /// Sessions that exist now, connected or not.

@@ -203,7 +203,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         let over = || clock.now_us() >= until_us;
         let mut share = Share::new(&over, BUFFERS_LEAST);
         while let Some((token, buffer)) = received.pop_front() {
-            core.on_received(token, io.bytes(buffer));
+            core.on_buffer(io, token, buffer);
             io.release(buffer);
             *decoded_count += 1;
             if core.routes.budget == 0 || !share.go_on() {
@@ -360,7 +360,10 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         }
         let head = mem::take(&mut conn.out);
         let shared = conn.cold.as_mut().map_or_else(Vec::new, |cold| mem::take(&mut cold.shared));
-        let data = Outgoing { head, shared };
+        let mut data = Outgoing { head, shared };
+        if conn.filter.is_some() {
+            conn.filter_out(&mut data);
+        }
         if data.is_empty() {
             clients.recycle(data.head);
             return;

@@ -70,7 +70,18 @@ impl ListenerDurability {
     }
 }
 
-/// One address on which clients connect over TCP.
+/// What carries MQTT between the clients of a listener and the broker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// TCP alone.
+    #[default]
+    Tcp,
+    /// WebSocket.
+    Ws,
+}
+
+/// One address on which clients connect.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Listener {
@@ -78,6 +89,8 @@ pub struct Listener {
     pub name: String,
     /// Address and port. Port 0 lets the system choose one, which the start-up log names.
     pub bind: SocketAddr,
+    /// What carries MQTT.
+    pub transport: Transport,
     /// Connections that may wait in the kernel to be accepted, per shard.
     pub backlog: u32,
     /// Connections at a time; 0 = as many as there are descriptors for.
@@ -90,6 +103,11 @@ pub struct Listener {
     pub tenant: u32,
     /// What an acknowledgement promises to its clients; not more than the broker's `durability`.
     pub durability: ListenerDurability,
+    /// The path that WebSocket clients connect to.
+    pub websocket_path: String,
+    /// Values of `Origin` with which browsers are let in, such as `https://example.org`; empty =
+    /// all.
+    pub websocket_origins: Vec<String>,
 }
 
 impl Default for Listener {
@@ -97,12 +115,15 @@ impl Default for Listener {
         Listener {
             name: String::new(),
             bind: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 1883)),
+            transport: Transport::Tcp,
             backlog: 4096,
             max_connections: 0,
             versions: vec![Version::V3_1, Version::V3_1_1, Version::V5_0],
             handshake_timeout_s: 10,
             tenant: 0,
             durability: ListenerDurability::Inherit,
+            websocket_path: "/mqtt".to_owned(),
+            websocket_origins: Vec::new(),
         }
     }
 }

@@ -103,8 +103,28 @@ fn listeners(listeners: &[Listener], durability: Durability, report: &mut Report
             let text = format!("is \"{more}\", more than the broker's durability, \"{less}\"");
             report.add(&at.key("durability"), text);
         }
+        websocket(listener, &at, report);
         report.range(&at.key("backlog"), listener.backlog, 1, i32::MAX as u64);
         report.range(&at.key("handshake_timeout_s"), listener.handshake_timeout_s, 1, 3600);
+    }
+}
+
+fn websocket(listener: &Listener, at: &KeyPath, report: &mut Report<'_>) {
+    let path = listener.websocket_path.as_str();
+    let plain = |c: char| c.is_ascii_graphic() && c != '?' && c != '#';
+    if !path.starts_with('/') || !path.chars().all(plain) {
+        let text = format!("is {path:?}, must be the path of an address, such as \"/mqtt\"");
+        report.add(&at.key("websocket_path"), text);
+    }
+    let is_origin = |origin: &str| {
+        let host = origin.split_once("://").map_or("", |(_, host)| host);
+        origin == "null" || !host.is_empty() && host.chars().all(plain) && !host.contains('/')
+    };
+    if let Some(wrong) = listener.websocket_origins.iter().find(|origin| !is_origin(origin)) {
+        let text = format!(
+            "has {wrong:?}, must be scheme, host and port, such as \"https://example.org:8443\""
+        );
+        report.add(&at.key("websocket_origins"), text);
     }
 }
 
@@ -203,6 +223,25 @@ mod tests {
         assert!(text.contains("`listeners[1].name`") && text.contains("`listeners[1].bind`"));
         let text = problems(|config| config.listeners[0].versions = Vec::<Version>::new());
         assert!(text.contains("listeners[0].versions"), "{text}");
+    }
+
+    #[test]
+    fn a_websocket_has_a_path_and_origins_without_one() {
+        for path in ["", "mqtt", "/a b", "/a?b=c"] {
+            let text = problems(|config| config.listeners[0].websocket_path = path.into());
+            assert!(text.contains("`listeners[0].websocket_path` is"), "{path}: {text}");
+        }
+        for origin in ["", "example.org", "https://", "https://example.org/"] {
+            let text =
+                problems(|config| config.listeners[0].websocket_origins = vec![origin.into()]);
+            assert!(text.contains("`listeners[0].websocket_origins` has"), "{origin}: {text}");
+        }
+        let good = problems(|config| {
+            config.listeners[0].websocket_path = "/".into();
+            let origins = ["https://example.org", "http://[::1]:8080", "null"];
+            config.listeners[0].websocket_origins = origins.map(String::from).to_vec();
+        });
+        assert_eq!(good, "");
     }
 
     #[test]

@@ -1,0 +1,141 @@
+//! What lies between a socket's bytes and MQTT's: WebSocket. No I/O, no clock, no MQTT, no shard.
+//!
+//! A connection holds a [`Filter`], boxed, or none when its bytes are MQTT's own. Whatever arrives
+//! goes through [`Filter::receive`], whatever leaves through [`Filter::send`], and
+//! [`Filter::end`] says goodbye. A filter is moved as it is when its connection goes to another
+//! shard: all that it has not passed on is inside it.
+//!
+//! Layers lie over each other: the one nearest to the socket is first when bytes arrive and last
+//! when they leave.
+//!
+//! An idle filter owns no buffer. What a call needs for its results is the shard's [`Scratch`];
+//! only what a buffer's end has cut, a frame's header at most, stays here.
+#![forbid(unsafe_code)]
+
+mod fault;
+pub mod websocket;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+pub use fault::{Class, Fault};
+
+/// What the connections of one listener go through. The default is nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Layers {
+    /// WebSocket, with what its upgrades are checked against.
+    pub websocket: Option<Arc<websocket::Settings>>,
+}
+
+/// The layers of one connection.
+#[derive(Debug)]
+pub struct Filter {
+    websocket: Option<websocket::WebSocket>,
+}
+
+/// Where [`Filter::receive`] puts its results: one for all connections of a shard.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// MQTT bytes that arrived.
+    pub plain: Vec<u8>,
+    /// Bytes for the peer, as they go on the wire: answers of a handshake, pongs, closes. They go
+    /// before anything that is sent later.
+    pub wire: Vec<u8>,
+}
+
+impl Scratch {
+    /// Empties it for the next call. What grew out of size is given back.
+    pub fn clear(&mut self) {
+        const KEPT_BYTES_MAX: usize = 64 << 10;
+        for buffer in [&mut self.plain, &mut self.wire] {
+            buffer.clear();
+            buffer.shrink_to(KEPT_BYTES_MAX);
+        }
+    }
+}
+
+/// What [`Filter::receive`] has found beside bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// The peer has ended its side: nothing more comes, and nothing more need be sent.
+    pub ended: bool,
+}
+
+/// Why the broker ends a connection, as far as a layer can tell the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The connection has served its purpose.
+    Normal,
+    /// The broker is going down, or the client is to go elsewhere.
+    GoingAway,
+    /// The peer broke the protocol inside.
+    ProtocolError,
+    /// The peer may not do what it did.
+    Policy,
+    /// The peer sent more than it may in one piece.
+    TooLarge,
+}
+
+impl Filter {
+    /// The filter of a new connection; `None` if its bytes are MQTT's own.
+    pub fn new(layers: &Layers) -> Option<Box<Filter>> {
+        let websocket = layers.websocket.as_ref()?;
+        let websocket = Some(websocket::WebSocket::new(Arc::clone(websocket)));
+        Some(Box::new(Filter { websocket }))
+    }
+
+    /// Takes what arrived, in any pieces. `bytes` are worked on in place and are of no use
+    /// afterwards. The results are appended to `scratch`: they hold even if a fault follows them.
+    ///
+    /// # Errors
+    /// The peer broke a layer's rules. What is in `scratch.wire` is sent, then the connection is
+    /// closed; nothing more may be received.
+    pub fn receive(&mut self, bytes: &mut [u8], scratch: &mut Scratch) -> Result<Received, Fault> {
+        match &mut self.websocket {
+            Some(websocket) => websocket.receive(bytes, &mut scratch.plain, &mut scratch.wire),
+            None => {
+                scratch.plain.extend_from_slice(bytes);
+                Ok(Received::default())
+            }
+        }
+    }
+
+    /// Turns MQTT bytes into what goes on the wire, in place: `head` with the `shared` parts
+    /// spliced in, each right after the first so many bytes of `head`. Both may be empty. Whether
+    /// shared parts stay uncopied is the layers' affair.
+    pub fn send(&mut self, head: &mut Vec<u8>, shared: &mut Vec<(u32, Bytes)>) {
+        if let Some(websocket) = &mut self.websocket {
+            websocket.send(head, shared);
+        }
+    }
+
+    /// The next [`Filter::send`] is the last: the layers' goodbye goes with it.
+    pub fn end(&mut self, why: End) {
+        if let Some(websocket) = &mut self.websocket {
+            websocket.end(why);
+        }
+    }
+
+    /// The peer has ended its side.
+    pub fn has_ended(&self) -> bool {
+        self.websocket.as_ref().is_some_and(websocket::WebSocket::has_ended)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With the 8 bytes of its handle in the connection: what an idle WebSocket client costs more
+    /// than one over TCP.
+    #[test]
+    fn size_of_an_idle_filter() {
+        assert_eq!(size_of::<Filter>() + size_of::<Option<Box<Filter>>>(), 64);
+    }
+
+    #[test]
+    fn no_layer_no_filter() {
+        assert!(Filter::new(&Layers::default()).is_none());
+    }
+}
