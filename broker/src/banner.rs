@@ -82,6 +82,8 @@ fn listener((listener, address): (&Listener, &SocketAddr)) -> String {
     let over = match listener.transport {
         Transport::Tcp => "TCP".to_owned(),
         Transport::Ws => format!("WebSocket at {}", listener.websocket_path),
+        Transport::Tls => "TLS".to_owned(),
+        Transport::Wss => format!("WebSocket in TLS at {}", listener.websocket_path),
     };
     format!(
         "listening on {address}{name}, MQTT {} over {over}{limit}{promise}",

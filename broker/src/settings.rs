@@ -6,6 +6,7 @@ use ringtide_filter::{Layers, websocket};
 use ringtide_session::{DropPolicy, ServerLimits};
 use ringtide_shard::access::{Access, Acl, LateAccess};
 use ringtide_shard::{ListenerLimits, Settings, Stage, Steering, Transport};
+use ringtide_tls::Acceptor;
 use ringtide_topics::TenantId;
 use ringtide_topics::shared::Strategy;
 use tracing::error;
@@ -66,16 +67,24 @@ impl ProgramSteering {
         }
     }
 
-    fn transport(listener: &Listener, limits: &config::Limits) -> Transport {
-        let websocket = match listener.transport {
-            config::Transport::Tcp => None,
-            config::Transport::Ws => Some(Arc::new(websocket::Settings {
+    fn transport(listener: &Listener, tls: Option<Acceptor>, limits: &config::Limits) -> Transport {
+        let websocket = listener.transport.is_websocket().then(|| {
+            Arc::new(websocket::Settings {
                 path: listener.websocket_path.clone(),
                 origins: listener.websocket_origins.clone(),
                 message_bytes_max: limits.max_packet_bytes.saturating_add(WEBSOCKET_SPARE_BYTES),
-            })),
+            })
+        });
+        Transport { name: listener.name.clone(), layers: Layers { tls, websocket } }
+    }
+
+    fn transports(&self, limits: &config::Limits) -> Vec<Transport> {
+        let tls = self.control.tls();
+        let transport = |(index, listener)| {
+            let tls = tls.get(index).cloned().flatten();
+            Self::transport(listener, tls, limits)
         };
-        Transport { name: listener.name.clone(), layers: Layers { websocket } }
+        self.listeners.iter().enumerate().map(transport).collect()
     }
 
     fn limits(&self, live: &Live) -> ringtide_shard::Limits {
@@ -84,7 +93,7 @@ impl ProgramSteering {
             server: server_limits(limits),
             connect_bytes_max: limits.max_connect_bytes,
             listeners: self.listeners.iter().map(|own| self.listener_limits(own)).collect(),
-            transports: self.listeners.iter().map(|own| Self::transport(own, limits)).collect(),
+            transports: self.transports(limits),
             connections_max: self.part_u32(self.connections_max),
             sessions_max: self.part_u32(u64::from(limits.session_count_max)),
             allow_anonymous: live.access.allow_anonymous,

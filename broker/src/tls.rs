@@ -119,7 +119,9 @@ impl TlsFiles {
                 Ok(true) => info!("TLS files have changed: new connections use them"),
                 Ok(false) => {}
                 Err(problems) => {
-                    error!("TLS files have changed but are not used, nothing has changed: {problems}");
+                    error!(
+                        "TLS files have changed but are not used, nothing has changed: {problems}"
+                    );
                 }
             }
         }
@@ -172,7 +174,8 @@ fn stamp(listeners: &[Listener]) -> Stamp {
 
 /// All files that a section names.
 fn paths(tls: &Tls) -> Vec<&PathBuf> {
-    let own = tls.certificates.iter().flat_map(|own| [&own.certificate, &own.key, &own.ocsp_staple]);
+    let own =
+        tls.certificates.iter().flat_map(|own| [&own.certificate, &own.key, &own.ocsp_staple]);
     let all = own.chain([&tls.client_ca]).chain(&tls.crl);
     all.filter(|path| !path.as_os_str().is_empty()).collect()
 }
@@ -212,8 +215,7 @@ impl Files<'_> {
             });
         }
         let asks = tls.client_certificates != ClientCertificates::None;
-        let client_ca =
-            if asks { self.read(&tls.client_ca, Part::ClientCa)? } else { Vec::new() };
+        let client_ca = if asks { self.read(&tls.client_ca, Part::ClientCa)? } else { Vec::new() };
         let crls: Result<Vec<_>, _> =
             tls.crl.iter().enumerate().map(|(at, path)| self.read(path, Part::Crl(at))).collect();
         Ok(Material {
@@ -270,10 +272,9 @@ impl Files<'_> {
                 place: path.display().to_string(),
                 text: format!("named by `{key}` of listener {listener}, {text}"),
             },
-            None => Problem {
-                place: format!("listener {listener}"),
-                text: format!("`{key}` {text}"),
-            },
+            None => {
+                Problem { place: format!("listener {listener}"), text: format!("`{key}` {text}") }
+            }
         }
     }
 

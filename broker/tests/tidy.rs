@@ -19,10 +19,10 @@ const FILE_LINES_MAX: usize = 800;
 const COLUMNS_MAX: usize = 100;
 
 /// Which of our crates each crate may be built on. A crate that is not listed may use none.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("ringtide-codec", &[]),
     ("ringtide-driver", &[]),
-    ("ringtide-filter", &[]),
+    ("ringtide-filter", &["tls"]),
     ("ringtide-net", &["driver"]),
     ("ringtide-perf", &["codec", "driver", "net"]),
     ("ringtide-ring", &[]),
@@ -30,26 +30,28 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("ringtide-shard", &["codec", "driver", "filter", "ring", "session", "storage", "topics"]),
     ("ringtide-sim", &["codec", "driver", "ring", "session", "shard", "storage", "topics"]),
     ("ringtide-storage", &[]),
+    ("ringtide-tls", &[]),
     ("ringtide-topics", &[]),
     ("ringtide-tuning", &[]),
     (
         "ringtide",
         &[
-            "codec", "driver", "filter", "net", "ring", "session", "shard", "storage", "topics",
-            "tuning",
+            "codec", "driver", "filter", "net", "ring", "session", "shard", "storage", "tls",
+            "topics", "tuning",
         ],
     ),
 ];
 
 /// What the pure crates and the shard must not be built on: I/O comes to them through traits.
 const IO_CRATES: [&str; 7] = ["glommio", "io-uring", "libc", "rustix", "sled", "socket2", "tokio"];
-const WITHOUT_IO: [&str; 7] = [
+const WITHOUT_IO: [&str; 8] = [
     "ringtide-codec",
     "ringtide-driver",
     "ringtide-filter",
     "ringtide-ring",
     "ringtide-session",
     "ringtide-shard",
+    "ringtide-tls",
     "ringtide-topics",
 ];
 

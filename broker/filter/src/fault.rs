@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use ringtide_tls::FaultClass;
+
 /// Kinds of faults, for counters and for how often a log tells of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
@@ -12,11 +14,27 @@ pub enum Class {
     Upgrade,
     /// The peer broke the rules of WebSocket's frames.
     Frames,
+    /// TLS: client and listener share no version, cipher suite or protocol.
+    TlsNothingInCommon,
+    /// TLS: the client has shown no certificate, or none that is accepted.
+    TlsClientCertificate,
+    /// TLS: the client has ended the connection with an alert.
+    TlsAlert,
+    /// TLS: what came is no proper TLS, or was tampered with.
+    TlsProtocol,
 }
 
 impl Class {
     /// Every class, in the order of its numbers.
-    pub const ALL: [Class; 3] = [Class::WrongProtocol, Class::Upgrade, Class::Frames];
+    pub const ALL: [Class; 7] = [
+        Class::WrongProtocol,
+        Class::Upgrade,
+        Class::Frames,
+        Class::TlsNothingInCommon,
+        Class::TlsClientCertificate,
+        Class::TlsAlert,
+        Class::TlsProtocol,
+    ];
 }
 
 /// Why a filter has given a connection up.
@@ -32,6 +50,22 @@ impl Fault {
     /// A fault with its text.
     pub fn new(class: Class, text: impl Into<Cow<'static, str>>) -> Fault {
         Fault { class, text: text.into() }
+    }
+}
+
+impl From<ringtide_tls::Fault> for Fault {
+    fn from(fault: ringtide_tls::Fault) -> Fault {
+        let class = match fault.class {
+            FaultClass::NotTls => {
+                let text = format!("{}, and this listener has nothing else", fault.text);
+                return Fault::new(Class::WrongProtocol, text);
+            }
+            FaultClass::NothingInCommon => Class::TlsNothingInCommon,
+            FaultClass::ClientCertificate => Class::TlsClientCertificate,
+            FaultClass::Alert => Class::TlsAlert,
+            FaultClass::Protocol => Class::TlsProtocol,
+        };
+        Fault::new(class, fault.text)
     }
 }
 

@@ -151,6 +151,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             walks: Walks::default(),
             scratch: Scratch::default(),
             faults: FaultLog::default(),
+            handshakes: VecDeque::new(),
             random: parts.seed,
         };
         if let Some(restored) = parts.restored {

@@ -54,6 +54,9 @@ pub struct Limits {
     pub turn_sends_max: u32,
     /// Microseconds of decoding and routing in one turn before the loop turns to other work.
     pub turn_budget_us: u64,
+    /// Microseconds of TLS handshakes in one turn: the rest wait for the next turns, so that a
+    /// storm of them does not hold up those who are connected. One is always done.
+    pub handshake_budget_us: u64,
     /// Bytes that may wait in memory to be written to the disk: above it what must be kept waits.
     pub store_backlog_bytes_max: u64,
     /// Strategy of shared groups that name none of their own.
@@ -141,6 +144,7 @@ impl Default for Limits {
             retained_bytes_max: 4 << 30,
             turn_sends_max: 1300,
             turn_budget_us: 250,
+            handshake_budget_us: 500,
             store_backlog_bytes_max: 16 << 20,
             shared_strategy: Strategy::RoundRobin,
             shared_strategies: Vec::new(),

@@ -12,6 +12,7 @@ use ringtide_codec::{
     ConnAck, Connect, DecodeError, FixedHeader, PacketType, ReasonCode, Version, fixed_header,
 };
 use ringtide_driver::Socket;
+use ringtide_filter::{Class, Fault};
 use ringtide_session::{
     AliasOut, EndKind, Negotiated, Refusal, WillAction, WillState, connack, fit_connack, negotiate,
     refusal_connack,
@@ -24,6 +25,7 @@ use crate::auth::{Exchange, Outcome};
 use crate::conn::{Cause, Conn, NONE, Phase};
 use crate::core::{Command, Core, Due, WaitsFor};
 use crate::counters::Counter;
+use crate::filtered::foreign;
 use crate::intake::Intake;
 use crate::message::{Header, Message, View};
 use crate::note::HandOver;
@@ -49,10 +51,8 @@ impl<S: Store> Core<S> {
         let full = self.clients.conns.len() >= self.limits.connections_max as usize
             || self.clients.of_listener(listener) >= self.limits.listener(listener).connections_max;
         let index = self.add_conn(listener, socket, peer);
-        if let (Some(layers), Some(conn)) =
-            (self.limits.layers(listener), self.clients.conns.at_mut(index))
-        {
-            conn.filter_by(layers);
+        if let Err(fault) = self.filter_by_listener(index, listener) {
+            return self.on_fault(index, &fault);
         }
         if full || self.draining {
             self.clients.counters.add(Counter::ConnectionsRefused, 1);
@@ -81,6 +81,11 @@ impl<S: Store> Core<S> {
         let Some(conn) = self.clients.conns.at_mut(index) else { return };
         let mut held = mem::take(&mut conn.partial);
         held.extend_from_slice(bytes);
+        if conn.filter.is_none()
+            && let Some(text) = foreign(&held)
+        {
+            return self.on_fault(index, &Fault::new(Class::WrongProtocol, text));
+        }
         let authenticating = conn.cold.as_ref().is_some_and(|cold| cold.auth.is_some());
         let max = self.limits.connect_bytes_max;
         //= [MQTT-3.1.0-1]

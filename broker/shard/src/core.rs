@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use ringtide_codec::{DecodeError, Disconnect, ReasonCode, Version};
-use ringtide_driver::Socket;
+use ringtide_driver::{Socket, Token};
 use ringtide_filter::Scratch;
 use ringtide_storage::Store;
 use ringtide_topics::InterestKey;
@@ -123,6 +123,8 @@ pub(crate) struct Core<S: Store> {
     /// Results of filters, used again.
     pub(crate) scratch: Scratch,
     pub(crate) faults: FaultLog,
+    /// Received bytes of TLS handshakes that wait for their share of a turn, in their order.
+    pub(crate) handshakes: VecDeque<(Token, Vec<u8>)>,
 }
 
 impl<S: Store> Core<S> {

@@ -1,14 +1,20 @@
-//! Connections whose bytes go through a filter: WebSocket. Nothing here runs for plain TCP.
+//! Connections whose bytes go through a filter: TLS, WebSocket. Nothing here runs for plain TCP.
 //!
 //! What arrives is filtered at once, whatever the connection waits for: all that lies unread in a
 //! connection is MQTT. What leaves is MQTT until its turn's flush, so every limit counts the same
 //! bytes for all transports; what a filter itself has to say is kept apart and goes first.
 
+//!
+//! A TLS handshake costs as much as hundreds of packets. Its bytes are set aside when they come and
+//! are worked on by a step of the turn's own (`shake_hands`), which has a budget of its own: packets
+//! of those who are connected never wait behind a storm of handshakes. While a connection's
+//! handshake goes on its bytes are received one buffer at a time, so one buffer waits at most.
+
 use std::mem;
 
 use ringtide_codec::ReasonCode;
 use ringtide_driver::{BufferId, Driver, Outgoing, Token};
-use ringtide_filter::{Class, End, Fault, Filter, Layers, Scratch};
+use ringtide_filter::{Class, End, Fault, Filter, Scratch};
 use ringtide_storage::Store;
 
 use crate::clients::prepare;
@@ -59,11 +65,6 @@ impl Cause {
 }
 
 impl Conn {
-    /// Puts a connection behind its listener's filter, if that has one.
-    pub(crate) fn filter_by(&mut self, layers: &Layers) {
-        self.filter = Filter::new(layers);
-    }
-
     /// The filter says goodbye with what is sent next.
     pub(crate) fn end_filter(&mut self, cause: Cause) {
         if let Some(filter) = &mut self.filter {
@@ -71,13 +72,18 @@ impl Conn {
         }
     }
 
-    /// Turns a turn's output into what goes on the wire.
-    pub(crate) fn filter_out(&mut self, data: &mut Outgoing) {
-        let Some(filter) = &mut self.filter else { return };
-        filter.send(&mut data.head, &mut data.shared);
-        let Some(cold) = &mut self.cold else { return };
+    /// Turns a turn's output into what goes on the wire. After a fault there is nothing that could
+    /// be sent.
+    pub(crate) fn filter_out(
+        &mut self,
+        data: &mut Outgoing,
+        scratch: &mut Scratch,
+    ) -> Result<(), Fault> {
+        let Some(filter) = &mut self.filter else { return Ok(()) };
+        filter.send(&mut data.head, &mut data.shared, scratch)?;
+        let Some(cold) = &mut self.cold else { return Ok(()) };
         if cold.wire.is_empty() {
-            return;
+            return Ok(());
         }
         let mut first = mem::take(&mut cold.wire);
         for (position, _) in &mut data.shared {
@@ -88,21 +94,86 @@ impl Conn {
         if self.phase == Phase::Open {
             self.trim();
         }
+        Ok(())
+    }
+}
+
+/// What a client that does not speak MQTT seems to speak, on a listener of plain TCP.
+pub(crate) fn foreign(bytes: &[u8]) -> Option<&'static str> {
+    match bytes {
+        [0x16, 0x03, ..] => Some(
+            "a TLS handshake came to a listener without TLS: let the client use another port, or \
+             none of its TLS options",
+        ),
+        [b'G', b'E', b'T', b' ', ..] => {
+            Some("an HTTP request came to a listener of MQTT over TCP: WebSocket has another port")
+        }
+        _ => None,
     }
 }
 
 impl<S: Store> Core<S> {
+    /// Puts a new connection behind its listener's filter, if that has one.
+    pub(crate) fn filter_by_listener(&mut self, index: u32, listener: u16) -> Result<(), Fault> {
+        if let (Some(layers), Some(conn)) =
+            (self.limits.layers(listener), self.clients.conns.at_mut(index))
+        {
+            conn.filter = Filter::new(layers)?;
+        }
+        Ok(())
+    }
+
     /// Bytes have come for a connection.
     pub(crate) fn on_buffer<D: Driver>(&mut self, io: &mut D, token: Token, buffer: BufferId) {
         self.clients.counters.add(Counter::BytesReceived, u64::from(buffer.len));
         let Some((index, conn)) = self.clients.by_token(token) else { return };
-        if conn.filter.is_none() {
+        let Some(filter) = &conn.filter else {
             return self.on_received(index, io.bytes(buffer));
+        };
+        if filter.is_handshaking() {
+            self.handshakes.push_back((token, io.bytes(buffer).to_vec()));
+            return;
         }
         let mut scratch = mem::take(&mut self.scratch);
         self.on_filtered(index, token, io.bytes_mut(buffer), &mut scratch);
         scratch.clear();
         self.scratch = scratch;
+    }
+
+    /// Goes on with TLS handshakes until `over`, with one at least. True if some are left.
+    pub(crate) fn shake_hands(&mut self, over: &dyn Fn() -> bool) -> bool {
+        let mut scratch = mem::take(&mut self.scratch);
+        while let Some((token, mut bytes)) = self.handshakes.pop_front() {
+            if let Some((index, _)) = self.clients.by_token(token) {
+                self.on_filtered(index, token, &mut bytes, &mut scratch);
+                scratch.clear();
+            }
+            if over() {
+                break;
+            }
+        }
+        self.scratch = scratch;
+        self.clients.counters.set(Counter::TlsWaiting, self.handshakes.len() as u64);
+        !self.handshakes.is_empty()
+    }
+
+    /// A TLS handshake is done.
+    fn on_handshake_done(&self, index: u32) {
+        let Some(conn) = self.clients.conns.at(index) else { return };
+        let Some(tls) = conn.filter.as_ref().and_then(|filter| filter.peer()) else { return };
+        self.clients.counters.add(Counter::TlsHandshakes, 1);
+        self.clients.counters.add(Counter::TlsResumed, u64::from(tls.resumed));
+        tracing::debug!(
+            listener = self.limits.listener_name(conn.listener),
+            peer = ?conn.peer.address(),
+            version = tls.version,
+            cipher = tls.cipher,
+            server_name = tls.server_name.as_deref().unwrap_or(""),
+            protocol = tls.protocol.as_deref().unwrap_or(""),
+            certificate = tls.common_name.as_deref().unwrap_or(""),
+            resumed = tls.resumed,
+            "TLS handshake done"
+        );
     }
 
     #[inline(never)]
@@ -118,6 +189,9 @@ impl<S: Store> Core<S> {
             conn.cold().wire.extend_from_slice(&scratch.wire);
         }
         let connecting = conn.phase == Phase::Connecting;
+        if result.as_ref().is_ok_and(|received| received.handshake_done) {
+            self.on_handshake_done(index);
+        }
         // While it connects, bytes are asked for one buffer at a time: also if these were no MQTT.
         if connecting || !scratch.plain.is_empty() {
             self.on_received(index, &scratch.plain);
@@ -138,12 +212,16 @@ impl<S: Store> Core<S> {
         }
     }
 
-    /// A filter has given a connection up.
-    fn on_fault(&mut self, index: u32, fault: &Fault) {
+    /// A filter has given a connection up, or it began with another protocol's bytes.
+    pub(crate) fn on_fault(&mut self, index: u32, fault: &Fault) {
         let counter = match fault.class {
             Class::WrongProtocol => Counter::WrongProtocol,
             Class::Upgrade => Counter::UpgradesRefused,
             Class::Frames => Counter::WebSocketErrors,
+            Class::TlsNothingInCommon => Counter::TlsNothingInCommon,
+            Class::TlsClientCertificate => Counter::TlsClientCertificate,
+            Class::TlsAlert => Counter::TlsAlerts,
+            Class::TlsProtocol => Counter::TlsErrors,
         };
         self.clients.counters.add(counter, 1);
         let now_ms = self.clients.now_ms;

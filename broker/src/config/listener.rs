@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::Durability;
+use super::{Durability, Tls};
 
 /// A protocol version that a listener may accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +79,32 @@ pub enum Transport {
     Tcp,
     /// WebSocket.
     Ws,
+    /// TLS.
+    Tls,
+    /// WebSocket in TLS.
+    Wss,
+}
+
+impl Transport {
+    /// The name used in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Transport::Tcp => "tcp",
+            Transport::Ws => "ws",
+            Transport::Tls => "tls",
+            Transport::Wss => "wss",
+        }
+    }
+
+    /// Whether connections are encrypted.
+    pub fn is_secured(self) -> bool {
+        matches!(self, Transport::Tls | Transport::Wss)
+    }
+
+    /// Whether clients connect by WebSocket.
+    pub fn is_websocket(self) -> bool {
+        matches!(self, Transport::Ws | Transport::Wss)
+    }
 }
 
 /// One address on which clients connect.
@@ -108,6 +134,9 @@ pub struct Listener {
     /// Values of `Origin` with which browsers are let in, such as `https://example.org`; empty =
     /// all.
     pub websocket_origins: Vec<String>,
+    /// TLS; there if, and only if, the transport needs it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
 }
 
 impl Default for Listener {
@@ -124,6 +153,7 @@ impl Default for Listener {
             durability: ListenerDurability::Inherit,
             websocket_path: "/mqtt".to_owned(),
             websocket_origins: Vec::new(),
+            tls: None,
         }
     }
 }

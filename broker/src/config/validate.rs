@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::layers::{Layers, Origin};
 use super::load::Problem;
 use super::path::KeyPath;
-use super::{Config, Driver, Durability, Limits, Listener, SHARDS_MAX};
+use super::{ClientCertificates, Config, Driver, Durability, Limits, Listener, SHARDS_MAX};
 
 /// The largest packet that the standard's length field can say, with its fixed header.
 const PACKET_BYTES_MAX: u64 = 268_435_455 + 5;
@@ -104,8 +104,56 @@ fn listeners(listeners: &[Listener], durability: Durability, report: &mut Report
             report.add(&at.key("durability"), text);
         }
         websocket(listener, &at, report);
+        tls(listener, &at, report);
         report.range(&at.key("backlog"), listener.backlog, 1, i32::MAX as u64);
         report.range(&at.key("handshake_timeout_s"), listener.handshake_timeout_s, 1, 3600);
+    }
+}
+
+fn tls(listener: &Listener, at: &KeyPath, report: &mut Report<'_>) {
+    let transport = listener.transport;
+    let Some(tls) = &listener.tls else {
+        if transport.is_secured() {
+            let text = "is missing: a certificate and its key are needed ([listeners.tls])";
+            report.add(&at.key("tls"), text.to_owned());
+        }
+        return;
+    };
+    let at = at.key("tls");
+    if !transport.is_secured() {
+        let (name, secured) = match transport.is_websocket() {
+            true => ("ws", "wss"),
+            false => ("tcp", "tls"),
+        };
+        let text = format!("is set, but transport is \"{name}\"; set transport = \"{secured}\"");
+        report.add(&at, text);
+    }
+    let missing = |path: &std::path::Path| path.as_os_str().is_empty();
+    if tls.certificates.is_empty() {
+        let text = "is empty: a certificate and its key are needed";
+        report.add(&at.key("certificates"), text.to_owned());
+    }
+    for (index, own) in tls.certificates.iter().enumerate() {
+        let at = at.key("certificates").index(index);
+        for (key, path) in [("certificate", &own.certificate), ("key", &own.key)] {
+            if missing(path) {
+                report.add(&at.key(key), "names no file".to_owned());
+            }
+        }
+    }
+    let asks = tls.client_certificates != ClientCertificates::None;
+    if asks && missing(&tls.client_ca) {
+        let text = "names no file: nobody's certificate could be accepted";
+        report.add(&at.key("client_ca"), text.to_owned());
+    }
+    for (key, set) in [("client_ca", !missing(&tls.client_ca)), ("crl", !tls.crl.is_empty())] {
+        if set && !asks {
+            let text = "has no effect while client_certificates is \"none\"";
+            report.add(&at.key(key), text.to_owned());
+        }
+    }
+    if tls.versions.is_empty() {
+        report.add(&at.key("versions"), "is empty: no client could connect".to_owned());
     }
 }
 

@@ -110,7 +110,7 @@ impl WebSocket {
             self.held = Vec::new();
             return Err(fault);
         }
-        Ok(Received { ended: self.stage == Stage::Closed })
+        Ok(Received { ended: self.stage == Stage::Closed, ..Received::default() })
     }
 
     /// Bytes of the request; what follows it are frames.

@@ -1,6 +1,6 @@
 //! A certificate authority for tests. What it signs is valid from 1975 to 4096 unless a test wants
 //! otherwise, so that no test depends on the clock.
-#![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,

@@ -1,5 +1,5 @@
 //! A client of rustls' buffered kind on the other side of a [`Connection`], both in memory.
-#![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
 #![allow(clippy::unwrap_used)]
 
 pub mod authority;
