@@ -188,7 +188,7 @@ mod tests {
     /// than one over TCP.
     #[test]
     fn size_of_an_idle_filter() {
-        assert_eq!(size_of::<Filter>() + size_of::<Option<Box<Filter>>>(), 64);
+        assert!(size_of::<Filter>() + size_of::<Option<Box<Filter>>>() <= 64);
     }
 
     #[test]

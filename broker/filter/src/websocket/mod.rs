@@ -152,3 +152,6 @@ impl WebSocket {
         self.ending = Some(why);
     }
 }
+
+#[cfg(test)]
+mod tests;
