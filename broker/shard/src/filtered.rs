@@ -22,16 +22,19 @@ const WIRE_CONNECTING_MAX: usize = 16 << 10;
 /// Milliseconds between two log lines about faults of one class.
 const FAULT_LOG_MS: u64 = 1000;
 
-/// When a fault of each class was logged last, and how many have not been since.
+/// What all filters of a shard share.
 #[derive(Debug, Default)]
-pub(crate) struct FaultLog {
-    classes: [(u64, u64); Class::ALL.len()],
+pub(crate) struct Filtering {
+    /// Results, to be used again.
+    scratch: Scratch,
+    /// By class of fault: before when none is logged again, and how many have not been since.
+    faults: [(u64, u64); Class::ALL.len()],
 }
 
-impl FaultLog {
+impl Filtering {
     /// How many faults of its class a line that is due now also stands for; `None` if none is due.
     fn due(&mut self, class: Class, now_ms: u64) -> Option<u64> {
-        let (next_ms, silent) = &mut self.classes[class as usize];
+        let (next_ms, silent) = &mut self.faults[class as usize];
         if now_ms < *next_ms {
             *silent += 1;
             return None;
@@ -99,10 +102,10 @@ impl<S: Store> Core<S> {
         if conn.filter.is_none() {
             return self.on_received(index, io.bytes(buffer));
         }
-        let mut scratch = mem::take(&mut self.scratch);
+        let mut scratch = mem::take(&mut self.clients.filtering.scratch);
         self.on_filtered(index, token, io.bytes_mut(buffer), &mut scratch);
         scratch.clear();
-        self.scratch = scratch;
+        self.clients.filtering.scratch = scratch;
     }
 
     #[inline(never)]
@@ -147,12 +150,13 @@ impl<S: Store> Core<S> {
         };
         self.clients.counters.add(counter, 1);
         let now_ms = self.clients.now_ms;
-        if let Some(silent) = self.faults.due(fault.class, now_ms)
+        if let Some(silent) = self.clients.filtering.due(fault.class, now_ms)
             && let Some(conn) = self.clients.conns.at(index)
         {
             let listener = self.limits.listener_name(conn.listener);
-            let peer = conn.peer.address();
-            tracing::warn!(listener, ?peer, not_logged = silent, "connection closed: {fault}");
+            let peer = conn.peer.address().map(tracing::field::display);
+            let not_logged = (silent > 0).then_some(silent);
+            tracing::warn!(listener, peer, not_logged, "connection closed: {fault}");
         }
         self.close(index, Cause::Lost);
     }
