@@ -4,7 +4,6 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use ringtide_driver::Driver;
-use ringtide_filter::Scratch;
 use ringtide_ring::Ports;
 use ringtide_session::QueueLimits;
 use ringtide_storage::Store;
@@ -20,7 +19,6 @@ use crate::core::{Core, Due};
 use crate::counters::Counters;
 use crate::custody::Custody;
 use crate::deliver::Queues;
-use crate::filtered::FaultLog;
 use crate::groups::Groups;
 use crate::intake::Disk;
 use crate::large::LargeBuffers;
@@ -149,9 +147,6 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             disk: Disk::default(),
             draining: false,
             walks: Walks::default(),
-            scratch: Scratch::default(),
-            faults: FaultLog::default(),
-            handshakes: VecDeque::new(),
             random: parts.seed,
         };
         if let Some(restored) = parts.restored {

@@ -12,6 +12,7 @@ use ringtide_topics::TenantId;
 
 use crate::conn::{Cause, Conn, NONE, Phase, index_of};
 use crate::counters::{Counter, Counters};
+use crate::filtered::Filtering;
 use crate::journal::Journal;
 use crate::ledger::{DropReason, Dropped};
 use crate::session::Session;
@@ -38,6 +39,7 @@ pub(crate) struct Clients {
     pub(crate) counters: Arc<Counters>,
     pub(crate) journal: Journal,
     pub(crate) write_buffer_max: usize,
+    pub(crate) filtering: Filtering,
     /// Sessions with a connection.
     pub(crate) online: usize,
     /// Connections by listener.
@@ -64,6 +66,7 @@ impl Clients {
             counters,
             journal: Journal::new(keeps),
             write_buffer_max,
+            filtering: Filtering::default(),
             online: 0,
             by_listener: Vec::new(),
             next_generation: 0,

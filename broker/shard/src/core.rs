@@ -5,8 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use ringtide_codec::{DecodeError, Disconnect, ReasonCode, Version};
-use ringtide_driver::{Socket, Token};
-use ringtide_filter::Scratch;
+use ringtide_driver::Socket;
 use ringtide_storage::Store;
 use ringtide_topics::InterestKey;
 
@@ -17,7 +16,6 @@ use crate::clients::Clients;
 use crate::config::Limits;
 use crate::conn::{Cause, Conn, NONE, Phase};
 use crate::counters::Counter;
-use crate::filtered::FaultLog;
 use crate::intake::Disk;
 use crate::large::LargeBuffers;
 use crate::mesh_out::MeshOut;
@@ -120,11 +118,6 @@ pub(crate) struct Core<S: Store> {
     /// Stops new connections and new persistent work: the broker is going down.
     pub(crate) draining: bool,
     pub(crate) walks: Walks,
-    /// Results of filters, used again.
-    pub(crate) scratch: Scratch,
-    pub(crate) faults: FaultLog,
-    /// Received bytes of TLS handshakes that wait for their share of a turn, in their order.
-    pub(crate) handshakes: VecDeque<(Token, Vec<u8>)>,
 }
 
 impl<S: Store> Core<S> {

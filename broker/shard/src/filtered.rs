@@ -10,6 +10,7 @@
 //! of those who are connected never wait behind a storm of handshakes. While a connection's
 //! handshake goes on its bytes are received one buffer at a time, so one buffer waits at most.
 
+use std::collections::VecDeque;
 use std::mem;
 
 use ringtide_codec::ReasonCode;
@@ -28,16 +29,21 @@ const WIRE_CONNECTING_MAX: usize = 16 << 10;
 /// Milliseconds between two log lines about faults of one class.
 const FAULT_LOG_MS: u64 = 1000;
 
-/// When a fault of each class was logged last, and how many have not been since.
+/// What all filters of a shard share.
 #[derive(Debug, Default)]
-pub(crate) struct FaultLog {
-    classes: [(u64, u64); Class::ALL.len()],
+pub(crate) struct Filtering {
+    /// Results, to be used again.
+    scratch: Scratch,
+    /// By class of fault: before when none is logged again, and how many have not been since.
+    faults: [(u64, u64); Class::ALL.len()],
+    /// Received bytes of TLS handshakes that wait for their share of a turn, in their order.
+    handshakes: VecDeque<(Token, Vec<u8>)>,
 }
 
-impl FaultLog {
+impl Filtering {
     /// How many faults of its class a line that is due now also stands for; `None` if none is due.
     fn due(&mut self, class: Class, now_ms: u64) -> Option<u64> {
-        let (next_ms, silent) = &mut self.classes[class as usize];
+        let (next_ms, silent) = &mut self.faults[class as usize];
         if now_ms < *next_ms {
             *silent += 1;
             return None;
@@ -77,10 +83,10 @@ impl Conn {
     pub(crate) fn filter_out(
         &mut self,
         data: &mut Outgoing,
-        scratch: &mut Scratch,
+        filtering: &mut Filtering,
     ) -> Result<(), Fault> {
         let Some(filter) = &mut self.filter else { return Ok(()) };
-        filter.send(&mut data.head, &mut data.shared, scratch)?;
+        filter.send(&mut data.head, &mut data.shared, &mut filtering.scratch)?;
         let Some(cold) = &mut self.cold else { return Ok(()) };
         if cold.wire.is_empty() {
             return Ok(());
@@ -131,19 +137,22 @@ impl<S: Store> Core<S> {
             return self.on_received(index, io.bytes(buffer));
         };
         if filter.is_handshaking() {
-            self.handshakes.push_back((token, io.bytes(buffer).to_vec()));
+            self.clients.filtering.handshakes.push_back((token, io.bytes(buffer).to_vec()));
             return;
         }
-        let mut scratch = mem::take(&mut self.scratch);
+        let mut scratch = mem::take(&mut self.clients.filtering.scratch);
         self.on_filtered(index, token, io.bytes_mut(buffer), &mut scratch);
         scratch.clear();
-        self.scratch = scratch;
+        self.clients.filtering.scratch = scratch;
     }
 
     /// Goes on with TLS handshakes until `over`, with one at least. True if some are left.
     pub(crate) fn shake_hands(&mut self, over: &dyn Fn() -> bool) -> bool {
-        let mut scratch = mem::take(&mut self.scratch);
-        while let Some((token, mut bytes)) = self.handshakes.pop_front() {
+        if self.clients.filtering.handshakes.is_empty() {
+            return false;
+        }
+        let mut scratch = mem::take(&mut self.clients.filtering.scratch);
+        while let Some((token, mut bytes)) = self.clients.filtering.handshakes.pop_front() {
             if let Some((index, _)) = self.clients.by_token(token) {
                 self.on_filtered(index, token, &mut bytes, &mut scratch);
                 scratch.clear();
@@ -152,9 +161,10 @@ impl<S: Store> Core<S> {
                 break;
             }
         }
-        self.scratch = scratch;
-        self.clients.counters.set(Counter::TlsWaiting, self.handshakes.len() as u64);
-        !self.handshakes.is_empty()
+        self.clients.filtering.scratch = scratch;
+        let waiting = self.clients.filtering.handshakes.len();
+        self.clients.counters.set(Counter::TlsWaiting, waiting as u64);
+        waiting > 0
     }
 
     /// A TLS handshake is done.
@@ -225,12 +235,13 @@ impl<S: Store> Core<S> {
         };
         self.clients.counters.add(counter, 1);
         let now_ms = self.clients.now_ms;
-        if let Some(silent) = self.faults.due(fault.class, now_ms)
+        if let Some(silent) = self.clients.filtering.due(fault.class, now_ms)
             && let Some(conn) = self.clients.conns.at(index)
         {
             let listener = self.limits.listener_name(conn.listener);
-            let peer = conn.peer.address();
-            tracing::warn!(listener, ?peer, not_logged = silent, "connection closed: {fault}");
+            let peer = conn.peer.address().map(tracing::field::display);
+            let not_logged = (silent > 0).then_some(silent);
+            tracing::warn!(listener, peer, not_logged, "connection closed: {fault}");
         }
         self.close(index, Cause::Lost);
     }

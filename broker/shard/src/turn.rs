@@ -217,9 +217,6 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
     /// Goes on with TLS handshakes until their own budget is used up. True if some are left.
     fn shake_hands(&mut self) -> bool {
         let Shard { core, clock, .. } = self;
-        if core.handshakes.is_empty() {
-            return false;
-        }
         let until_us = clock.now_us() + core.limits.handshake_budget_us;
         core.shake_hands(&|| clock.now_us() >= until_us)
     }
@@ -374,7 +371,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         let shared = conn.cold.as_mut().map_or_else(Vec::new, |cold| mem::take(&mut cold.shared));
         let mut data = Outgoing { head, shared };
         if conn.filter.is_some()
-            && let Err(fault) = conn.filter_out(&mut data, &mut self.core.scratch)
+            && let Err(fault) = conn.filter_out(&mut data, &mut clients.filtering)
         {
             return self.core.on_fault(index, &fault);
         }

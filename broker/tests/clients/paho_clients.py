@@ -1,6 +1,6 @@
 """paho-mqtt through the broker: 3.1, 3.1.1 and 5.0, each QoS, and many clients at once.
 
-Usage: paho_clients.py HOST PORT
+Usage: paho_clients.py HOST PORT [tcp|websockets]
 """
 
 import os
@@ -16,6 +16,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 HOST, PORT = sys.argv[1], int(sys.argv[2])
+TRANSPORT = sys.argv[3] if len(sys.argv) > 3 else "tcp"
 RUN = f"paho{os.getpid()}"
 VERSIONS = {"3.1": mqtt.MQTTv31, "3.1.1": mqtt.MQTTv311, "5.0": mqtt.MQTTv5}
 PATIENCE_S = 60
@@ -38,6 +39,7 @@ class Peer:
             mqtt.CallbackAPIVersion.VERSION2,
             client_id=f"{RUN}-{name}",
             protocol=version,
+            transport=TRANSPORT,
             **options,
         )
         self.changed = threading.Condition()
@@ -301,6 +303,7 @@ class Many(unittest.TestCase):
                 client_id=f"{RUN}-all{n}",
                 protocol=kinds[n % len(kinds)],
                 userdata=set(),
+                transport=TRANSPORT,
             )
             client.on_connect, client.on_subscribe = on_connect, on_subscribe
             client.on_message = on_message

@@ -3,6 +3,8 @@ mod upgrade;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::Settings;
 use crate::{Fault, Filter, Layers, Received, Scratch};
 
@@ -23,8 +25,8 @@ fn filter_with(origins: &[&str]) -> Box<Filter> {
         origins: origins.iter().map(ToString::to_string).collect(),
         message_bytes_max: MESSAGE_BYTES_MAX,
     };
-    let layers = Layers { websocket: Some(Arc::new(settings)) };
-    Filter::new(&layers).expect("a filter for a layer")
+    let layers = Layers { websocket: Some(Arc::new(settings)), ..Layers::default() };
+    Filter::new(&layers).expect("no TLS to go wrong").expect("a filter for a layer")
 }
 
 fn filter() -> Box<Filter> {
@@ -50,7 +52,7 @@ impl Seen {
             seen.plain.append(&mut scratch.plain);
             seen.wire.append(&mut scratch.wire);
             match result {
-                Ok(Received { ended }) => seen.ended = ended,
+                Ok(Received { ended, .. }) => seen.ended = ended,
                 Err(fault) => {
                     seen.fault = Some(fault);
                     break;
@@ -59,6 +61,12 @@ impl Seen {
         }
         seen
     }
+}
+
+/// Sends by a filter; without TLS nothing can go wrong.
+fn send(filter: &mut Filter, head: &mut Vec<u8>, shared: &mut Vec<(u32, Bytes)>) {
+    let sent = filter.send(head, shared, &mut Scratch::default());
+    sent.expect("a WebSocket sends");
 }
 
 /// A filter whose upgrade was granted.

@@ -10,7 +10,7 @@ use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use super::*;
-use crate::{Class, End};
+use crate::{Class, End, Layered};
 
 const FIN: u8 = 0x80;
 const CONTINUE: u8 = 0;
@@ -255,7 +255,7 @@ fn what_is_sent_is_one_frame_and_shared_parts_are_not_copied() {
             _ => vec![(before as u32, body.clone())],
         };
         let wanted = spliced(&head, &shared);
-        filter.send(&mut head, &mut shared);
+        send(&mut filter, &mut head, &mut shared);
         assert!(shared.iter().all(|(_, part)| part.as_ptr() == body.as_ptr()));
         let sent = spliced(&head, &shared);
         let mut cursor = Cursor::new(&sent);
@@ -280,16 +280,16 @@ fn the_goodbye_goes_with_the_last_that_is_sent() {
         let mut filter = open();
         let mut head = b"\xE0\x00".to_vec();
         filter.end(why);
-        filter.send(&mut head, &mut Vec::new());
+        send(&mut filter, &mut head, &mut Vec::new());
         assert_eq!(head, [answer(BINARY, b"\xE0\x00"), close_answer(code)].concat());
         let mut more = b"\xD0\x00".to_vec();
-        filter.send(&mut more, &mut Vec::new());
+        send(&mut filter, &mut more, &mut Vec::new());
         assert_eq!(more, b"", "nothing follows a Close");
     }
     let mut filter = open();
     filter.end(End::Normal);
     let mut head = Vec::new();
-    filter.send(&mut head, &mut Vec::new());
+    send(&mut filter, &mut head, &mut Vec::new());
     assert_eq!(head, close_answer(1000), "without anything before it");
 }
 
@@ -301,7 +301,7 @@ fn after_a_close_and_before_the_upgrade_nothing_is_sent() {
         let mut head = b"\xD0\x00".to_vec();
         let mut shared = vec![(2, Bytes::from_static(b"payload"))];
         filter.end(End::Normal);
-        filter.send(&mut head, &mut shared);
+        send(&mut filter, &mut head, &mut shared);
         assert_eq!((head, shared), (Vec::new(), Vec::new()));
     }
 }
@@ -311,6 +311,6 @@ fn an_idle_filter_holds_no_buffer() {
     let mut filter = open();
     let bytes = [frame(FIN | PING, [1; 4], &[7; 125]), frame(FIN | BINARY, [2; 4], b"\xC0\x00")];
     Seen::of(&mut filter, cut(&bytes.concat(), &[1]));
-    let websocket = filter.websocket.expect("a WebSocket");
+    let Layered::WebSocket(websocket) = filter.0 else { panic!("{filter:?}") };
     assert_eq!(websocket.held.capacity(), 0);
 }
