@@ -7,10 +7,16 @@
 
 mod common;
 
+#[path = "../tls/tests/common/authority.rs"]
+mod authority;
+#[path = "secured/client.rs"]
+mod client;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use client::Files;
 use common::broker::scratch;
 use common::fleet::shard_counts;
 use common::{Broker, Settings};
@@ -143,6 +149,53 @@ fn mqtt_js() {
 #[test]
 fn mqtt_js_over_websocket() {
     mqtt_js_to(WEB, "ws", "/mqtt");
+}
+
+/// Scripts that are given the authority's certificate, against a listener with TLS.
+fn run_secured(transport: &str, script: impl Fn(&str, &str, &str) -> Command) {
+    let files = Files::new();
+    let listener = files.listener("secured", transport, "", "");
+    run_on(&listener, |host, port| script(host, port, &files.path("ca.crt")));
+}
+
+#[test]
+fn mosquitto_clients_over_tls() {
+    if available("mosquitto_sub", command("sh", &["-c", "command -v mosquitto_sub mosquitto_pub"]))
+    {
+        run_secured("tls", |host, port, ca| command("./mosquitto.sh", &[host, port, ca]));
+    }
+}
+
+#[test]
+fn paho_mqtt_over_tls() {
+    if available("paho-mqtt", command(python(), &["-c", "import paho.mqtt.client"])) {
+        for (transport, of_paho) in [("tls", "tcp"), ("wss", "websockets")] {
+            run_secured(transport, |host, port, ca| {
+                command(python(), &["-B", "paho_clients.py", host, port, of_paho, ca])
+            });
+        }
+    }
+}
+
+#[test]
+fn mqtt_js_over_tls() {
+    if available("mqtt.js", command("node", &["-e", "require('mqtt')"])) {
+        for (transport, scheme, path) in [("tls", "mqtts", ""), ("wss", "wss", "/mqtt")] {
+            run_secured(transport, |host, port, ca| {
+                let mut node = command("node", &["--test", "mqtt.test.js"]);
+                node.env("NODE_EXTRA_CA_CERTS", ca);
+                node.env("MQTT_URL", format!("{scheme}://{host}:{port}{path}"));
+                node
+            });
+        }
+    }
+}
+
+#[test]
+fn openssl_connects_and_comes_back_with_a_ticket() {
+    if available("openssl", command("openssl", &["version"])) {
+        run_secured("tls", |host, port, ca| command("./openssl.sh", &[host, port, ca]));
+    }
 }
 
 #[test]

@@ -15,10 +15,12 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 
 use authority::Authority;
-use client::{Files, NAME, Secured, TLS_1_2, TLS_1_3, address_of, der};
+use client::{Files, NAME, Secured, TLS_1_2, TLS_1_3, address_of, der, proxy};
 use common::broker::{ANY_PORT, program, scratch, without_settings};
 use common::fleet::shard_counts;
-use common::{Broker, Client, Connect, PATIENCE, Publish, Settings, V5, V311, eventually};
+use common::{
+    Broker, Client, Connect, PATIENCE, Publish, Settings, V5, V311, eventually, websocket,
+};
 use rustls::ClientConfig;
 
 fn connect(address: &str, config: &ClientConfig) -> Secured {
@@ -74,6 +76,39 @@ fn messages_go_between_tls_and_tcp_in_both_versions_on_any_shard() {
                 client.disconnect();
             }
         }
+    }
+}
+
+#[test]
+fn websocket_in_tls_carries_everything() {
+    let files = Files::new();
+    let plain = "[[listeners]]\nname = \"plain\"\nbind = \"@LISTEN@\"\n";
+    let listeners = files.listener("web", "wss", "", "") + plain;
+    let payload: Vec<u8> = (0..1 << 20).map(|at| (at % 249) as u8).collect();
+    for shards in shard_counts() {
+        let broker = Broker::start(&Settings::new(shards).config(&listeners));
+        let web = address_of(&broker, "web");
+        let mut watcher =
+            Client::connect(&address_of(&broker, "plain"), &Connect::new(V5, "watcher"));
+        watcher.subscribe("up", 1);
+        for versions in [TLS_1_2, TLS_1_3] {
+            // Each byte of MQTT goes through frames of all sizes, and those through records.
+            let tunnel = websocket::tunnel(&proxy(&web, &files.client(versions, None)));
+            for number in 0..4 {
+                let mut client =
+                    Client::connect(&tunnel, &Connect::new(V5, &format!("web-{number}")));
+                client.subscribe("echo", 1);
+                client.publish(Publish::new("up", number.to_string()).qos(1));
+                watcher.expect_message(&number.to_string());
+                client.publish(Publish::new("echo", &payload).qos(1));
+                assert!(client.message().payload == payload);
+                client.disconnect();
+            }
+        }
+        // What is no upgrade gets its answer encrypted, too.
+        let mut tls = connect(&web, &files.client(TLS_1_3, None));
+        tls.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        assert!(tls.read().unwrap().starts_with(b"HTTP/1.1 4"));
     }
 }
 

@@ -175,6 +175,12 @@ impl Secured {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let outer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (inner, _) = listener.accept().unwrap();
+        self.serve(inner);
+        outer
+    }
+
+    /// Carries what comes on a plain stream, and back, until either ends.
+    fn serve(self, inner: TcpStream) {
         inner.set_nodelay(true).unwrap();
         self.tcp.set_read_timeout(None).unwrap();
         let tls = Arc::new(Mutex::new(self.tls));
@@ -182,7 +188,6 @@ impl Secured {
         let (down_inner, tcp) = (inner.try_clone().unwrap(), self.tcp);
         thread::spawn(move || down(&down_tls, down_tcp, down_inner));
         thread::spawn(move || up(&tls, tcp, inner));
-        outer
     }
 
     /// An MQTT client on the connection.
@@ -192,6 +197,21 @@ impl Secured {
         client.expect_connack(0);
         client
     }
+}
+
+/// Where clients without TLS reach a listener that has it.
+pub fn proxy(address: &str, config: &ClientConfig) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let own = listener.local_addr().unwrap().to_string();
+    let (address, config) = (address.to_owned(), config.clone());
+    thread::spawn(move || {
+        while let Ok((inner, _)) = listener.accept() {
+            if let Ok(secured) = Secured::connect(&address, &config, NAME) {
+                secured.serve(inner);
+            }
+        }
+    });
+    own
 }
 
 /// From the broker to the test, until either ends.

@@ -47,6 +47,7 @@ impl Acceptor {
         let verifier = verifier(material, &provider, now_s, &mut warnings)?;
         let mut config =
             builder.with_client_cert_verifier(verifier).with_cert_resolver(Arc::new(names));
+        config.ignore_client_order = true;
         config.alpn_protocols.clone_from(&material.protocols);
         // Sessions are kept by the clients, in tickets: nothing is shared between shards for them.
         config.session_storage = Arc::new(NoServerSessionStorage {});
