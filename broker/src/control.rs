@@ -114,8 +114,8 @@ impl Control {
         self.live.load_full()
     }
 
-    /// What each listener's new connections make their TLS handshakes with, in the listeners' order;
-    /// `None`, or no entry, for a listener without TLS.
+    /// What each listener's new connections make their TLS handshakes with, in the listeners'
+    /// order; `None`, or no entry, for a listener without TLS.
     pub fn tls(&self) -> Arc<Vec<Option<Acceptor>>> {
         self.tls.load_full()
     }

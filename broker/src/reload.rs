@@ -106,7 +106,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::config::Level;
+    use crate::config::{Level, Listener, Tls};
 
     fn sources(variables: &[(&str, &str)]) -> Sources {
         let environment =
@@ -147,6 +147,25 @@ mod tests {
         let changes = reload(&again, &mut running, &control, &tls).unwrap();
         assert!(changes.applied.is_empty());
         assert!(!changes.restart.is_empty(), "what waits is named again");
+    }
+
+    #[test]
+    fn the_tls_of_listeners_that_stay_is_taken_over() {
+        let secured = |ciphers: &[&str], port: u16| {
+            let tls = Tls {
+                ciphers: ciphers.iter().map(ToString::to_string).collect(),
+                ..Tls::default()
+            };
+            let bind = ([127, 0, 0, 1], port).into();
+            let listener = Listener { bind, tls: Some(tls), ..Listener::default() };
+            Config { listeners: vec![listener], ..Config::default() }
+        };
+        let changes = compare(&secured(&[], 1), &secured(&["A"], 1));
+        assert_eq!(changes.applied, ["listeners[0].tls.ciphers: [] -> [\"A\"]"]);
+        assert!(changes.restart.is_empty());
+        let changes = compare(&secured(&[], 1), &secured(&["A"], 2));
+        assert!(changes.applied.is_empty(), "another listener");
+        assert_eq!(changes.restart.len(), 2);
     }
 
     #[test]

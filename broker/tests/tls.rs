@@ -383,11 +383,13 @@ fn files_that_cannot_be_used_are_named_at_the_start() {
     let cases = [
         (
             good.replace("server.key", "gone.key"),
-            "gone.key: named by `listeners[0].tls.certificates[0].key` of listener secured, cannot be read: No such file",
+            "gone.key: named by `listeners[0].tls.certificates[0].key` of listener secured, cannot \
+             be read: No such file",
         ),
         (
             good.replace("server.key", "other.key"),
-            "other.key: named by `listeners[0].tls.certificates[0].key` of listener secured, does not belong to the certificate",
+            "other.key: named by `listeners[0].tls.certificates[0].key` of listener secured, does \
+             not belong to the certificate",
         ),
         (good.replace("server.crt", "server.key"), "has no certificate in it"),
         (good.replace("server.key", "server.crt"), "has no private key in it"),

@@ -6,8 +6,8 @@
 
 //!
 //! A TLS handshake costs as much as hundreds of packets. Its bytes are set aside when they come and
-//! are worked on by a step of the turn's own (`shake_hands`), which has a budget of its own: packets
-//! of those who are connected never wait behind a storm of handshakes. While a connection's
+//! are worked on by a step of the turn (`shake_hands`) that has a budget of its own: packets of those
+//! who are connected never wait behind a storm of handshakes. While a connection's
 //! handshake goes on its bytes are received one buffer at a time, so one buffer waits at most.
 
 use std::collections::VecDeque;

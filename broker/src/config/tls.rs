@@ -34,7 +34,7 @@ pub enum ClientCertificates {
 pub struct Tls {
     /// Versions that are offered.
     pub versions: Vec<TlsVersion>,
-    /// Names of the cipher suites that are offered; empty = all.
+    /// Names of the cipher suites that are offered, the preferred one first; empty = all.
     pub ciphers: Vec<String>,
     /// Whether clients get tickets with which they come back without a full handshake. Their keys
     /// change by themselves, and with every reload that changes something.

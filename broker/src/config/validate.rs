@@ -221,7 +221,7 @@ fn groups(config: &Config, report: &mut Report<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Group, ListenerDurability, Version};
+    use crate::config::{Certificate, Group, ListenerDurability, Tls, Transport, Version};
 
     fn problems(change: impl FnOnce(&mut Config)) -> String {
         let mut config = Layers::default().resolve().unwrap();
@@ -271,6 +271,40 @@ mod tests {
         assert!(text.contains("`listeners[1].name`") && text.contains("`listeners[1].bind`"));
         let text = problems(|config| config.listeners[0].versions = Vec::<Version>::new());
         assert!(text.contains("listeners[0].versions"), "{text}");
+    }
+
+    #[test]
+    fn tls_is_there_where_it_is_needed_and_nowhere_else() {
+        let certificates = vec![Certificate {
+            certificate: "c".into(),
+            key: "k".into(),
+            ..Certificate::default()
+        }];
+        let good = Tls { certificates, ..Tls::default() };
+        let with = |transport: Transport, tls: Option<Tls>| {
+            problems(|config| {
+                config.listeners[0].transport = transport;
+                config.listeners[0].tls = tls;
+            })
+        };
+        for transport in [Transport::Tls, Transport::Wss] {
+            assert_eq!(with(transport, Some(good.clone())), "");
+            assert!(with(transport, None).contains("`listeners[0].tls` is missing"));
+        }
+        let text = with(Transport::Ws, Some(good.clone()));
+        assert!(text.contains("set transport = \"wss\""), "{text}");
+        let text = with(Transport::Tls, Some(Tls::default()));
+        assert!(text.contains("`listeners[0].tls.certificates` is empty"), "{text}");
+        let nameless = Tls { certificates: vec![Certificate::default()], ..Tls::default() };
+        let text = with(Transport::Tls, Some(nameless));
+        assert!(text.contains("`listeners[0].tls.certificates[0].key` names no file"), "{text}");
+        let asking = Tls { client_certificates: ClientCertificates::Optional, ..good.clone() };
+        let text = with(Transport::Tls, Some(asking));
+        assert!(text.contains("`listeners[0].tls.client_ca` names no file"), "{text}");
+        let text = with(Transport::Tls, Some(Tls { crl: vec!["x".into()], ..good.clone() }));
+        assert!(text.contains("`listeners[0].tls.crl` has no effect"), "{text}");
+        let text = with(Transport::Tls, Some(Tls { versions: Vec::new(), ..good }));
+        assert!(text.contains("`listeners[0].tls.versions` is empty"), "{text}");
     }
 
     #[test]

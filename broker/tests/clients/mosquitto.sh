@@ -30,7 +30,8 @@ publish() { mosquitto_pub -h "$host" -p "$port" ${ca:+--cafile "$ca"} "$@"; }
 subscriber() {
     name=$1
     shift
-    stdbuf -oL mosquitto_sub -h "$host" -p "$port" ${ca:+--cafile "$ca"} -W "$wait_s" -d "$@" >"$dir/$name.all" 2>&1 &
+    stdbuf -oL mosquitto_sub -h "$host" -p "$port" ${ca:+--cafile "$ca"} -W "$wait_s" \
+        -d "$@" >"$dir/$name.all" 2>&1 &
     pid=$!
     started="$started $pid"
     until grep -qs "^Subscribed" "$dir/$name.all"; do

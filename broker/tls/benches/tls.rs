@@ -168,7 +168,8 @@ fn records(
         let rate = |time: Duration| bytes / time.as_secs_f64() / 1e6;
         let each = |time: Duration| time.as_nanos() / (count.div_ceil(64) * 64) as u128;
         println!(
-            "{name}: records of {size} B: received {:.0} MB/s ({} ns each), sent {:.0} MB/s ({} ns each)",
+            "{name}: records of {size} B: received {:.0} MB/s ({} ns each), \
+             sent {:.0} MB/s ({} ns each)",
             rate(up),
             each(up),
             rate(down),

@@ -54,7 +54,8 @@ pub struct Material {
     pub crls: Vec<Vec<u8>>,
     /// Versions that are offered.
     pub versions: Versions,
-    /// Cipher suites that are offered, by name (see [`crate::cipher_names`]); empty = all.
+    /// Cipher suites that are offered, by name (see [`crate::cipher_names`]), the preferred one
+    /// first; empty = all, AES with 128 bits first.
     pub ciphers: Vec<String>,
     /// Whether clients get tickets with which they come back without a full handshake.
     pub tickets: bool,

@@ -1,4 +1,4 @@
-//! What a listener offers and whom it lets in: names, clients' certificates, material that is wrong.
+//! What a listener offers and whom it lets in: names, clients' certificates, wrong material.
 #![allow(clippy::unwrap_used)]
 
 mod common;
