@@ -15,6 +15,7 @@
 mod fault;
 pub mod websocket;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -60,6 +61,8 @@ impl Scratch {
 pub struct Received {
     /// The peer has ended its side: nothing more comes, and nothing more need be sent.
     pub ended: bool,
+    /// The client's own address, told by a proxy that is trusted; port 0 if it did not tell that.
+    pub client: Option<SocketAddr>,
 }
 
 /// Why the broker ends a connection, as far as a layer can tell the peer.
@@ -78,10 +81,10 @@ pub enum End {
 }
 
 impl Filter {
-    /// The filter of a new connection; `None` if its bytes are MQTT's own.
-    pub fn new(layers: &Layers) -> Option<Box<Filter>> {
+    /// The filter of a new connection from this address; `None` if its bytes are MQTT's own.
+    pub fn new(layers: &Layers, peer: Option<SocketAddr>) -> Option<Box<Filter>> {
         let websocket = layers.websocket.as_ref()?;
-        let websocket = Some(websocket::WebSocket::new(Arc::clone(websocket)));
+        let websocket = Some(websocket::WebSocket::new(Arc::clone(websocket), peer));
         Some(Box::new(Filter { websocket }))
     }
 
@@ -136,6 +139,6 @@ mod tests {
 
     #[test]
     fn no_layer_no_filter() {
-        assert!(Filter::new(&Layers::default()).is_none());
+        assert!(Filter::new(&Layers::default(), None).is_none());
     }
 }

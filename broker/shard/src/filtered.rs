@@ -8,11 +8,11 @@ use std::mem;
 
 use ringtide_codec::ReasonCode;
 use ringtide_driver::{BufferId, Driver, Outgoing, Token};
-use ringtide_filter::{Class, End, Fault, Filter, Layers, Scratch};
+use ringtide_filter::{Class, End, Fault, Filter, Layers, Received, Scratch};
 use ringtide_storage::Store;
 
 use crate::clients::prepare;
-use crate::conn::{Cause, Conn, Phase};
+use crate::conn::{Cause, Conn, Peer, Phase};
 use crate::core::Core;
 use crate::counters::Counter;
 
@@ -64,7 +64,7 @@ impl Cause {
 impl Conn {
     /// Puts a connection behind its listener's filter, if that has one.
     pub(crate) fn filter_by(&mut self, layers: &Layers) {
-        self.filter = Filter::new(layers);
+        self.filter = Filter::new(layers, self.peer.address());
     }
 
     /// The filter says goodbye with what is sent next.
@@ -116,6 +116,9 @@ impl<S: Store> Core<S> {
         }
         let Some(filter) = conn.filter.as_mut() else { return };
         let result = filter.receive(bytes, scratch);
+        if let Ok(Received { client: Some(client), .. }) = result {
+            conn.peer = Peer::new(Some(client));
+        }
         if !scratch.wire.is_empty() {
             prepare(conn, index, &mut self.clients.dirty, &mut self.clients.pool);
             conn.cold().wire.extend_from_slice(&scratch.wire);

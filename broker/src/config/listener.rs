@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::Durability;
@@ -108,6 +109,8 @@ pub struct Listener {
     /// Values of `Origin` with which browsers are let in, such as `https://example.org`; empty =
     /// all.
     pub websocket_origins: Vec<String>,
+    /// Networks of proxies whose word for the client's address is taken.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 impl Default for Listener {
@@ -124,6 +127,7 @@ impl Default for Listener {
             durability: ListenerDurability::Inherit,
             websocket_path: "/mqtt".to_owned(),
             websocket_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
         }
     }
 }
