@@ -13,8 +13,8 @@ TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 PROFILE := ci
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-disk test-websocket test-clients lint fmt bench bench-peer bench-durable fuzz \
-	miri loom install tune uninstall clean
+.PHONY: help build run test test-disk test-websocket test-clients lint fmt bench bench-peer \
+	bench-durable fuzz miri loom install tune uninstall clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -72,6 +72,7 @@ impl ProgramSteering {
             Arc::new(websocket::Settings {
                 path: listener.websocket_path.clone(),
                 origins: listener.websocket_origins.clone(),
+                trusted_proxies: listener.trusted_proxies.clone(),
                 message_bytes_max: limits.max_packet_bytes.saturating_add(WEBSOCKET_SPARE_BYTES),
             })
         });

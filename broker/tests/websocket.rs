@@ -348,6 +348,32 @@ fn who_reads_no_pongs_harms_nobody() {
 }
 
 #[test]
+fn the_client_behind_a_trusted_proxy_is_known_by_its_address() {
+    let settings = |networks: &str| {
+        let config = format!("{LISTENERS}trusted_proxies = [{networks}]\n");
+        Settings::new(2).config(&config).env("RINGTIDE_LOG_LEVEL", "debug")
+    };
+    let more = "X-Forwarded-For: 198.51.100.1, 203.0.113.7\r\nSec-WebSocket-Protocol: mqtt\r\n";
+    for (networks, wanted) in [("\"127.0.0.0/8\"", "203.0.113.7:0"), ("", "127.0.0.1:")] {
+        let broker = Broker::start(&settings(networks));
+        let cx = Cx::new("proxy", &broker);
+        // On either shard, handed over or not.
+        for n in 0..8 {
+            let mut socket = WebSocket::raw(&web(&broker));
+            socket.send(websocket::request("/mqtt", more).as_bytes());
+            assert!(socket.answer().0.starts_with("HTTP/1.1 101 "));
+            socket.send_message(&cx.v5(&format!("client{n}")).encode());
+            assert_eq!(socket.expect_frame().payload[0], 0x20);
+        }
+        let log = broker.log_text();
+        let connected: Vec<_> = log.lines().filter(|line| line.contains(" connected ")).collect();
+        assert_eq!(connected.len(), 8, "{log}");
+        let peer = format!("peer=Some({wanted}");
+        assert!(connected.iter().all(|line| line.contains(&peer)), "{connected:#?}");
+    }
+}
+
+#[test]
 fn origins_that_are_not_on_the_list_are_turned_away() {
     let config = format!("{LISTENERS}websocket_origins = [\"https://example.org\"]\n");
     let config = config.replace("[[listeners]]\nname = \"plain\"\nbind = \"@LISTEN@\"\n", "");

@@ -17,6 +17,7 @@ mod fault;
 mod secured;
 pub mod websocket;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -79,6 +80,8 @@ pub struct Received {
     pub ended: bool,
     /// A TLS handshake has come to its end with these bytes: [`Filter::peer`] says how.
     pub handshake_done: bool,
+    /// The client's own address, told by a proxy that is trusted; port 0 if it did not tell that.
+    pub client: Option<SocketAddr>,
 }
 
 /// Why the broker ends a connection, as far as a layer can tell the peer.
@@ -97,13 +100,13 @@ pub enum End {
 }
 
 impl Filter {
-    /// The filter of a new connection; `None` if its bytes are MQTT's own.
+    /// The filter of a new connection from this address; `None` if its bytes are MQTT's own.
     ///
     /// # Errors
     /// When TLS cannot begin: the connection must be closed.
-    pub fn new(layers: &Layers) -> Result<Option<Box<Filter>>, Fault> {
+    pub fn new(layers: &Layers, peer: Option<SocketAddr>) -> Result<Option<Box<Filter>>, Fault> {
         let websocket =
-            layers.websocket.as_ref().map(|settings| WebSocket::new(Arc::clone(settings)));
+            layers.websocket.as_ref().map(|settings| WebSocket::new(Arc::clone(settings), peer));
         let layered = match (&layers.tls, websocket) {
             (None, None) => return Ok(None),
             (None, Some(websocket)) => Layered::WebSocket(websocket),
@@ -193,6 +196,6 @@ mod tests {
 
     #[test]
     fn no_layer_no_filter() {
-        assert!(Filter::new(&Layers::default()).is_ok_and(|filter| filter.is_none()));
+        assert!(Filter::new(&Layers::default(), None).is_ok_and(|filter| filter.is_none()));
     }
 }

@@ -34,7 +34,8 @@ impl Secured {
         let Some(websocket) = &mut self.websocket else {
             let taken = self.tls.receive(bytes, plain, wire)?;
             self.ended |= taken.ended;
-            return Ok(Received { ended: taken.ended, handshake_done: taken.handshake_done });
+            let (ended, handshake_done) = (taken.ended, taken.handshake_done);
+            return Ok(Received { ended, handshake_done, client: None });
         };
         inner_plain.clear();
         inner_wire.clear();
@@ -47,8 +48,12 @@ impl Secured {
         let taken = taken?;
         self.tls.send(inner_wire, wire)?;
         self.ended |= taken.ended;
-        let ended = taken.ended || inner?.ended;
-        Ok(Received { ended, handshake_done: taken.handshake_done })
+        let inner = inner?;
+        Ok(Received {
+            ended: taken.ended || inner.ended,
+            handshake_done: taken.handshake_done,
+            client: inner.client,
+        })
     }
 
     /// See [`crate::Filter::send`]. Shared parts are copied: into their records.

@@ -35,13 +35,14 @@ impl Pair {
         let settings = websocket::Settings {
             path: "/mqtt".to_owned(),
             origins: Vec::new(),
+            trusted_proxies: Vec::new(),
             message_bytes_max: 1 << 21,
         };
         let layers = Layers {
             tls: Some(acceptor(&material(authority))),
             websocket: over_websocket.then(|| Arc::new(settings)),
         };
-        let filter = Filter::new(&layers).unwrap().unwrap();
+        let filter = Filter::new(&layers, None).unwrap().unwrap();
         let client = side.connect(NAME);
         let mut pair = Pair {
             client,
@@ -179,7 +180,7 @@ fn a_fault_of_either_layer_has_its_class_and_is_told_to_the_client() {
     assert!(!scratch.wire.is_empty(), "an alert");
     // No TLS at all.
     let layers = Layers { tls: Some(acceptor(&material(&authority))), websocket: None };
-    let mut filter = Filter::new(&layers).unwrap().unwrap();
+    let mut filter = Filter::new(&layers, None).unwrap().unwrap();
     let mut connect = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00".to_vec();
     let fault = filter.receive(&mut connect, &mut Scratch::default()).unwrap_err();
     assert_eq!(fault.class, Class::WrongProtocol);

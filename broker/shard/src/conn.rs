@@ -76,7 +76,7 @@ pub(crate) enum Peer {
 }
 
 impl Peer {
-    fn new(address: Option<SocketAddr>) -> Peer {
+    pub(crate) fn new(address: Option<SocketAddr>) -> Peer {
         match address {
             None => Peer::None,
             Some(SocketAddr::V4(address)) => Peer::V4(address),

@@ -15,11 +15,11 @@ use std::mem;
 
 use ringtide_codec::ReasonCode;
 use ringtide_driver::{BufferId, Driver, Outgoing, Token};
-use ringtide_filter::{Class, End, Fault, Filter, Scratch};
+use ringtide_filter::{Class, End, Fault, Filter, Received, Scratch};
 use ringtide_storage::Store;
 
 use crate::clients::prepare;
-use crate::conn::{Cause, Conn, Phase};
+use crate::conn::{Cause, Conn, Peer, Phase};
 use crate::core::Core;
 use crate::counters::Counter;
 
@@ -124,7 +124,7 @@ impl<S: Store> Core<S> {
         if let (Some(layers), Some(conn)) =
             (self.limits.layers(listener), self.clients.conns.at_mut(index))
         {
-            conn.filter = Filter::new(layers)?;
+            conn.filter = Filter::new(layers, conn.peer.address())?;
         }
         Ok(())
     }
@@ -194,6 +194,9 @@ impl<S: Store> Core<S> {
         }
         let Some(filter) = conn.filter.as_mut() else { return };
         let result = filter.receive(bytes, scratch);
+        if let Ok(Received { client: Some(client), .. }) = result {
+            conn.peer = Peer::new(Some(client));
+        }
         if !scratch.wire.is_empty() {
             prepare(conn, index, &mut self.clients.dirty, &mut self.clients.pool);
             conn.cold().wire.extend_from_slice(&scratch.wire);

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{Durability, Tls};
@@ -134,6 +135,8 @@ pub struct Listener {
     /// Values of `Origin` with which browsers are let in, such as `https://example.org`; empty =
     /// all.
     pub websocket_origins: Vec<String>,
+    /// Networks of proxies whose word for the client's address is taken.
+    pub trusted_proxies: Vec<IpNet>,
     /// TLS; there if, and only if, the transport needs it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
@@ -153,6 +156,7 @@ impl Default for Listener {
             durability: ListenerDurability::Inherit,
             websocket_path: "/mqtt".to_owned(),
             websocket_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
             tls: None,
         }
     }

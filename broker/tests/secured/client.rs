@@ -3,6 +3,7 @@
 //!
 //! A connection's TLS is undone between two sockets: what the test's client sees is a plain stream.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this")]
+#![allow(clippy::unwrap_used)]
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};

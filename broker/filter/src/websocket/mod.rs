@@ -13,12 +13,15 @@
 //! nothing; its streams are not used, since they own a buffer per connection.
 
 mod answer;
+mod forwarded;
 mod frames;
 mod request;
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use ipnet::IpNet;
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::{End, Fault, Received};
@@ -32,8 +35,17 @@ pub struct Settings {
     /// Values of `Origin` that are let in; empty = all. Clients that send none, which browsers
     /// always do, are let in.
     pub origins: Vec<String>,
+    /// Who may say, by `X-Forwarded-For` or `Forwarded`, for whom it connects.
+    pub trusted_proxies: Vec<IpNet>,
     /// The largest message in bytes, whether one frame or in fragments.
     pub message_bytes_max: u32,
+}
+
+impl Settings {
+    fn trusts(&self, address: IpAddr) -> bool {
+        // A listener on [::] sees IPv4 addresses in their mapped form.
+        self.trusted_proxies.iter().any(|network| network.contains(&address.to_canonical()))
+    }
 }
 
 /// One connection's WebSocket.
@@ -50,6 +62,8 @@ pub(crate) struct WebSocket {
     /// The frame's mask, the byte for the next payload byte first.
     mask: [u8; 4],
     stage: Stage,
+    /// The peer is a proxy that is trusted.
+    trusted: bool,
     /// A message has begun and its last frame has not.
     fragmented: bool,
     /// The Close that goes with the next send.
@@ -76,7 +90,8 @@ fn code_of(why: End) -> CloseCode {
 }
 
 impl WebSocket {
-    pub(crate) fn new(settings: Arc<Settings>) -> WebSocket {
+    pub(crate) fn new(settings: Arc<Settings>, peer: Option<SocketAddr>) -> WebSocket {
+        let trusted = peer.is_some_and(|peer| settings.trusts(peer.ip()));
         WebSocket {
             settings,
             held: Vec::new(),
@@ -84,6 +99,7 @@ impl WebSocket {
             message_bytes: 0,
             mask: [0; 4],
             stage: Stage::Request,
+            trusted,
             fragmented: false,
             ending: None,
         }
@@ -102,30 +118,36 @@ impl WebSocket {
     ) -> Result<Received, Fault> {
         let result = match self.stage {
             Stage::Request => self.request(bytes, plain, wire),
-            Stage::Open => self.frames(bytes, plain, wire),
-            Stage::Closed => Ok(()),
+            Stage::Open => self.frames(bytes, plain, wire).map(|()| None),
+            Stage::Closed => Ok(None),
         };
-        if let Err(fault) = result {
-            self.stage = Stage::Closed;
-            self.held = Vec::new();
-            return Err(fault);
+        match result {
+            Ok(client) => {
+                Ok(Received { ended: self.stage == Stage::Closed, client, ..Received::default() })
+            }
+            Err(fault) => {
+                self.stage = Stage::Closed;
+                self.held = Vec::new();
+                Err(fault)
+            }
         }
-        Ok(Received { ended: self.stage == Stage::Closed, ..Received::default() })
     }
 
-    /// Bytes of the request; what follows it are frames.
+    /// Bytes of the request; what follows it are frames. Gives the client's address if a proxy has
+    /// told it.
     fn request(
         &mut self,
         bytes: &mut [u8],
         plain: &mut Vec<u8>,
         wire: &mut Vec<u8>,
-    ) -> Result<(), Fault> {
-        match request::receive(&mut self.held, bytes, &self.settings, wire)? {
-            Outcome::More => Ok(()),
-            Outcome::Upgraded { used } => {
+    ) -> Result<Option<SocketAddr>, Fault> {
+        match request::receive(&mut self.held, bytes, &self.settings, self.trusted, wire)? {
+            Outcome::More => Ok(None),
+            Outcome::Upgraded { used, client } => {
                 self.held = Vec::new();
                 self.stage = Stage::Open;
-                self.frames(bytes.get_mut(used..).unwrap_or_default(), plain, wire)
+                self.frames(bytes.get_mut(used..).unwrap_or_default(), plain, wire)?;
+                Ok(client)
             }
         }
     }

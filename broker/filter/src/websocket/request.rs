@@ -1,12 +1,14 @@
 //! The opening handshake: a GET that asks for an upgrade, and all that is checked of it.
 
+use std::net::SocketAddr;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use httparse::Header;
 use tungstenite::handshake::derive_accept_key;
 
-use super::Settings;
 use super::answer::{self, Status};
+use super::{Settings, forwarded};
 use crate::fault::{Class, Fault};
 
 /// Most bytes of a request's line and headers: all that is kept of it.
@@ -26,6 +28,8 @@ pub(super) enum Outcome {
     Upgraded {
         /// Bytes of the request among those given.
         used: usize,
+        /// The client for which a trusted proxy connects.
+        client: Option<SocketAddr>,
     },
 }
 
@@ -36,11 +40,12 @@ struct Refusal {
 }
 
 /// Takes bytes of a request. `held` is what came of it before; it never grows beyond
-/// [`REQUEST_BYTES_MAX`].
+/// [`REQUEST_BYTES_MAX`]. With `trusted` the peer is a proxy whose word for its client is taken.
 pub(super) fn receive(
     held: &mut Vec<u8>,
     bytes: &[u8],
     settings: &Settings,
+    trusted: bool,
     wire: &mut Vec<u8>,
 ) -> Result<Outcome, Fault> {
     if held.is_empty() {
@@ -74,7 +79,11 @@ pub(super) fn receive(
     match granted {
         Ok((key, protocol)) => {
             answer::accept(&derive_accept_key(key.as_bytes()), protocol, wire);
-            Ok(Outcome::Upgraded { used: end - before })
+            let client = match trusted {
+                true => forwarded::client(&Headers(request.headers), settings),
+                false => None,
+            };
+            Ok(Outcome::Upgraded { used: end - before, client })
         }
         Err(refusal) => Err(refuse(refusal, request.path, wire)),
     }
@@ -192,7 +201,7 @@ fn refuse(refusal: Refusal, path: Option<&str>, wire: &mut Vec<u8>) -> Fault {
 }
 
 /// The headers of a request.
-struct Headers<'h>(&'h [Header<'h>]);
+pub(super) struct Headers<'h>(&'h [Header<'h>]);
 
 impl<'h> Headers<'h> {
     /// Values of all headers of a name, without white space around them; none for bytes that are
@@ -210,7 +219,7 @@ impl<'h> Headers<'h> {
     }
 
     /// The members of a list, over all headers of that name.
-    fn list(&self, name: &str) -> impl Iterator<Item = &'h str> {
+    pub(super) fn list(&self, name: &str) -> impl Iterator<Item = &'h str> {
         self.all(name).flatten().flat_map(|value| value.split(',').map(str::trim))
     }
 

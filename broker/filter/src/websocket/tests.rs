@@ -1,6 +1,8 @@
+mod forwarded;
 mod frames;
 mod upgrade;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -19,18 +21,24 @@ const ANSWER: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n
                       Sec-WebSocket-Protocol: mqtt\r\n\r\n";
 const MESSAGE_BYTES_MAX: u32 = 100_000;
 
-fn filter_with(origins: &[&str]) -> Box<Filter> {
-    let settings = Settings {
+fn settings() -> Settings {
+    Settings {
         path: "/mqtt".to_owned(),
-        origins: origins.iter().map(ToString::to_string).collect(),
+        origins: Vec::new(),
+        trusted_proxies: Vec::new(),
         message_bytes_max: MESSAGE_BYTES_MAX,
-    };
+    }
+}
+
+fn filter_with(settings: Settings, peer: &str) -> Box<Filter> {
     let layers = Layers { websocket: Some(Arc::new(settings)), ..Layers::default() };
-    Filter::new(&layers).expect("no TLS to go wrong").expect("a filter for a layer")
+    let peer = peer.parse().expect("an address");
+    let filter = Filter::new(&layers, Some(peer)).expect("no TLS to go wrong");
+    filter.expect("a filter for a layer")
 }
 
 fn filter() -> Box<Filter> {
-    filter_with(&[])
+    filter_with(settings(), "192.0.2.1:50000")
 }
 
 /// All that a filter made of what it was given.
@@ -39,6 +47,7 @@ struct Seen {
     plain: Vec<u8>,
     wire: Vec<u8>,
     ended: bool,
+    client: Option<SocketAddr>,
     fault: Option<Fault>,
 }
 
@@ -52,7 +61,10 @@ impl Seen {
             seen.plain.append(&mut scratch.plain);
             seen.wire.append(&mut scratch.wire);
             match result {
-                Ok(Received { ended, .. }) => seen.ended = ended,
+                Ok(Received { ended, client, .. }) => {
+                    seen.ended = ended;
+                    seen.client = seen.client.or(client);
+                }
                 Err(fault) => {
                     seen.fault = Some(fault);
                     break;

@@ -1,6 +1,7 @@
 //! A certificate authority for tests. What it signs is valid from 1975 to 4096 unless a test wants
 //! otherwise, so that no test depends on the clock.
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
+#![allow(clippy::unwrap_used)]
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,

@@ -88,19 +88,23 @@ fn each_thing_that_is_wrong_has_its_answer() {
 
 #[test]
 fn origins_on_the_list_are_let_in_and_no_others() {
-    let origins = ["https://example.org", "HTTP://Example.com"];
-    let granted = Seen::of(&mut filter_with(&origins), [REQUEST.as_bytes()]);
+    let origins = ["https://example.org", "HTTP://Example.com"].map(str::to_owned).to_vec();
+    let filter = || {
+        let settings = Settings { origins: origins.clone(), ..settings() };
+        filter_with(settings, "192.0.2.1:1")
+    };
+    let granted = Seen::of(&mut filter(), [REQUEST.as_bytes()]);
     assert_eq!(granted.fault, None);
     for other in ["https://example.com", "http://example.com.evil.org", "null", ""] {
         let request = replaced("http://example.com", other);
-        let (status, answer, _) = refused(&mut filter_with(&origins), &request);
+        let (status, answer, _) = refused(&mut filter(), &request);
         assert_eq!(status, 403, "{other}");
         assert!(answer.contains("Origin"));
     }
     let twice = replaced("Origin: ", "Origin: https://evil.org\r\nOrigin: ");
-    assert_eq!(refused(&mut filter_with(&origins), &twice).0, 403);
+    assert_eq!(refused(&mut filter(), &twice).0, 403);
     let none = replaced("Origin: http://example.com\r\n", "");
-    assert_eq!(Seen::of(&mut filter_with(&origins), [none.as_bytes()]).fault, None);
+    assert_eq!(Seen::of(&mut filter(), [none.as_bytes()]).fault, None);
 }
 
 #[test]
