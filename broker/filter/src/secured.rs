@@ -66,6 +66,12 @@ impl Secured {
         if let Some(websocket) = &mut self.websocket {
             websocket.send(head, shared);
         }
+        if !self.tls.is_open() {
+            // Nothing may come before the handshake's end or behind an alert.
+            head.clear();
+            shared.clear();
+            return Ok(());
+        }
         let out = &mut scratch.inner_wire;
         out.clear();
         let sealed = seal(&mut self.tls, head, shared, out);

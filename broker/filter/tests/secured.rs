@@ -178,6 +178,10 @@ fn a_fault_of_either_layer_has_its_class_and_is_told_to_the_client() {
     let fault = pair.filter.receive(&mut garbage, &mut scratch).unwrap_err();
     assert_eq!(fault.class, Class::TlsProtocol);
     assert!(!scratch.wire.is_empty(), "an alert");
+    pair.filter.end(End::Normal);
+    let (mut head, mut shared) = (b"late".to_vec(), vec![(0, Bytes::from_static(b"part"))]);
+    pair.filter.send(&mut head, &mut shared, &mut scratch).unwrap();
+    assert!(head.is_empty() && shared.is_empty(), "nothing follows it");
     // No TLS at all.
     let layers = Layers { tls: Some(acceptor(&material(&authority))), websocket: None };
     let mut filter = Filter::new(&layers, None).unwrap().unwrap();

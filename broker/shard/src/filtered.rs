@@ -3,12 +3,11 @@
 //! What arrives is filtered at once, whatever the connection waits for: all that lies unread in a
 //! connection is MQTT. What leaves is MQTT until its turn's flush, so every limit counts the same
 //! bytes for all transports; what a filter itself has to say is kept apart and goes first.
-
 //!
 //! A TLS handshake costs as much as hundreds of packets. Its bytes are set aside when they come and
-//! are worked on by a step of the turn (`shake_hands`) that has a budget of its own: packets of those
-//! who are connected never wait behind a storm of handshakes. While a connection's
-//! handshake goes on its bytes are received one buffer at a time, so one buffer waits at most.
+//! are worked on by a step of the turn (`shake_hands`) that has a budget of its own: packets of
+//! those who are connected never wait behind a storm of handshakes. While a connection's handshake
+//! goes on its bytes are received one buffer at a time, so one buffer waits at most.
 
 use std::collections::VecDeque;
 use std::mem;

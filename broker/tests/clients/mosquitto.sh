@@ -134,8 +134,8 @@ sessions() {
 
 large() {
     head -c 1000000 /dev/urandom >"$dir/large"
-    mosquitto_sub -h "$host" -p "$port" ${ca:+--cafile "$ca"} -W "$wait_s" -q 1 -t "$run/large" -C 1 -N \
-        >"$dir/large.got" &
+    mosquitto_sub -h "$host" -p "$port" ${ca:+--cafile "$ca"} -W "$wait_s" -q 1 \
+        -t "$run/large" -C 1 -N >"$dir/large.got" &
     got=$!
     started="$started $got"
     # Retained, so that it does not matter which of the two is there first.

@@ -94,6 +94,11 @@ impl Connection {
         self.handshaking
     }
 
+    /// True while plaintext can be sent: behind the handshake, and before any fault.
+    pub fn is_open(&self) -> bool {
+        !self.handshaking && !self.broken
+    }
+
     /// Bytes held of records that are not complete.
     pub fn held_bytes(&self) -> usize {
         self.held.len()
@@ -205,7 +210,7 @@ impl Connection {
     /// Appends the notice that nothing more comes (`close_notify`), unless the handshake is not
     /// done: then there is nothing that could be cut off.
     pub fn close(&mut self, out: &mut Vec<u8>) {
-        if !self.handshaking && !self.broken {
+        if self.is_open() {
             // An error means that nothing can be sent any more: then there is nothing to say.
             let _ = self.when_writable(out, |mut traffic, out| {
                 append(out, RECORD_OVERHEAD_BYTES + 2, |to| traffic.queue_close_notify(to))

@@ -184,7 +184,9 @@ fn what_is_wrong_with_the_material_is_told_with_its_part() {
         (|m, _| m.identities[0].key.clear(), Part::Key(0), "has no private key"),
         (
             |m, _| {
-                m.identities[0].key = b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n-----END ENCRYPTED PRIVATE KEY-----\n".to_vec()
+                let kind = "ENCRYPTED PRIVATE KEY";
+                let pem = format!("-----BEGIN {kind}-----\nAA==\n-----END {kind}-----\n");
+                m.identities[0].key = pem.into_bytes();
             },
             Part::Key(0),
             "is encrypted",
