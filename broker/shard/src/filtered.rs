@@ -123,9 +123,8 @@ impl<S: Store> Core<S> {
             prepare(conn, index, &mut self.clients.dirty, &mut self.clients.pool);
             conn.cold().wire.extend_from_slice(&scratch.wire);
         }
-        let connecting = conn.phase == Phase::Connecting;
         // While it connects, bytes are asked for one buffer at a time: also if these were no MQTT.
-        if connecting || !scratch.plain.is_empty() {
+        if conn.phase == Phase::Connecting || !scratch.plain.is_empty() {
             self.on_received(index, &scratch.plain);
         } else {
             self.choke(index);
@@ -137,7 +136,7 @@ impl<S: Store> Core<S> {
             Ok(received) if received.ended => self.on_ended(token),
             Ok(_) => {
                 let wire = conn.cold.as_ref().map_or(0, |cold| cold.wire.len());
-                if connecting && wire > WIRE_CONNECTING_MAX {
+                if conn.phase == Phase::Connecting && wire > WIRE_CONNECTING_MAX {
                     self.close(index, Cause::Lost);
                 }
             }
