@@ -217,7 +217,7 @@ impl<S: Store> Core<S> {
             Ok(received) if received.ended => self.on_ended(token),
             Ok(_) => {
                 let wire = conn.cold.as_ref().map_or(0, |cold| cold.wire.len());
-                if connecting && wire > WIRE_CONNECTING_MAX {
+                if conn.phase == Phase::Connecting && wire > WIRE_CONNECTING_MAX {
                     self.close(index, Cause::Lost);
                 }
             }
