@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use rustls::{CertificateError, Error, InvalidMessage, PeerIncompatible};
+use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
 
 /// Kinds of faults, for counters and for how often they are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,9 +71,7 @@ impl From<Error> for Fault {
                 let text = "the client asks for another protocol (ALPN) than is offered here";
                 (FaultClass::NothingInCommon, text.to_owned())
             }
-            Error::AlertReceived(alert) => {
-                (FaultClass::Alert, format!("the peer has ended it: {alert:?}"))
-            }
+            Error::AlertReceived(alert) => (FaultClass::Alert, ended_by_client(*alert)),
             Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
                 (FaultClass::NotTls, "it does not speak TLS".to_owned())
             }
@@ -81,6 +79,18 @@ impl From<Error> for Fault {
         };
         Fault { class, text }
     }
+}
+
+/// What a client means by an alert.
+fn ended_by_client(alert: AlertDescription) -> String {
+    let meaning = match alert {
+        AlertDescription::UnknownCA
+        | AlertDescription::BadCertificate
+        | AlertDescription::CertificateUnknown => ": it does not trust the listener's certificate",
+        AlertDescription::CertificateExpired => ": the listener's certificate has expired",
+        _ => "",
+    };
+    format!("the client has ended it with the alert {alert:?}{meaning}")
 }
 
 /// Why a client's certificate is refused.
