@@ -206,6 +206,26 @@ fn clients_are_let_in_by_their_certificates() {
 }
 
 #[test]
+fn a_listener_may_have_more_authorities_than_a_record_holds() {
+    let files = Files::new();
+    let mut all = files.authority.certificate.clone();
+    for number in 0..800 {
+        all.push_str(&Authority::new(&format!("authority number {number}")).certificate);
+    }
+    files.write("all.crt", &all);
+    let ca = files.path("all.crt");
+    let tls = format!("client_certificates = \"optional\"\nclient_ca = \"{ca}\"\n");
+    let broker = files.broker(1, "", &tls);
+    let address = address_of(&broker, "secured");
+    let own = files.authority.client("meter-8", 8);
+    for versions in [TLS_1_2, TLS_1_3] {
+        for own in [None, Some(&own)] {
+            attempt(&address, &files.client(versions, own)).unwrap();
+        }
+    }
+}
+
+#[test]
 fn a_ticket_is_good_on_every_shard() {
     let files = Files::new();
     let broker = counting(&files, 3, "", "");

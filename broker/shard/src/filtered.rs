@@ -22,8 +22,9 @@ use crate::conn::{Cause, Conn, Peer, Phase};
 use crate::core::Core;
 use crate::counters::Counter;
 
-/// Most bytes of a filter's own, pongs above all, that wait for a client whose CONNECT has not
-/// come. From then on it counts as output that is not read.
+/// Most bytes of a filter's own, pongs above all, that wait for a client which does not read and
+/// whose CONNECT has not come. From then on it counts as output that is not read. A handshake's
+/// answer may be longer, and goes out in one piece.
 const WIRE_CONNECTING_MAX: usize = 16 << 10;
 /// Milliseconds between two log lines about faults of one class.
 const FAULT_LOG_MS: u64 = 1000;
@@ -217,7 +218,8 @@ impl<S: Store> Core<S> {
             Ok(received) if received.ended => self.on_ended(token),
             Ok(_) => {
                 let wire = conn.cold.as_ref().map_or(0, |cold| cold.wire.len());
-                if conn.phase == Phase::Connecting && wire > WIRE_CONNECTING_MAX {
+                let unread = conn.phase == Phase::Connecting && conn.stalled;
+                if unread && wire > WIRE_CONNECTING_MAX {
                     self.close(index, Cause::Lost);
                 }
             }
