@@ -106,18 +106,14 @@ fn check_first(bytes: &[u8]) -> Result<(), Fault> {
     Err(Fault::new(Class::WrongProtocol, text))
 }
 
-/// The length of the request up to and with its empty line.
+/// The length of the request up to and with its empty line. No more than the last three bytes of
+/// an earlier piece can belong to that.
 fn head_end(bytes: &[u8]) -> Option<usize> {
-    let mut line_empty = false;
-    for (at, &byte) in bytes.iter().enumerate() {
-        match byte {
-            b'\n' if line_empty => return Some(at + 1),
-            b'\n' => line_empty = true,
-            b'\r' => {}
-            _ => line_empty = false,
-        }
-    }
-    None
+    let ends = |at: usize| match bytes[..at] {
+        [.., b'\n'] | [.., b'\n', b'\r'] => bytes[at] == b'\n',
+        _ => false,
+    };
+    (0..bytes.len()).find(|&at| ends(at)).map(|at| at + 1)
 }
 
 /// The key and the sub-protocol of an upgrade that is granted.

@@ -114,23 +114,6 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_at_all_come_to_an_orderly_end(
-        bytes in vec(any::<u8>(), 0..300),
-        lengths in vec(1..50_usize, 1..4),
-        upgraded in any::<bool>(),
-    ) {
-        let fresh = || if upgraded { open() } else { filter() };
-        let whole = Seen::of(&mut fresh(), [bytes.as_slice()]);
-        let mut filter = fresh();
-        let pieces = Seen::of(&mut filter, cut(&bytes, &lengths));
-        prop_assert_eq!(&whole, &pieces);
-        prop_assert!(whole.plain.len() <= bytes.len());
-        if whole.fault.is_some() || whole.ended {
-            prop_assert!(filter.has_ended());
-        }
-    }
-
-    #[test]
     fn a_mask_is_taken_away_wherever_its_bytes_are_cut(
         payload in vec(any::<u8>(), 0..100),
         mask in any::<[u8; 4]>(),
