@@ -25,8 +25,9 @@ fn filter(upgraded: bool) -> Box<Filter> {
         trusted_proxies: Vec::new(),
         message_bytes_max: 1000,
     };
-    let layers = Layers { websocket: Some(Arc::new(settings)) };
-    let mut filter = Filter::new(&layers, None).expect("a filter for a layer");
+    let layers = Layers { websocket: Some(Arc::new(settings)), ..Layers::default() };
+    let filter = Filter::new(&layers, None).expect("no TLS to go wrong");
+    let mut filter = filter.expect("a filter for a layer");
     if upgraded {
         let granted = filter.receive(&mut UPGRADE.to_vec(), &mut Scratch::default());
         assert_eq!(granted, Ok(Received::default()));
