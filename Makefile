@@ -13,8 +13,8 @@ TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 PROFILE := ci
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-disk test-clients lint fmt bench bench-peer bench-durable fuzz \
-	miri loom install tune uninstall clean
+.PHONY: help build run test test-disk test-websocket test-clients lint fmt bench bench-peer \
+	bench-durable fuzz miri loom install tune uninstall clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,11 @@ test: ## format, lints, all tests, real clients against the broker
 test-disk: ## the tests of the broker with the store on the disk in place of the tests' own
 	@scripts/ensure.sh test
 	RINGTIDE_TEST_STORE=disk RINGTIDE_REQUIRE_CLIENTS=1 RINGTIDE_TEST_SHARDS=$(SHARDS) \
+		cargo test --locked --profile $(PROFILE) -p ringtide
+
+test-websocket: ## the tests of the broker with every client behind a WebSocket
+	@scripts/ensure.sh test
+	RINGTIDE_TEST_TRANSPORT=ws RINGTIDE_TEST_SHARDS=$(SHARDS) \
 		cargo test --locked --profile $(PROFILE) -p ringtide
 
 test-clients: ## only mosquitto, paho-mqtt, gmqtt and mqtt.js against the broker

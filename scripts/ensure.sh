@@ -105,6 +105,7 @@ node_client() {
 
 real_clients() {
     want mosquitto_pub mosquitto-clients
+    want openssl openssl
     # The shell's own kill does not count: the tests start the program.
     [ -x /bin/kill ] || [ -x /usr/bin/kill ] || packages="$packages procps"
     want prlimit util-linux

@@ -62,8 +62,8 @@ macro_rules! command_with_settings {
             /// configuration file
             #[argh(option, arg_name = "FILE")]
             config: Option<PathBuf>,
-            /// address and port to listen on, or a port; may be given more than once, and replaces
-            /// the listeners of the configuration
+            /// address and port to listen on, or a port, after ws:// for WebSocket; may be given
+            /// more than once, and replaces the listeners of the configuration
             #[argh(option, arg_name = "ADDRESS")]
             listen: Vec<String>,
             /// number of shards; 0 = one per usable core
@@ -219,6 +219,9 @@ impl Settings {
 
 /// A port alone means all addresses, as in the default listener.
 fn bind(address: &str) -> String {
+    if let Some((transport, rest)) = address.split_once("://") {
+        return format!("{transport}://{}", bind(rest));
+    }
     match address.strip_prefix(':').unwrap_or(address).parse::<u16>() {
         Ok(port) => format!("0.0.0.0:{port}"),
         Err(_) => address.to_owned(),
@@ -315,5 +318,6 @@ mod tests {
         assert_eq!(bind("1884"), "0.0.0.0:1884");
         assert_eq!(bind(":1884"), "0.0.0.0:1884");
         assert_eq!(bind("[::]:1884"), "[::]:1884");
+        assert_eq!(bind("ws://8083"), "ws://0.0.0.0:8083");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::config::{Config, Durability, Listener, ListenerDurability, Loaded};
+use crate::config::{Config, Durability, Listener, ListenerDurability, Loaded, Transport};
 use crate::preflight::Footing;
 
 /// The program's version.
@@ -79,7 +79,16 @@ fn listener((listener, address): (&Listener, &SocketAddr)) -> String {
         ListenerDurability::Inherit => String::new(),
         own => format!(", durability: {}", own.over(Durability::Sync).name()),
     };
-    format!("listening on {address}{name}, MQTT {} over TCP{limit}{promise}", versions.join(", "))
+    let over = match listener.transport {
+        Transport::Tcp => "TCP".to_owned(),
+        Transport::Ws => format!("WebSocket at {}", listener.websocket_path),
+        Transport::Tls => "TLS".to_owned(),
+        Transport::Wss => format!("WebSocket in TLS at {}", listener.websocket_path),
+    };
+    format!(
+        "listening on {address}{name}, MQTT {} over {over}{limit}{promise}",
+        versions.join(", ")
+    )
 }
 
 #[cfg(test)]

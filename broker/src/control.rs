@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use ringtide_driver::Waker;
+use ringtide_tls::Acceptor;
 
 use crate::config::{Access, Config, Limits, Log, Shared};
 
@@ -72,6 +73,7 @@ pub struct Control {
     stage: Arc<AtomicU8>,
     epoch: Arc<AtomicU64>,
     live: ArcSwap<Live>,
+    tls: ArcSwap<Vec<Option<Acceptor>>>,
     wakers: Mutex<Vec<Arc<dyn Waker>>>,
 }
 
@@ -82,6 +84,7 @@ impl Control {
             stage: Arc::new(AtomicU8::new(Stage::Running as u8)),
             epoch: Arc::new(AtomicU64::new(0)),
             live: ArcSwap::from_pointee(live),
+            tls: ArcSwap::from_pointee(Vec::new()),
             wakers: Mutex::new(Vec::new()),
         }
     }
@@ -111,6 +114,12 @@ impl Control {
         self.live.load_full()
     }
 
+    /// What each listener's new connections make their TLS handshakes with, in the listeners'
+    /// order; `None`, or no entry, for a listener without TLS.
+    pub fn tls(&self) -> Arc<Vec<Option<Acceptor>>> {
+        self.tls.load_full()
+    }
+
     /// Adds a shard's waker, to be rung at every change.
     pub fn add_waker(&self, waker: Arc<dyn Waker>) {
         self.wakers.lock().unwrap_or_else(PoisonError::into_inner).push(waker);
@@ -125,6 +134,13 @@ impl Control {
     /// Puts new settings in force and wakes every shard.
     pub fn set_live(&self, live: Live) {
         self.live.store(Arc::new(live));
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.wake_all();
+    }
+
+    /// Puts new TLS material in force and wakes every shard.
+    pub fn set_tls(&self, tls: Vec<Option<Acceptor>>) {
+        self.tls.store(Arc::new(tls));
         self.epoch.fetch_add(1, Ordering::AcqRel);
         self.wake_all();
     }

@@ -26,4 +26,5 @@ pub mod signals;
 pub mod start;
 mod store;
 mod store_command;
+pub mod tls;
 mod tune_command;

@@ -13,6 +13,7 @@ use crate::control::{Control, Live, Stage};
 use crate::exit::{Exit, Failure};
 use crate::listen::{self, Opened};
 use crate::logs::{self, LogLevel};
+use crate::tls::{self, TlsFiles};
 use crate::{notify, preflight, signals, start, store_command, tune_command};
 
 /// Does what the arguments (without the program's name) ask for.
@@ -53,7 +54,9 @@ pub(crate) fn load(settings: &Settings) -> Result<(Sources, Loaded), Failure> {
 fn check_config(settings: &Settings) -> Result<String, Failure> {
     let (_, loaded) = load(settings)?;
     preflight::check_files(&loaded.config).map_err(|error| Failure::usage(error.to_string()))?;
-    for warning in &loaded.warnings {
+    let tls = tls::check(&loaded.config.listeners);
+    let warnings = tls.map_err(|error| Failure::usage(error.to_string()))?;
+    for warning in loaded.warnings.iter().chain(&warnings) {
         let _ = writeln!(io::stderr(), "ringtide: warning: {warning}");
     }
     Ok(match &loaded.file {
@@ -97,20 +100,24 @@ fn serve(sources: Sources, loaded: &Loaded, level: LogLevel) -> Result<(), Failu
     for warning in &footing.warnings {
         warn!("{warning}");
     }
+    let control = Arc::new(Control::new(Live::from(&config)));
+    let tls = TlsFiles::open(&config.listeners, Arc::clone(&control));
+    let tls = Arc::new(tls.map_err(|error| Failure::usage(error.to_string()))?);
     let shards = u16::try_from(footing.cpus.len()).unwrap_or(config::SHARDS_MAX);
     let listeners = config
         .listeners
         .iter()
         .map(|listener| listen::open(listener, shards))
         .collect::<Result<Vec<Opened>, Failure>>()?;
-    let control = Arc::new(Control::new(Live::from(&config)));
     end_on_panic(Arc::clone(&control));
     signals::start(signals::Wiring {
         control: Arc::clone(&control),
         sources,
         running: loaded.config.clone(),
+        tls: Arc::clone(&tls),
         level,
     })?;
+    tls.watch()?;
     let addresses: Vec<SocketAddr> = listeners.iter().map(|opened| opened.address).collect();
     let driver = start::describe(&findings);
     let banner = Banner { loaded, footing: &footing, addresses: &addresses, driver: &driver };

@@ -1,9 +1,10 @@
 //! SIGHUP: reads the configuration again, applies what a running broker can change and says what
 //! needs a restart.
 
-use crate::config::{Config, ConfigError, KeyPath, Sources, flatten, load};
+use crate::config::{Config, ConfigError, KeyPath, Sources, Step, flatten, load};
 use crate::control::{Control, Live};
 use crate::preflight;
+use crate::tls::TlsFiles;
 
 /// Keys, or sections with all their keys, that a running broker can change.
 const LIVE_KEYS: [&str; 6] =
@@ -29,6 +30,7 @@ pub fn compare(running: &Config, new: &Config) -> Changes {
     let mut paths: Vec<&KeyPath> = before.iter().chain(&after).map(|(path, _)| path).collect();
     paths.sort();
     paths.dedup();
+    let tls = same_listeners(running, new);
     for path in paths {
         let (old, new) = (find(&before, path), find(&after, path));
         if old == new {
@@ -36,10 +38,26 @@ pub fn compare(running: &Config, new: &Config) -> Changes {
         }
         let show = |value: Option<String>| value.unwrap_or_else(|| "nothing".to_owned());
         let line = format!("{path}: {} -> {}", show(old), show(new));
-        let list = if is_live(path) { &mut changes.applied } else { &mut changes.restart };
+        let live = is_live(path) || tls && is_listener_tls(path);
+        let list = if live { &mut changes.applied } else { &mut changes.restart };
         list.push(line);
     }
     changes
+}
+
+/// Whether a running broker's listeners are those of a new configuration: then their `tls` sections
+/// belong together and can be taken over.
+fn same_listeners(running: &Config, new: &Config) -> bool {
+    let what = |config: &Config| -> Vec<_> {
+        config.listeners.iter().map(|listener| (listener.bind, listener.transport)).collect()
+    };
+    what(running) == what(new)
+}
+
+fn is_listener_tls(path: &KeyPath) -> bool {
+    let is = |step: &Step, name: &str| matches!(step, Step::Key(key) if key == name);
+    matches!(path.0.as_slice(), [list, Step::Index(_), section, ..]
+        if is(list, "listeners") && is(section, "tls"))
 }
 
 fn is_live(path: &KeyPath) -> bool {
@@ -58,10 +76,21 @@ pub fn reload(
     sources: &Sources,
     running: &mut Config,
     control: &Control,
+    tls: &TlsFiles,
 ) -> Result<Changes, ConfigError> {
     let new = load(sources)?.config;
     preflight::check_files(&new)?;
-    let changes = compare(running, &new);
+    let mut changes = compare(running, &new);
+    let mut listeners = running.listeners.clone();
+    if same_listeners(running, &new) {
+        for (own, new) in listeners.iter_mut().zip(&new.listeners) {
+            own.tls.clone_from(&new.tls);
+        }
+    }
+    if tls.reload(&listeners)? {
+        changes.applied.push("TLS files: new connections use them as they are now".to_owned());
+    }
+    running.listeners = listeners;
     running.access = new.access;
     running.limits = new.limits;
     running.log.level = new.log.level;
@@ -74,8 +103,10 @@ pub fn reload(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::config::Level;
+    use crate::config::{Level, Listener, Tls};
 
     fn sources(variables: &[(&str, &str)]) -> Sources {
         let environment =
@@ -83,15 +114,16 @@ mod tests {
         Sources { environment, ..Sources::default() }
     }
 
-    fn started(variables: &[(&str, &str)]) -> (Config, Control) {
+    fn started(variables: &[(&str, &str)]) -> (Config, Arc<Control>, TlsFiles) {
         let config = load(&sources(variables)).unwrap().config;
-        let control = Control::new(Live::from(&config));
-        (config, control)
+        let control = Arc::new(Control::new(Live::from(&config)));
+        let tls = TlsFiles::open(&config.listeners, Arc::clone(&control)).unwrap();
+        (config, control, tls)
     }
 
     #[test]
     fn what_can_be_changed_is_and_what_cannot_is_named() {
-        let (mut running, control) = started(&[]);
+        let (mut running, control, tls) = started(&[]);
         let again = sources(&[
             ("RINGTIDE_LIMITS_RECEIVE_MAXIMUM", "7"),
             ("RINGTIDE_LOG_LEVEL", "debug"),
@@ -99,7 +131,7 @@ mod tests {
             ("RINGTIDE_SHARDS", "2"),
             ("RINGTIDE_LISTENERS_1_BIND", "127.0.0.1:9"),
         ]);
-        let changes = reload(&again, &mut running, &control).unwrap();
+        let changes = reload(&again, &mut running, &control, &tls).unwrap();
         assert_eq!(
             changes.applied,
             ["limits.receive_maximum: 1024 -> 7", "log.level: \"info\" -> \"debug\""]
@@ -110,24 +142,43 @@ mod tests {
         assert!(restart.contains("listeners[1].bind: nothing -> \"127.0.0.1:9\""), "{restart}");
         assert_eq!(control.live().limits.receive_maximum, 7);
         assert_eq!(control.live().log.level, Level::Debug);
-        assert_eq!(control.epoch(), 1);
+        assert_eq!(control.epoch(), 2, "of the TLS at the start, and of this");
 
-        let changes = reload(&again, &mut running, &control).unwrap();
+        let changes = reload(&again, &mut running, &control, &tls).unwrap();
         assert!(changes.applied.is_empty());
         assert!(!changes.restart.is_empty(), "what waits is named again");
     }
 
     #[test]
+    fn the_tls_of_listeners_that_stay_is_taken_over() {
+        let secured = |ciphers: &[&str], port: u16| {
+            let tls = Tls {
+                ciphers: ciphers.iter().map(ToString::to_string).collect(),
+                ..Tls::default()
+            };
+            let bind = ([127, 0, 0, 1], port).into();
+            let listener = Listener { bind, tls: Some(tls), ..Listener::default() };
+            Config { listeners: vec![listener], ..Config::default() }
+        };
+        let changes = compare(&secured(&[], 1), &secured(&["A"], 1));
+        assert_eq!(changes.applied, ["listeners[0].tls.ciphers: [] -> [\"A\"]"]);
+        assert!(changes.restart.is_empty());
+        let changes = compare(&secured(&[], 1), &secured(&["A"], 2));
+        assert!(changes.applied.is_empty(), "another listener");
+        assert_eq!(changes.restart.len(), 2);
+    }
+
+    #[test]
     fn a_configuration_that_cannot_be_used_changes_nothing() {
-        let (mut running, control) = started(&[]);
+        let (mut running, control, tls) = started(&[]);
         let before = running.clone();
         let bad = sources(&[("RINGTIDE_LIMITS_RECEIVE_MAXIMUM", "0")]);
-        assert!(reload(&bad, &mut running, &control).is_err());
+        assert!(reload(&bad, &mut running, &control, &tls).is_err());
         let missing = sources(&[("RINGTIDE_ACCESS_ACL_FILE", "/nonexistent/acl")]);
-        let error = reload(&missing, &mut running, &control).unwrap_err().to_string();
+        let error = reload(&missing, &mut running, &control, &tls).unwrap_err().to_string();
         assert!(error.contains("/nonexistent/acl"), "{error}");
         assert_eq!(running, before);
-        assert_eq!(control.epoch(), 0);
+        assert_eq!(control.epoch(), 1, "of the start");
     }
 
     #[test]

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use ringtide_filter::{Layers, websocket};
 use ringtide_session::{DropPolicy, ServerLimits};
 use ringtide_shard::access::{Access, Acl, LateAccess};
-use ringtide_shard::{ListenerLimits, Settings, Stage, Steering};
+use ringtide_shard::{ListenerLimits, Settings, Stage, Steering, Transport};
+use ringtide_tls::Acceptor;
 use ringtide_topics::TenantId;
 use ringtide_topics::shared::Strategy;
 use tracing::error;
@@ -14,6 +16,9 @@ use crate::control::{self, Control, Live};
 
 /// Names the number of turns by which tests want verdicts delayed.
 const LATE_ACCESS: &str = "RINGTIDE_TEST_LATE_ACCESS_TURNS";
+
+/// How much larger than a packet a WebSocket message may be: clients may put several into one.
+const WEBSOCKET_SPARE_BYTES: u32 = 64 << 10;
 
 /// Reads [`Control`] for the shards.
 pub(crate) struct ProgramSteering {
@@ -64,12 +69,34 @@ impl ProgramSteering {
         }
     }
 
+    fn transport(listener: &Listener, tls: Option<Acceptor>, limits: &config::Limits) -> Transport {
+        let websocket = listener.transport.is_websocket().then(|| {
+            Arc::new(websocket::Settings {
+                path: listener.websocket_path.clone(),
+                origins: listener.websocket_origins.clone(),
+                trusted_proxies: listener.trusted_proxies.clone(),
+                message_bytes_max: limits.max_packet_bytes.saturating_add(WEBSOCKET_SPARE_BYTES),
+            })
+        });
+        Transport { name: listener.name.clone(), layers: Layers { tls, websocket } }
+    }
+
+    fn transports(&self, limits: &config::Limits) -> Vec<Transport> {
+        let tls = self.control.tls();
+        let transport = |(index, listener)| {
+            let tls = tls.get(index).cloned().flatten();
+            Self::transport(listener, tls, limits)
+        };
+        self.listeners.iter().enumerate().map(transport).collect()
+    }
+
     fn limits(&self, live: &Live) -> ringtide_shard::Limits {
         let limits = &live.limits;
         ringtide_shard::Limits {
             server: server_limits(limits),
             connect_bytes_max: limits.max_connect_bytes,
             listeners: self.listeners.iter().map(|own| self.listener_limits(own)).collect(),
+            transports: self.transports(limits),
             connections_max: self.part_u32(self.connections_max),
             sessions_max: self.part_u32(u64::from(limits.session_count_max)),
             allow_anonymous: live.access.allow_anonymous,

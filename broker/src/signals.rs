@@ -15,6 +15,7 @@ use crate::control::{Control, Stage};
 use crate::exit::{Exit, Failure};
 use crate::logs::LogLevel;
 use crate::reload::reload;
+use crate::tls::TlsFiles;
 
 /// Time that shards have to return after they were told to end now.
 const ENDING_GRACE: Duration = Duration::from_secs(2);
@@ -27,6 +28,8 @@ pub struct Wiring {
     pub sources: Sources,
     /// What is in force.
     pub running: Config,
+    /// The listeners' TLS.
+    pub tls: Arc<TlsFiles>,
     /// The logs' level.
     pub level: LogLevel,
 }
@@ -79,7 +82,7 @@ fn enforce_shutdown(control: &Control, limit: Duration) {
 }
 
 fn take_hangup(wiring: &mut Wiring) {
-    match reload(&wiring.sources, &mut wiring.running, &wiring.control) {
+    match reload(&wiring.sources, &mut wiring.running, &wiring.control, &wiring.tls) {
         Ok(changes) => {
             wiring.level.set(wiring.running.log.level);
             info!("configuration read again: {} changes applied", changes.applied.len());

@@ -7,10 +7,16 @@
 
 mod common;
 
+#[path = "../tls/tests/common/authority.rs"]
+mod authority;
+#[path = "secured/client.rs"]
+mod client;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use client::Files;
 use common::broker::scratch;
 use common::fleet::shard_counts;
 use common::{Broker, Settings};
@@ -47,9 +53,15 @@ fn command(program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Command 
     command
 }
 
-/// The brokers to test with: the one that is there already, or the fewest and the most shards.
-fn brokers() -> Vec<Broker> {
-    if let Some(address) = common::broker::target() {
+/// A listener for clients that speak WebSocket themselves.
+const WEB: &str = "[[listeners]]\nbind = \"@LISTEN@\"\ntransport = \"ws\"\n";
+
+/// The brokers to test with: the one that is there already, if it may be any, or the fewest and
+/// the most shards.
+fn brokers(listener: &str) -> Vec<Broker> {
+    if let Some(address) = common::broker::target()
+        && listener.is_empty()
+    {
         return vec![Broker::external(&address)];
     }
     let mut counts = shard_counts();
@@ -60,12 +72,18 @@ fn brokers() -> Vec<Broker> {
         one => one.to_vec(),
     };
     // Real clients meet the real store.
-    chosen.into_iter().map(|n| Broker::start(&Settings::new(n).on_disk())).collect()
+    let settings = |n| Settings::new(n).on_disk().config(listener);
+    chosen.into_iter().map(|n| Broker::start(&settings(n))).collect()
 }
 
-/// Runs a script against every broker; `fill` adds host and port.
+/// Runs a script against every broker; it is given host and port.
 fn run(script: impl Fn(&str, &str) -> Command) {
-    for broker in brokers() {
+    run_on("", script);
+}
+
+/// The same with brokers that have this listener, or the usual one.
+fn run_on(listener: &str, script: impl Fn(&str, &str) -> Command) {
+    for broker in brokers(listener) {
         let (host, port) = broker.address.rsplit_once(':').expect("host:port");
         let path = scratch().join("out");
         let out = std::fs::File::create(&path).expect("a file for the output");
@@ -105,13 +123,78 @@ fn paho_mqtt() {
 }
 
 #[test]
-fn mqtt_js() {
+fn paho_mqtt_over_websocket() {
+    if available("paho-mqtt", command(python(), &["-c", "import paho.mqtt.client"])) {
+        run_on(WEB, |host, port| {
+            command(python(), &["-B", "paho_clients.py", host, port, "websockets"])
+        });
+    }
+}
+
+fn mqtt_js_to(listener: &str, scheme: &str, path: &str) {
     if available("mqtt.js", command("node", &["-e", "require('mqtt')"])) {
-        run(|host, port| {
+        run_on(listener, |host, port| {
             let mut node = command("node", &["--test", "mqtt.test.js"]);
-            node.env("MQTT_URL", format!("mqtt://{host}:{port}"));
+            node.env("MQTT_URL", format!("{scheme}://{host}:{port}{path}"));
             node
         });
+    }
+}
+
+#[test]
+fn mqtt_js() {
+    mqtt_js_to("", "mqtt", "");
+}
+
+#[test]
+fn mqtt_js_over_websocket() {
+    mqtt_js_to(WEB, "ws", "/mqtt");
+}
+
+/// Scripts that are given the authority's certificate, against a listener with TLS.
+fn run_secured(transport: &str, script: impl Fn(&str, &str, &str) -> Command) {
+    let files = Files::new();
+    let listener = files.listener("secured", transport, "", "");
+    run_on(&listener, |host, port| script(host, port, &files.path("ca.crt")));
+}
+
+#[test]
+fn mosquitto_clients_over_tls() {
+    if available("mosquitto_sub", command("sh", &["-c", "command -v mosquitto_sub mosquitto_pub"]))
+    {
+        run_secured("tls", |host, port, ca| command("./mosquitto.sh", &[host, port, ca]));
+    }
+}
+
+#[test]
+fn paho_mqtt_over_tls() {
+    if available("paho-mqtt", command(python(), &["-c", "import paho.mqtt.client"])) {
+        for (transport, of_paho) in [("tls", "tcp"), ("wss", "websockets")] {
+            run_secured(transport, |host, port, ca| {
+                command(python(), &["-B", "paho_clients.py", host, port, of_paho, ca])
+            });
+        }
+    }
+}
+
+#[test]
+fn mqtt_js_over_tls() {
+    if available("mqtt.js", command("node", &["-e", "require('mqtt')"])) {
+        for (transport, scheme, path) in [("tls", "mqtts", ""), ("wss", "wss", "/mqtt")] {
+            run_secured(transport, |host, port, ca| {
+                let mut node = command("node", &["--test", "mqtt.test.js"]);
+                node.env("NODE_EXTRA_CA_CERTS", ca);
+                node.env("MQTT_URL", format!("{scheme}://{host}:{port}{path}"));
+                node
+            });
+        }
+    }
+}
+
+#[test]
+fn openssl_connects_and_comes_back_with_a_ticket() {
+    if available("openssl", command("openssl", &["version"])) {
+        run_secured("tls", |host, port, ca| command("./openssl.sh", &[host, port, ca]));
     }
 }
 

@@ -19,32 +19,39 @@ const FILE_LINES_MAX: usize = 800;
 const COLUMNS_MAX: usize = 100;
 
 /// Which of our crates each crate may be built on. A crate that is not listed may use none.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("ringtide-codec", &[]),
     ("ringtide-driver", &[]),
+    ("ringtide-filter", &["tls"]),
     ("ringtide-net", &["driver"]),
     ("ringtide-perf", &["codec", "driver", "net"]),
     ("ringtide-ring", &[]),
     ("ringtide-session", &["codec"]),
-    ("ringtide-shard", &["codec", "driver", "ring", "session", "storage", "topics"]),
+    ("ringtide-shard", &["codec", "driver", "filter", "ring", "session", "storage", "topics"]),
     ("ringtide-sim", &["codec", "driver", "ring", "session", "shard", "storage", "topics"]),
     ("ringtide-storage", &[]),
+    ("ringtide-tls", &[]),
     ("ringtide-topics", &[]),
     ("ringtide-tuning", &[]),
     (
         "ringtide",
-        &["codec", "driver", "net", "ring", "session", "shard", "storage", "topics", "tuning"],
+        &[
+            "codec", "driver", "filter", "net", "ring", "session", "shard", "storage", "tls",
+            "topics", "tuning",
+        ],
     ),
 ];
 
 /// What the pure crates and the shard must not be built on: I/O comes to them through traits.
 const IO_CRATES: [&str; 7] = ["glommio", "io-uring", "libc", "rustix", "sled", "socket2", "tokio"];
-const WITHOUT_IO: [&str; 6] = [
+const WITHOUT_IO: [&str; 8] = [
     "ringtide-codec",
     "ringtide-driver",
+    "ringtide-filter",
     "ringtide-ring",
     "ringtide-session",
     "ringtide-shard",
+    "ringtide-tls",
     "ringtide-topics",
 ];
 

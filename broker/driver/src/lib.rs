@@ -251,6 +251,9 @@ pub trait Driver {
     /// The bytes of a received buffer. An unknown id gives an empty slice.
     fn bytes(&self, buffer: BufferId) -> &[u8];
 
+    /// The same, to be worked on in place: nobody else reads them.
+    fn bytes_mut(&mut self, buffer: BufferId) -> &mut [u8];
+
     /// Gives a received buffer back to the pool.
     fn release(&mut self, buffer: BufferId);
 

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 use ringtide_codec::{AckKind, PacketId, ReasonCode, Version, write_ack};
 use ringtide_driver::Token;
+use ringtide_filter::Filter;
 use ringtide_topics::TenantId;
 
 use crate::config::Limits;
-use crate::conn::{Conn, NONE, Phase, index_of};
+use crate::conn::{Cause, Conn, NONE, Phase, index_of};
 use crate::counters::{Counter, Counters};
+use crate::filtered::Filtering;
 use crate::journal::Journal;
 use crate::ledger::{DropReason, Dropped};
 use crate::pages::Pages;
@@ -40,6 +42,7 @@ pub(crate) struct Clients {
     pub(crate) journal: Journal,
     pub(crate) pages: Pages,
     pub(crate) write_buffer_max: usize,
+    pub(crate) filtering: Filtering,
     /// Sessions with a connection.
     pub(crate) online: usize,
     /// Connections by listener.
@@ -67,6 +70,7 @@ impl Clients {
             journal: Journal::new(keeps),
             pages: Pages::new(limits.waiting_memory_bytes_max),
             write_buffer_max: limits.write_buffer_max_bytes,
+            filtering: Filtering::default(),
             online: 0,
             by_listener: Vec::new(),
             next_generation: 0,
@@ -154,6 +158,26 @@ impl Clients {
         }
         prepare(conn, index, &mut self.dirty, &mut self.pool);
         write(conn.version, &mut conn.out);
+    }
+
+    /// Gives a connection the filter that it had on another shard, and what that had to send.
+    pub(crate) fn adopt_filter(&mut self, index: u32, filter: Option<Box<Filter>>, wire: Vec<u8>) {
+        let Some(conn) = self.conns.at_mut(index) else { return };
+        conn.ended = filter.as_ref().is_some_and(|filter| filter.has_ended());
+        conn.filter = filter;
+        if !wire.is_empty() {
+            conn.cold().wire = wire;
+            prepare(conn, index, &mut self.dirty, &mut self.pool);
+        }
+    }
+
+    /// A connection's filter, if it has one, says goodbye with the last that is sent.
+    pub(crate) fn end_filter(&mut self, index: u32, cause: Cause) {
+        let Some(conn) = self.conns.at_mut(index).filter(|conn| conn.filter.is_some()) else {
+            return;
+        };
+        conn.end_filter(cause);
+        prepare(conn, index, &mut self.dirty, &mut self.pool);
     }
 
     /// Writes an acknowledgement.

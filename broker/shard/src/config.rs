@@ -1,6 +1,7 @@
 //! What a shard is told: limits with their units and defaults. The program fills it in from the
 //! configuration file; tests and the simulator fill it in directly.
 
+use ringtide_filter::Layers;
 use ringtide_session::{DropPolicy, ServerLimits};
 use ringtide_topics::TenantId;
 use ringtide_topics::shared::Strategy;
@@ -14,6 +15,9 @@ pub struct Limits {
     pub connect_bytes_max: u32,
     /// Settings of each listener, in the driver's order.
     pub listeners: Vec<ListenerLimits>,
+    /// What each listener's connections go through and its name for logs, in the same order; a
+    /// listener that is missing here has plain TCP and no name.
+    pub transports: Vec<Transport>,
     /// Connections at once on one shard, all listeners together.
     pub connections_max: u32,
     /// Sessions at once on one shard, connected or not.
@@ -50,6 +54,9 @@ pub struct Limits {
     pub turn_sends_max: u32,
     /// Microseconds of decoding and routing in one turn before the loop turns to other work.
     pub turn_budget_us: u64,
+    /// Microseconds of TLS handshakes in one turn: the rest wait for the next turns, so that a
+    /// storm of them does not hold up those who are connected. One is always done.
+    pub handshake_budget_us: u64,
     /// Bytes that may wait in memory to be written to the disk: above it what must be kept waits.
     pub store_backlog_bytes_max: u64,
     /// Bytes of the messages that wait for clients on one shard and stay in memory: what is above
@@ -78,6 +85,15 @@ pub struct ListenerLimits {
     pub durable_acks: bool,
 }
 
+/// How a listener's connections carry MQTT.
+#[derive(Clone, Debug, Default)]
+pub struct Transport {
+    /// The listener's name in logs.
+    pub name: String,
+    /// What the bytes go through.
+    pub layers: Layers,
+}
+
 impl Default for ListenerLimits {
     fn default() -> ListenerLimits {
         ListenerLimits {
@@ -95,6 +111,16 @@ impl Limits {
     pub fn listener(&self, listener: u16) -> ListenerLimits {
         self.listeners.get(usize::from(listener)).copied().unwrap_or_default()
     }
+
+    /// What the connections of a listener go through; `None` is plain TCP.
+    pub(crate) fn layers(&self, listener: u16) -> Option<&Layers> {
+        self.transports.get(usize::from(listener)).map(|transport| &transport.layers)
+    }
+
+    /// A listener's name in logs; empty if it has none.
+    pub(crate) fn listener_name(&self, listener: u16) -> &str {
+        self.transports.get(usize::from(listener)).map_or("", |transport| &transport.name)
+    }
 }
 
 impl Default for Limits {
@@ -103,6 +129,7 @@ impl Default for Limits {
             server: ServerLimits { inflight_max: 1024, ..ServerLimits::default() },
             connect_bytes_max: 64 << 10,
             listeners: vec![ListenerLimits::default()],
+            transports: Vec::new(),
             connections_max: 1_000_000,
             sessions_max: 10_000_000,
             allow_anonymous: true,
@@ -120,6 +147,7 @@ impl Default for Limits {
             retained_bytes_max: 4 << 30,
             turn_sends_max: 1300,
             turn_budget_us: 250,
+            handshake_budget_us: 500,
             store_backlog_bytes_max: 16 << 20,
             waiting_memory_bytes_max: 32 << 20,
             shared_strategy: Strategy::RoundRobin,

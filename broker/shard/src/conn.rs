@@ -6,6 +6,7 @@ use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use bytes::{Bytes, BytesMut};
 use ringtide_codec::{ReasonCode, Version};
 use ringtide_driver::{Socket, Token};
+use ringtide_filter::Filter;
 use ringtide_session::{AliasIn, AliasOut, keepalive};
 
 use crate::park::Parked;
@@ -52,6 +53,8 @@ pub(crate) struct Cold {
     pub(crate) auth: Option<Box<crate::auth::Exchange>>,
     /// The CONNECT packet, kept while its authentication goes on.
     pub(crate) connect: Vec<u8>,
+    /// What the filter itself has to send, as it goes on the wire: before all that is in `out`.
+    pub(crate) wire: Vec<u8>,
 }
 
 /// A large frame that is being gathered.
@@ -73,7 +76,7 @@ pub(crate) enum Peer {
 }
 
 impl Peer {
-    fn new(address: Option<SocketAddr>) -> Peer {
+    pub(crate) fn new(address: Option<SocketAddr>) -> Peer {
         match address {
             None => Peer::None,
             Some(SocketAddr::V4(address)) => Peer::V4(address),
@@ -134,6 +137,8 @@ pub(crate) struct Conn {
     /// Bytes to send in this turn.
     pub(crate) out: Vec<u8>,
     pub(crate) cold: Option<Box<Cold>>,
+    /// What its bytes go through; none for plain TCP.
+    pub(crate) filter: Option<Box<Filter>>,
 }
 
 impl Conn {
@@ -169,6 +174,7 @@ impl Conn {
             partial: Vec::new(),
             out: Vec::new(),
             cold: None,
+            filter: None,
         }
     }
 
@@ -203,11 +209,10 @@ impl Conn {
 
     /// Bytes that wait to be written.
     pub(crate) fn out_len(&self) -> usize {
-        let shared = self
-            .cold
-            .as_ref()
-            .map_or(0, |cold| cold.shared.iter().map(|(_, part)| part.len()).sum::<usize>());
-        self.out.len() + shared
+        let cold = self.cold.as_ref().map_or(0, |cold| {
+            cold.wire.len() + cold.shared.iter().map(|(_, part)| part.len()).sum::<usize>()
+        });
+        self.out.len() + cold
     }
 
     /// Frees the cold parts when none of them is in use.
@@ -219,6 +224,7 @@ impl Conn {
                 && cold.shared.is_empty()
                 && cold.frame.is_none()
                 && cold.auth.is_none()
+                && cold.wire.is_empty()
         });
         if idle {
             self.cold = None;

@@ -12,6 +12,7 @@ use ringtide_codec::{
     ConnAck, Connect, DecodeError, FixedHeader, PacketType, ReasonCode, Version, fixed_header,
 };
 use ringtide_driver::Socket;
+use ringtide_filter::{Class, Fault};
 use ringtide_session::{
     AliasOut, EndKind, Negotiated, Refusal, WillAction, WillState, connack, fit_connack, negotiate,
     refusal_connack,
@@ -24,6 +25,7 @@ use crate::auth::{Exchange, Outcome};
 use crate::conn::{Cause, Conn, NONE, Phase};
 use crate::core::{Command, Core, Due, WaitsFor};
 use crate::counters::Counter;
+use crate::filtered::foreign;
 use crate::intake::Intake;
 use crate::message::{Header, Message, View};
 use crate::note::HandOver;
@@ -49,6 +51,9 @@ impl<S: Store> Core<S> {
         let full = self.clients.conns.len() >= self.limits.connections_max as usize
             || self.clients.of_listener(listener) >= self.limits.listener(listener).connections_max;
         let index = self.add_conn(listener, socket, peer);
+        if let Err(fault) = self.filter_by_listener(index, listener) {
+            return self.on_fault(index, &fault);
+        }
         if full || self.draining {
             self.clients.counters.add(Counter::ConnectionsRefused, 1);
             self.close(index, Cause::Lost);
@@ -76,6 +81,11 @@ impl<S: Store> Core<S> {
         let Some(conn) = self.clients.conns.at_mut(index) else { return };
         let mut held = mem::take(&mut conn.partial);
         held.extend_from_slice(bytes);
+        if conn.filter.is_none()
+            && let Some(text) = foreign(&held)
+        {
+            return self.on_fault(index, &Fault::new(Class::WrongProtocol, text));
+        }
         let authenticating = conn.cold.as_ref().is_some_and(|cold| cold.auth.is_some());
         let max = self.limits.connect_bytes_max;
         //= [MQTT-3.1.0-1]
@@ -328,6 +338,11 @@ impl<S: Store> Core<S> {
         if home == self.mesh.me {
             return self.open(index, identity, bytes);
         }
+        if self.clients.conns.at(index).is_some_and(|conn| conn.stalled) {
+            // A socket with a send under way stays here, and who has read nothing of the little
+            // that was sent before its CONNECT will hardly read what comes after it.
+            return self.close(index, Cause::Lost);
+        }
         let Some(conn) = self.clients.conns.remove(index) else { return };
         if let Some(timer) = conn.timer {
             self.timers.cancel(timer);
@@ -346,6 +361,8 @@ impl<S: Store> Core<S> {
             auth: identity.auth,
             auth_data: identity.auth_data,
             unsent: conn.out,
+            wire: conn.cold.map_or_else(Vec::new, |cold| cold.wire),
+            filter: conn.filter,
             bytes,
         });
         self.commands.push(Command::HandOver(home, conn.socket, hand_over));
@@ -364,6 +381,9 @@ impl<S: Store> Core<S> {
         let index = self.add_conn(listener, socket, peer);
         if !unsent.is_empty() {
             self.clients.write(index, |_, out| out.extend_from_slice(&unsent));
+        }
+        if hand_over.filter.is_some() {
+            self.clients.adopt_filter(index, hand_over.filter, hand_over.wire);
         }
         if self.draining {
             self.clients.counters.add(Counter::ConnectionsRefused, 1);

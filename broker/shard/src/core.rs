@@ -160,6 +160,7 @@ impl<S: Store> Core<S> {
             }
             self.clients.write(index, |version, out| packet.encode(version, out));
         }
+        self.clients.end_filter(index, cause);
         if phase != Phase::Open {
             self.clients.counters.add(Counter::ConnectsFailed, 1);
         }

@@ -41,6 +41,26 @@ counters! {
     ChokedTimeouts => "connections/choked_timeouts",
     /// Connections closed for a malformed packet or a protocol error.
     ProtocolErrors => "connections/protocol_errors",
+    /// Connections closed because their first bytes were another protocol's than the listener's.
+    WrongProtocol => "connections/wrong_protocol",
+    /// HTTP requests that did not become a WebSocket.
+    UpgradesRefused => "websocket/upgrades_refused",
+    /// Connections closed for breaking WebSocket's rules.
+    WebSocketErrors => "websocket/protocol_errors",
+    /// TLS handshakes that were completed.
+    TlsHandshakes => "tls/handshakes",
+    /// TLS handshakes among them by which a client came back with a ticket.
+    TlsResumed => "tls/handshakes_resumed",
+    /// TLS handshakes that wait now until others are done.
+    TlsWaiting => "tls/handshakes_waiting",
+    /// TLS handshakes refused because client and listener share no version, suite or protocol.
+    TlsNothingInCommon => "tls/refused/nothing_in_common",
+    /// TLS handshakes refused for the client's certificate, or for want of one.
+    TlsClientCertificate => "tls/refused/client_certificate",
+    /// TLS connections ended by an alert of the client.
+    TlsAlerts => "tls/alerts_received",
+    /// TLS connections ended because what came was no proper TLS.
+    TlsErrors => "tls/protocol_errors",
     /// Sessions taken over by a new connection.
     Takeovers => "sessions/taken_over",
     /// Sessions that exist now, connected or not.

@@ -25,6 +25,7 @@ pub mod counters;
 mod custody;
 mod deliver;
 mod end;
+mod filtered;
 mod go_on;
 mod groups;
 mod inbox;
@@ -62,7 +63,7 @@ mod walk;
 
 pub use auth::{MakeMethod, Methods};
 pub use build::Parts;
-pub use config::{Limits, ListenerLimits};
+pub use config::{Limits, ListenerLimits, Transport};
 pub use note::Note;
 pub use steering::{Settings, Stage, Steering};
 pub use turn::Shard;

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ringtide_driver::Socket;
+use ringtide_filter::Filter;
 use ringtide_topics::TenantId;
 use ringtide_topics::retained::Cursor;
 use ringtide_topics::shared::{Member, Snapshot};
@@ -110,6 +111,10 @@ pub struct HandOver {
     pub auth_data: Option<Box<[u8]>>,
     /// What was to be sent and has not been: the end of an authentication exchange.
     pub(crate) unsent: Vec<u8>,
+    /// The same of the filter's own.
+    pub(crate) wire: Vec<u8>,
+    /// What the connection's bytes go through, with all that it has not passed on.
+    pub(crate) filter: Option<Box<Filter>>,
     /// The CONNECT packet and all that followed it unread.
     pub bytes: Vec<u8>,
 }

@@ -19,10 +19,9 @@ const FRAME_OWN_BYTES: usize = 8192;
 const FIXED_HEADER_MAX: usize = 5;
 
 impl<S: Store> Core<S> {
-    /// Bytes have come for a connection.
-    pub(crate) fn on_received(&mut self, token: Token, bytes: &[u8]) {
-        self.clients.counters.add(Counter::BytesReceived, bytes.len() as u64);
-        let Some((index, conn)) = self.clients.by_token(token) else { return };
+    /// MQTT bytes have come for a connection.
+    pub(crate) fn on_received(&mut self, index: u32, bytes: &[u8]) {
+        let Some(conn) = self.clients.conns.at_mut(index) else { return };
         match conn.phase {
             Phase::Closing => {}
             Phase::Connecting => self.on_connecting(index, bytes),
@@ -238,7 +237,7 @@ impl<S: Store> Core<S> {
 
     /// Stops reading from a client that does not read what it is sent: acknowledgements may not
     /// pile up without end.
-    fn choke(&mut self, index: u32) {
+    pub(crate) fn choke(&mut self, index: u32) {
         let max = 2 * self.clients.write_buffer_max;
         let Some(conn) = self.clients.conns.at_mut(index) else { return };
         if conn.stalled && conn.phase == Phase::Open && conn.out_len() > max {

@@ -108,9 +108,11 @@ impl<D: Driver, S: Store, C: Clock> Turn for Shard<D, S, C> {
         let budget_us = self.core.limits.turn_budget_us;
         self.take_notes(started_us + budget_us / 2);
         self.decode(started_us + budget_us);
+        let handshakes_wait = self.shake_hands();
         let until_us = started_us + 2 * budget_us;
         let clock = &self.clock;
         let mut again = self.core.go_on(&|| clock.now_us() >= until_us);
+        again |= handshakes_wait;
         again |= self.handle_ends(until_us);
         again |= self.answer_retained(until_us);
         again |= self.core.started && self.fire_timers(until_us);
@@ -210,13 +212,20 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         let over = || clock.now_us() >= until_us;
         let mut share = Share::new(&over, BUFFERS_LEAST);
         while let Some((token, buffer)) = received.pop_front() {
-            core.on_received(token, io.bytes(buffer));
+            core.on_buffer(io, token, buffer);
             io.release(buffer);
             *decoded_count += 1;
             if core.routes.budget == 0 || !share.go_on() {
                 break;
             }
         }
+    }
+
+    /// Goes on with TLS handshakes until their own budget is used up. True if some are left.
+    fn shake_hands(&mut self) -> bool {
+        let Shard { core, clock, .. } = self;
+        let until_us = clock.now_us() + core.limits.handshake_budget_us;
+        core.shake_hands(&|| clock.now_us() >= until_us)
     }
 
     fn note_end(&mut self, token: Token, lost: bool) {
@@ -368,7 +377,12 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         }
         let head = mem::take(&mut conn.out);
         let shared = conn.cold.as_mut().map_or_else(Vec::new, |cold| mem::take(&mut cold.shared));
-        let data = Outgoing { head, shared };
+        let mut data = Outgoing { head, shared };
+        if conn.filter.is_some()
+            && let Err(fault) = conn.filter_out(&mut data, &mut clients.filtering)
+        {
+            return self.core.on_fault(index, &fault);
+        }
         if data.is_empty() {
             clients.recycle(data.head);
             return;

@@ -6,7 +6,7 @@ mod common;
 
 use std::rc::Rc;
 
-use common::shard;
+use common::{Carrier, shard};
 use ringtide_codec::{
     AckKind, Connect, ConnectProperties, PacketId, PublishOut, QoS, ReasonCode, SubscribeOut,
     SubscriptionOptions, Version, write_ack,
@@ -90,7 +90,7 @@ fn no_allocation_per_qos0_message_in_the_steady_state() {
         (Version::V3_1_1, Version::V5),
         (Version::V5, Version::V3_1_1),
     ] {
-        let (mut shard, wire) = shard(Still);
+        let (mut shard, wire) = shard(Carrier::Tcp, Still);
         for socket in 0..CLIENTS {
             let version = if socket == 0 { publisher } else { subscriber };
             wire.borrow_mut().connects.push_back(socket);
@@ -122,6 +122,43 @@ fn no_allocation_per_qos0_message_in_the_steady_state() {
     }
 }
 
+#[test]
+fn no_allocation_per_message_over_websocket() {
+    const ROUNDS: usize = 100;
+    let carrier = Carrier::WebSocket;
+    let (mut shard, wire) = shard(carrier, Still);
+    for socket in 0..CLIENTS {
+        wire.borrow_mut().connects.push_back(socket);
+        let first = carrier.opening().expect("a request");
+        let packet = carrier.carry([&*connect(Version::V5, socket)]);
+        wire.borrow_mut().arrivals.extend([(socket, first), (socket, packet)]);
+        if socket > 0 {
+            let packet = subscribe(Version::V5, "sensors/+/t", QoS::AtMostOnce);
+            wire.borrow_mut().arrivals.push_back((socket, carrier.carry([&*packet])));
+        }
+    }
+    let packets = publishes(Version::V5, "sensors/7/t", QoS::AtMostOnce);
+    let burst = carrier.carry(packets.chunks(packets.len() / MESSAGES));
+    let cut = burst.len() / 3 + 5;
+    // The shard works on received bytes in place: each round has its own.
+    let mut parts: Vec<[Rc<[u8]>; 2]> =
+        (0..ROUNDS).map(|_| [burst[..cut].into(), burst[cut..].into()]).collect();
+    let mut round = || {
+        for part in parts.pop().expect("bytes for each round") {
+            wire.borrow_mut().arrivals.push_back((0, part));
+        }
+        let _ = shard.turn();
+        let _ = shard.turn();
+    };
+    (0..ROUNDS / 2).for_each(|_| round());
+    let sent_before = wire.borrow().sent_bytes;
+    let info = allocation_counter::measure(|| (0..ROUNDS / 2).for_each(|_| round()));
+    let sent = wire.borrow().sent_bytes - sent_before;
+    let least = ROUNDS / 2 * MESSAGES * (CLIENTS as usize - 1) * 64;
+    assert!(sent >= least, "{sent} bytes delivered, at least {least} expected");
+    assert_eq!(info.count_total, 0, "allocations");
+}
+
 /// What a client answers to the publishes of one round: ids are handed out in turn.
 fn pubacks(version: Version, round: usize) -> Rc<[u8]> {
     let mut out = Vec::new();
@@ -138,7 +175,7 @@ fn no_allocation_per_qos1_message_that_need_not_be_kept() {
     for (version, subscribers) in
         [(Version::V3_1_1, 1), (Version::V5, 1), (Version::V3_1_1, 19), (Version::V5, 19)]
     {
-        let (mut shard, wire) = shard(Still);
+        let (mut shard, wire) = shard(Carrier::Tcp, Still);
         for socket in 0..=subscribers {
             wire.borrow_mut().connects.push_back(socket);
             wire.borrow_mut().arrivals.push_back((socket, connect(version, socket)));
@@ -171,7 +208,7 @@ fn no_allocation_per_qos1_message_that_need_not_be_kept() {
 
 #[test]
 fn one_enter_per_turn() {
-    let (mut shard, wire) = shard(Still);
+    let (mut shard, wire) = shard(Carrier::Tcp, Still);
     wire.borrow_mut().connects.push_back(1);
     wire.borrow_mut().arrivals.push_back((1, connect(Version::V5, 1)));
     for turn in 1..100 {

@@ -496,6 +496,11 @@ impl Driver for SimDriver {
         held.and_then(|bytes| bytes.get(..buffer.len as usize)).unwrap_or_default()
     }
 
+    fn bytes_mut(&mut self, buffer: BufferId) -> &mut [u8] {
+        let held = self.buffers.get_mut(buffer.index as usize).and_then(Option::as_mut);
+        held.and_then(|bytes| bytes.get_mut(..buffer.len as usize)).unwrap_or_default()
+    }
+
     fn release(&mut self, buffer: BufferId) {
         if let Some(held) = self.buffers.get_mut(buffer.index as usize)
             && held.take().is_some()

@@ -131,6 +131,10 @@ impl<D: Driver> Driver for Saboteur<D> {
         self.driver.bytes(buffer)
     }
 
+    fn bytes_mut(&mut self, buffer: BufferId) -> &mut [u8] {
+        self.driver.bytes_mut(buffer)
+    }
+
     fn release(&mut self, buffer: BufferId) {
         self.driver.release(buffer);
     }

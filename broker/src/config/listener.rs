@@ -2,9 +2,10 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::Durability;
+use super::{Durability, Tls};
 
 /// A protocol version that a listener may accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,7 +71,44 @@ impl ListenerDurability {
     }
 }
 
-/// One address on which clients connect over TCP.
+/// What carries MQTT between the clients of a listener and the broker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// TCP alone.
+    #[default]
+    Tcp,
+    /// WebSocket.
+    Ws,
+    /// TLS.
+    Tls,
+    /// WebSocket in TLS.
+    Wss,
+}
+
+impl Transport {
+    /// The name used in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Transport::Tcp => "tcp",
+            Transport::Ws => "ws",
+            Transport::Tls => "tls",
+            Transport::Wss => "wss",
+        }
+    }
+
+    /// Whether connections are encrypted.
+    pub fn is_secured(self) -> bool {
+        matches!(self, Transport::Tls | Transport::Wss)
+    }
+
+    /// Whether clients connect by WebSocket.
+    pub fn is_websocket(self) -> bool {
+        matches!(self, Transport::Ws | Transport::Wss)
+    }
+}
+
+/// One address on which clients connect.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Listener {
@@ -78,6 +116,8 @@ pub struct Listener {
     pub name: String,
     /// Address and port. Port 0 lets the system choose one, which the start-up log names.
     pub bind: SocketAddr,
+    /// What carries MQTT.
+    pub transport: Transport,
     /// Connections that may wait in the kernel to be accepted, per shard.
     pub backlog: u32,
     /// Connections at a time; 0 = as many as there are descriptors for.
@@ -90,6 +130,16 @@ pub struct Listener {
     pub tenant: u32,
     /// What an acknowledgement promises to its clients; not more than the broker's `durability`.
     pub durability: ListenerDurability,
+    /// The path that WebSocket clients connect to.
+    pub websocket_path: String,
+    /// Values of `Origin` with which browsers are let in, such as `https://example.org`; empty =
+    /// all.
+    pub websocket_origins: Vec<String>,
+    /// Networks of proxies whose word for the client's address is taken.
+    pub trusted_proxies: Vec<IpNet>,
+    /// TLS; there if, and only if, the transport needs it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
 }
 
 impl Default for Listener {
@@ -97,12 +147,17 @@ impl Default for Listener {
         Listener {
             name: String::new(),
             bind: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 1883)),
+            transport: Transport::Tcp,
             backlog: 4096,
             max_connections: 0,
             versions: vec![Version::V3_1, Version::V3_1_1, Version::V5_0],
             handshake_timeout_s: 10,
             tenant: 0,
             durability: ListenerDurability::Inherit,
+            websocket_path: "/mqtt".to_owned(),
+            websocket_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            tls: None,
         }
     }
 }

@@ -54,7 +54,8 @@ pub struct Sources {
     pub environment: Vec<(String, String)>,
     /// Values from the arguments: key, value, the argument's name.
     pub arguments: Vec<(KeyPath, toml::Value, &'static str)>,
-    /// Addresses from `--listen`; they replace all other listeners.
+    /// Addresses from `--listen`, each with its transport before it (`ws://`) if that is not TCP;
+    /// they replace all other listeners.
     pub listen: Vec<String>,
 }
 
@@ -139,12 +140,19 @@ fn arguments(layers: &mut Layers, sources: &Sources) -> Result<(), Vec<Problem>>
     if !sources.listen.is_empty() {
         layers.clear_list("listeners");
     }
-    for (index, bind) in sources.listen.iter().enumerate() {
-        let path = KeyPath::default().key("listeners").index(index).key("bind");
-        let value = toml::Value::String(bind.clone());
-        layers
-            .set(&path, value.clone(), Origin::Argument("--listen"))
-            .map_err(|reason| refused("--listen", &value, reason))?;
+    for (index, address) in sources.listen.iter().enumerate() {
+        let at = KeyPath::default().key("listeners").index(index);
+        let (transport, bind) = match address.split_once("://") {
+            Some((transport, bind)) => (Some(transport), bind),
+            None => (None, address.as_str()),
+        };
+        let text = |value: &str| toml::Value::String(value.to_owned());
+        for (key, value) in [("bind", Some(bind)), ("transport", transport)] {
+            let Some(value) = value else { continue };
+            layers
+                .set(&at.key(key), text(value), Origin::Argument("--listen"))
+                .map_err(|reason| refused("--listen", &text(address), reason))?;
+        }
     }
     Ok(())
 }
@@ -152,6 +160,7 @@ fn arguments(layers: &mut Layers, sources: &Sources) -> Result<(), Vec<Problem>>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Transport;
 
     /// A file of this test's own, removed when the guard goes.
     struct Scratch(PathBuf);
@@ -239,6 +248,13 @@ mod tests {
         let loaded = load(&sources).unwrap();
         assert_eq!(loaded.config.listeners.len(), 1);
         assert_eq!(loaded.config.listeners[0].bind.port(), 3);
+        let listen = vec!["ws://127.0.0.1:4".to_owned(), "tcp://127.0.0.1:5".to_owned()];
+        let loaded = load(&Sources { listen, ..Sources::default() }).unwrap();
+        let transports: Vec<_> = loaded.config.listeners.iter().map(|l| l.transport).collect();
+        assert_eq!(transports, [Transport::Ws, Transport::Tcp]);
+        let error = load(&Sources { listen: vec!["x://127.0.0.1:4".into()], ..Sources::default() });
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("`x://127.0.0.1:4`: unknown variant `x`"), "{error}");
         let error = load(&Sources { listen: vec!["here".into()], ..Sources::default() });
         let error = error.unwrap_err().to_string();
         assert!(error.starts_with("argument --listen: `here`"), "{error}");

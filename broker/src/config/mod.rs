@@ -20,6 +20,7 @@ mod path;
 mod print;
 mod shared;
 mod store;
+mod tls;
 mod validate;
 
 use std::path::PathBuf;
@@ -29,7 +30,7 @@ use serde::{Deserialize, Serialize};
 pub use access::Access;
 pub use layers::{Layers, Origin};
 pub use limits::{Limits, QueuePolicy};
-pub use listener::{Listener, ListenerDurability, MAX_VERSIONS, Version};
+pub use listener::{Listener, ListenerDurability, MAX_VERSIONS, Transport, Version};
 pub use load::{ConfigError, Loaded, Problem, Sources, load};
 pub use log::{Format, Level, Log};
 pub use machine::{Descriptors, Driver, Durability, Host};
@@ -37,6 +38,7 @@ pub use path::{KeyPath, Step, flatten};
 pub use print::effective;
 pub use shared::{Group, Shared, Strategy};
 pub use store::Store;
+pub use tls::{Certificate, ClientCertificates, Tls, TlsVersion};
 
 /// The most shards that one process runs: a shard's number fits a byte, with values to spare.
 pub const SHARDS_MAX: u16 = 250;
@@ -111,7 +113,9 @@ impl Config {
     /// and types are checked against.
     pub fn schema() -> toml::Table {
         let shared = Shared { groups: vec![Group::default()], ..Shared::default() };
-        Config { shared, ..Config::default() }.to_table()
+        let tls = Tls { certificates: vec![Certificate::default()], ..Tls::default() };
+        let listeners = vec![Listener { tls: Some(tls), ..Listener::default() }];
+        Config { shared, listeners, ..Config::default() }.to_table()
     }
 }
 
@@ -137,10 +141,18 @@ mod tests {
         let given: Vec<String> = flatten(&given).iter().map(|(p, _)| p.to_string()).collect();
         for (path, _) in flatten(&Config::schema()) {
             let name = path.to_string();
-            let by_comment = name.starts_with("shared.groups");
+            let by_comment = ["shared.groups", "listeners[0].tls"];
+            let by_comment = by_comment.iter().any(|section| name.starts_with(section));
             assert!(given.contains(&name) || by_comment, "ringtide.toml lacks {name}");
         }
         assert!(text.contains("# [[shared.groups]]"));
+        let sample = text.split_once("# [listeners.tls]").unwrap().1;
+        let tls: String = sample.lines().filter_map(|line| line.strip_prefix("# ")).collect();
+        for (path, _) in flatten(&Config::schema()) {
+            let Some(Step::Key(name)) = path.0.last() else { continue };
+            let there = tls.contains(&format!("{name} = "));
+            assert!(there || !path.to_string().contains(".tls."), "ringtide.toml lacks {path}");
+        }
     }
 
     #[test]

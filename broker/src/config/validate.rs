@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::layers::{Layers, Origin};
 use super::load::Problem;
 use super::path::KeyPath;
-use super::{Config, Driver, Durability, Limits, Listener, SHARDS_MAX};
+use super::{ClientCertificates, Config, Driver, Durability, Limits, Listener, SHARDS_MAX};
 
 /// The largest packet that the standard's length field can say, with its fixed header.
 const PACKET_BYTES_MAX: u64 = 268_435_455 + 5;
@@ -109,8 +109,76 @@ fn listeners(listeners: &[Listener], durability: Durability, report: &mut Report
             let text = format!("is \"{more}\", more than the broker's durability, \"{less}\"");
             report.add(&at.key("durability"), text);
         }
+        websocket(listener, &at, report);
+        tls(listener, &at, report);
         report.range(&at.key("backlog"), listener.backlog, 1, i32::MAX as u64);
         report.range(&at.key("handshake_timeout_s"), listener.handshake_timeout_s, 1, 3600);
+    }
+}
+
+fn tls(listener: &Listener, at: &KeyPath, report: &mut Report<'_>) {
+    let transport = listener.transport;
+    let Some(tls) = &listener.tls else {
+        if transport.is_secured() {
+            let text = "is missing: a certificate and its key are needed ([listeners.tls])";
+            report.add(&at.key("tls"), text.to_owned());
+        }
+        return;
+    };
+    let at = at.key("tls");
+    if !transport.is_secured() {
+        let (name, secured) = match transport.is_websocket() {
+            true => ("ws", "wss"),
+            false => ("tcp", "tls"),
+        };
+        let text = format!("is set, but transport is \"{name}\"; set transport = \"{secured}\"");
+        report.add(&at, text);
+    }
+    let missing = |path: &std::path::Path| path.as_os_str().is_empty();
+    if tls.certificates.is_empty() {
+        let text = "is empty: a certificate and its key are needed";
+        report.add(&at.key("certificates"), text.to_owned());
+    }
+    for (index, own) in tls.certificates.iter().enumerate() {
+        let at = at.key("certificates").index(index);
+        for (key, path) in [("certificate", &own.certificate), ("key", &own.key)] {
+            if missing(path) {
+                report.add(&at.key(key), "names no file".to_owned());
+            }
+        }
+    }
+    let asks = tls.client_certificates != ClientCertificates::None;
+    if asks && missing(&tls.client_ca) {
+        let text = "names no file: nobody's certificate could be accepted";
+        report.add(&at.key("client_ca"), text.to_owned());
+    }
+    for (key, set) in [("client_ca", !missing(&tls.client_ca)), ("crl", !tls.crl.is_empty())] {
+        if set && !asks {
+            let text = "has no effect while client_certificates is \"none\"";
+            report.add(&at.key(key), text.to_owned());
+        }
+    }
+    if tls.versions.is_empty() {
+        report.add(&at.key("versions"), "is empty: no client could connect".to_owned());
+    }
+}
+
+fn websocket(listener: &Listener, at: &KeyPath, report: &mut Report<'_>) {
+    let path = listener.websocket_path.as_str();
+    let plain = |c: char| c.is_ascii_graphic() && c != '?' && c != '#';
+    if !path.starts_with('/') || !path.chars().all(plain) {
+        let text = format!("is {path:?}, must be the path of an address, such as \"/mqtt\"");
+        report.add(&at.key("websocket_path"), text);
+    }
+    let is_origin = |origin: &str| {
+        let host = origin.split_once("://").map_or("", |(_, host)| host);
+        origin == "null" || !host.is_empty() && host.chars().all(plain) && !host.contains('/')
+    };
+    if let Some(wrong) = listener.websocket_origins.iter().find(|origin| !is_origin(origin)) {
+        let text = format!(
+            "has {wrong:?}, must be scheme, host and port, such as \"https://example.org:8443\""
+        );
+        report.add(&at.key("websocket_origins"), text);
     }
 }
 
@@ -159,7 +227,7 @@ fn groups(config: &Config, report: &mut Report<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Group, ListenerDurability, Version};
+    use crate::config::{Certificate, Group, ListenerDurability, Tls, Transport, Version};
 
     fn problems(change: impl FnOnce(&mut Config)) -> String {
         let mut config = Layers::default().resolve().unwrap();
@@ -209,6 +277,59 @@ mod tests {
         assert!(text.contains("`listeners[1].name`") && text.contains("`listeners[1].bind`"));
         let text = problems(|config| config.listeners[0].versions = Vec::<Version>::new());
         assert!(text.contains("listeners[0].versions"), "{text}");
+    }
+
+    #[test]
+    fn tls_is_there_where_it_is_needed_and_nowhere_else() {
+        let certificates = vec![Certificate {
+            certificate: "c".into(),
+            key: "k".into(),
+            ..Certificate::default()
+        }];
+        let good = Tls { certificates, ..Tls::default() };
+        let with = |transport: Transport, tls: Option<Tls>| {
+            problems(|config| {
+                config.listeners[0].transport = transport;
+                config.listeners[0].tls = tls;
+            })
+        };
+        for transport in [Transport::Tls, Transport::Wss] {
+            assert_eq!(with(transport, Some(good.clone())), "");
+            assert!(with(transport, None).contains("`listeners[0].tls` is missing"));
+        }
+        let text = with(Transport::Ws, Some(good.clone()));
+        assert!(text.contains("set transport = \"wss\""), "{text}");
+        let text = with(Transport::Tls, Some(Tls::default()));
+        assert!(text.contains("`listeners[0].tls.certificates` is empty"), "{text}");
+        let nameless = Tls { certificates: vec![Certificate::default()], ..Tls::default() };
+        let text = with(Transport::Tls, Some(nameless));
+        assert!(text.contains("`listeners[0].tls.certificates[0].key` names no file"), "{text}");
+        let asking = Tls { client_certificates: ClientCertificates::Optional, ..good.clone() };
+        let text = with(Transport::Tls, Some(asking));
+        assert!(text.contains("`listeners[0].tls.client_ca` names no file"), "{text}");
+        let text = with(Transport::Tls, Some(Tls { crl: vec!["x".into()], ..good.clone() }));
+        assert!(text.contains("`listeners[0].tls.crl` has no effect"), "{text}");
+        let text = with(Transport::Tls, Some(Tls { versions: Vec::new(), ..good }));
+        assert!(text.contains("`listeners[0].tls.versions` is empty"), "{text}");
+    }
+
+    #[test]
+    fn a_websocket_has_a_path_and_origins_without_one() {
+        for path in ["", "mqtt", "/a b", "/a?b=c"] {
+            let text = problems(|config| config.listeners[0].websocket_path = path.into());
+            assert!(text.contains("`listeners[0].websocket_path` is"), "{path}: {text}");
+        }
+        for origin in ["", "example.org", "https://", "https://example.org/"] {
+            let text =
+                problems(|config| config.listeners[0].websocket_origins = vec![origin.into()]);
+            assert!(text.contains("`listeners[0].websocket_origins` has"), "{origin}: {text}");
+        }
+        let good = problems(|config| {
+            config.listeners[0].websocket_path = "/".into();
+            let origins = ["https://example.org", "http://[::1]:8080", "null"];
+            config.listeners[0].websocket_origins = origins.map(String::from).to_vec();
+        });
+        assert_eq!(good, "");
     }
 
     #[test]

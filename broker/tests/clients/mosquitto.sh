@@ -1,9 +1,9 @@
 #!/bin/sh
 # mosquitto_pub and mosquitto_sub through the broker: every version and QoS, retained messages,
 # wills, shared subscriptions, sessions that wait, large payloads, request and response.
-# Usage: mosquitto.sh HOST PORT
+# Usage: mosquitto.sh HOST PORT [CA_FILE]; with a file the clients use TLS.
 set -eu
-host=$1 port=$2
+host=$1 port=$2 ca=${3:-}
 dir=$(mktemp -d)
 run="m$$"
 # All end by themselves, or at the end of this script: only for what never comes.
@@ -23,14 +23,15 @@ fail() {
     exit 1
 }
 
-publish() { mosquitto_pub -h "$host" -p "$port" "$@"; }
+publish() { mosquitto_pub -h "$host" -p "$port" ${ca:+--cafile "$ca"} "$@"; }
 
 # Starts a subscriber, line by line (stdbuf), that writes its messages to $dir/NAME; returns when
 # its SUBACK has come.
 subscriber() {
     name=$1
     shift
-    stdbuf -oL mosquitto_sub -h "$host" -p "$port" -W "$wait_s" -d "$@" >"$dir/$name.all" 2>&1 &
+    stdbuf -oL mosquitto_sub -h "$host" -p "$port" ${ca:+--cafile "$ca"} -W "$wait_s" \
+        -d "$@" >"$dir/$name.all" 2>&1 &
     pid=$!
     started="$started $pid"
     until grep -qs "^Subscribed" "$dir/$name.all"; do
@@ -122,10 +123,10 @@ sessions() {
         # -E: ends after SUBACK; the session stays.
         set -- -V "$version" -c -i "$run-$version" -q 2 -t "$run/session/$version"
         [ "$version" = mqttv311 ] || set -- "$@" -x 600
-        mosquitto_sub -h "$host" -p "$port" -W "$wait_s" -E "$@"
+        mosquitto_sub -h "$host" -p "$port" ${ca:+--cafile "$ca"} -W "$wait_s" -E "$@"
         # One publisher, whose order is kept.
         printf 'waiting 1\nwaiting 2\nwaiting 3\n' | publish -q 2 -t "$run/session/$version" -l
-        got=$(mosquitto_sub -h "$host" -p "$port" -W "$wait_s" -C 3 "$@")
+        got=$(mosquitto_sub -h "$host" -p "$port" ${ca:+--cafile "$ca"} -W "$wait_s" -C 3 "$@")
         [ "$got" = "$(printf 'waiting 1\nwaiting 2\nwaiting 3')" ] ||
             fail "a waiting session got: $got"
     done
@@ -133,8 +134,8 @@ sessions() {
 
 large() {
     head -c 1000000 /dev/urandom >"$dir/large"
-    mosquitto_sub -h "$host" -p "$port" -W "$wait_s" -q 1 -t "$run/large" -C 1 -N \
-        >"$dir/large.got" &
+    mosquitto_sub -h "$host" -p "$port" ${ca:+--cafile "$ca"} -W "$wait_s" -q 1 \
+        -t "$run/large" -C 1 -N >"$dir/large.got" &
     got=$!
     started="$started $got"
     # Retained, so that it does not matter which of the two is there first.

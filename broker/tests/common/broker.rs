@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use super::PATIENCE;
+use super::{PATIENCE, websocket};
 
 /// The address of an already running broker, if the suite is to use one.
 pub fn target() -> Option<String> {
@@ -142,7 +142,10 @@ impl Broker {
         let child = child.expect("the broker's program starts");
         let pid = if guarded { guarded_pid(&dir) } else { child.id() };
         let mut process = Process { child, pid };
-        let address = process.address(&log, guarded);
+        let mut address = process.address(&log, guarded);
+        if is_tunnelled(settings) {
+            address = websocket::tunnel(&address);
+        }
         Broker { address, shards: settings.shards, process: Some(process), log: Some(log) }
     }
 
@@ -279,6 +282,12 @@ cat >/dev/null
 kill -9 $!
 "#;
 
+/// Whether a broker's clients come by WebSocket although they do not know it.
+fn is_tunnelled(settings: &Settings) -> bool {
+    let transport = std::env::var("RINGTIDE_TEST_TRANSPORT");
+    transport.as_deref() == Ok("ws") && !settings.config.contains("@LISTEN@")
+}
+
 fn command(s: &Settings, dir: &Path, guarded: bool, log: &Path) -> Command {
     let mut words = Vec::new();
     if s.survives_file_size_limit {
@@ -290,7 +299,8 @@ fn command(s: &Settings, dir: &Path, guarded: bool, log: &Path) -> Command {
     words.push(program());
     words.extend(["run".to_owned(), "--shards".to_owned(), s.shards.to_string()]);
     if !s.config.contains("@LISTEN@") {
-        words.extend(["--listen".to_owned(), ANY_PORT.to_owned()]);
+        let transport = if is_tunnelled(s) { "ws" } else { "tcp" };
+        words.extend(["--listen".to_owned(), format!("{transport}://{ANY_PORT}")]);
     }
     words.push("--data-dir".to_owned());
     let data_dir = s.data_dir.clone().unwrap_or_else(|| dir.join("data"));

@@ -9,6 +9,8 @@
 //! - `RINGTIDE_TEST_SHARDS=1,2,3,8`: the shard counts of the matrix; 1 and 3 by default.
 //! - `RINGTIDE_TEST_STORE_SEED=n`: the broker completes its store tickets out of step, after 0-5
 //!   turns chosen by this seed. The fixture always sets it for the broker, to 1 by default.
+//! - `RINGTIDE_TEST_TRANSPORT=ws`: brokers that a test gives no listener of its own listen for
+//!   WebSocket, and the tests' clients reach them through a tunnel.
 //! - `RINGTIDE_TEST_AUTH_METHOD=1` (set by the fixture where a test needs it): the broker offers
 //!   the enhanced authentication method `TEST-ECHO`.
 #![allow(
@@ -22,6 +24,7 @@ pub mod broker;
 pub mod client;
 pub mod fleet;
 pub mod packet;
+pub mod websocket;
 pub mod wire;
 
 use std::time::{Duration, Instant};

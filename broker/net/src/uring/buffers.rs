@@ -97,6 +97,23 @@ impl Buffers {
         }
     }
 
+    /// The same, to be changed.
+    #[inline]
+    pub(super) fn bytes_mut(&mut self, buffer: BufferId) -> &mut [u8] {
+        let index = buffer.index as usize;
+        match self.held.get(index) {
+            Some(&held) if held != WITH_KERNEL && buffer.len <= held => {
+                // SAFETY: as in `bytes`; buffers do not overlap, and `&mut self` keeps every other
+                // borrow of this one away.
+                unsafe {
+                    let start = self.memory.start().add(index * self.size as usize);
+                    std::slice::from_raw_parts_mut(start, buffer.len as usize)
+                }
+            }
+            _ => &mut [],
+        }
+    }
+
     /// Gives a buffer back; the kernel sees it after the next `publish`.
     #[inline]
     pub(super) fn release(&mut self, index: u32) {

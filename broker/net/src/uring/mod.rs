@@ -462,6 +462,11 @@ impl Driver for UringDriver {
     }
 
     #[inline]
+    fn bytes_mut(&mut self, buffer: BufferId) -> &mut [u8] {
+        self.buffers.bytes_mut(buffer)
+    }
+
+    #[inline]
     fn release(&mut self, buffer: BufferId) {
         self.buffers.release(buffer.index);
     }

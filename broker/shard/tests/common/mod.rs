@@ -10,12 +10,13 @@ use bytes::BytesMut;
 use ringtide_driver::{
     BufferId, Completion, Driver, ListenerId, LogOp, Outgoing, ReadOp, Socket, Token, Wait,
 };
+use ringtide_filter::{Layers, websocket};
 use ringtide_ring::mesh;
 use ringtide_shard::access::Access;
 use ringtide_shard::clock::Clock;
 use ringtide_shard::counters::Counters;
 use ringtide_shard::partition::PartitionMap;
-use ringtide_shard::{Limits, Methods, Parts, Settings, Shard, Stage, Steering};
+use ringtide_shard::{Limits, Methods, Parts, Settings, Shard, Stage, Steering, Transport};
 use ringtide_storage::MemoryStore;
 use ringtide_topics::interest::InterestTable;
 
@@ -96,6 +97,11 @@ impl Driver for MemoryDriver {
         self.buffers.get(buffer.index as usize).and_then(Option::as_deref).unwrap_or(&[])
     }
 
+    fn bytes_mut(&mut self, buffer: BufferId) -> &mut [u8] {
+        let held = self.buffers.get_mut(buffer.index as usize).and_then(Option::as_mut);
+        held.map_or(&mut [], Rc::make_mut)
+    }
+
     fn release(&mut self, buffer: BufferId) {
         self.buffers[buffer.index as usize] = None;
         self.free.push(buffer.index);
@@ -145,7 +151,7 @@ impl Driver for MemoryDriver {
     }
 }
 
-struct Fixed;
+struct Fixed(Limits);
 
 impl Steering for Fixed {
     fn stage(&self) -> Stage {
@@ -157,15 +163,72 @@ impl Steering for Fixed {
     }
 
     fn settings(&self) -> Settings {
-        let limits = Limits { sys_interval_ms: 0, ..Limits::default() };
-        Settings { limits, access: Access::Open }
+        Settings { limits: self.0.clone(), access: Access::Open }
     }
 }
 
-/// One shard, alone, and its wire.
+/// What carries MQTT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Carrier {
+    Tcp,
+    WebSocket,
+}
+
+impl Carrier {
+    fn layers(self) -> Layers {
+        let settings = || websocket::Settings {
+            path: "/".to_owned(),
+            origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            message_bytes_max: 1 << 20,
+        };
+        let websocket = (self == Carrier::WebSocket).then(|| Arc::new(settings()));
+        Layers { websocket, ..Layers::default() }
+    }
+
+    /// What a client sends before its CONNECT.
+    pub(crate) fn opening(self) -> Option<Rc<[u8]>> {
+        let request = "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\
+                       \r\nSec-WebSocket-Protocol: mqtt\r\n\r\n";
+        (self == Carrier::WebSocket).then(|| request.as_bytes().into())
+    }
+
+    /// Packets as they go on the wire, a frame for each.
+    pub(crate) fn carry<'p>(self, packets: impl IntoIterator<Item = &'p [u8]>) -> Rc<[u8]> {
+        let mut out = Vec::new();
+        for packet in packets {
+            if self == Carrier::WebSocket {
+                frame(packet, &mut out);
+            } else {
+                out.extend_from_slice(packet);
+            }
+        }
+        out.into()
+    }
+}
+
+/// Writes a client's binary message.
+fn frame(payload: &[u8], out: &mut Vec<u8>) {
+    let mask = [0x12, 0x34, 0x56, 0x78];
+    out.push(0x82);
+    if payload.len() < 126 {
+        out.push(0x80 | payload.len() as u8);
+    } else {
+        out.push(0x80 | 126);
+        out.extend((payload.len() as u16).to_be_bytes());
+    }
+    out.extend(mask);
+    out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, own)| byte ^ own));
+}
+
+/// One shard, alone, with one listener, and its wire.
 pub(crate) fn shard<C: Clock>(
+    carrier: Carrier,
     clock: C,
 ) -> (Shard<MemoryDriver, MemoryStore, C>, Rc<RefCell<Wire>>) {
+    let transport = Transport { name: String::new(), layers: carrier.layers() };
+    let limits = Limits { sys_interval_ms: 0, transports: vec![transport], ..Limits::default() };
     let wire = Rc::new(RefCell::new(Wire::default()));
     let driver = MemoryDriver {
         wire: Rc::clone(&wire),
@@ -184,7 +247,7 @@ pub(crate) fn shard<C: Clock>(
         interest: Arc::new(InterestTable::new(16)),
         partitions: Arc::new(PartitionMap::even(1, 1)),
         counters: [Arc::new(Counters::new())].into(),
-        steering: Arc::new(Fixed),
+        steering: Arc::new(Fixed(limits)),
         auth_methods: Methods::default(),
         listeners: 1,
         seed: 1,

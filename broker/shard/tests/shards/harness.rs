@@ -113,6 +113,11 @@ impl Driver for MemoryDriver {
         self.buffers.get(buffer.index as usize).and_then(Option::as_deref).unwrap_or(&[])
     }
 
+    fn bytes_mut(&mut self, buffer: BufferId) -> &mut [u8] {
+        let held = self.buffers.get_mut(buffer.index as usize).and_then(Option::as_mut);
+        held.map_or(&mut [], Rc::make_mut)
+    }
+
     fn release(&mut self, buffer: BufferId) {
         self.buffers[buffer.index as usize] = None;
     }

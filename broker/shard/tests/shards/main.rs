@@ -5,9 +5,12 @@ mod checkpoints;
 mod fairness;
 mod full_disk;
 mod groups;
+mod handshakes;
 mod harness;
 mod limits;
 mod order;
 mod packets;
 mod reload;
 mod sessions;
+#[path = "../../../tls/tests/common/mod.rs"]
+mod tls;

@@ -1,0 +1,72 @@
+//! What holds for any bytes that a peer sends: shared by the tests over random bytes and the fuzz
+//! target.
+
+use std::sync::Arc;
+
+use ringtide_filter::{Fault, Filter, Layers, Received, Scratch, websocket};
+
+const UPGRADE: &[u8] = b"GET /mqtt HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\
+    Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n";
+
+/// All that a filter has made of a stream.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Seen {
+    plain: Vec<u8>,
+    wire: Vec<u8>,
+    ended: bool,
+    fault: Option<Fault>,
+}
+
+fn filter(upgraded: bool) -> Box<Filter> {
+    let settings = websocket::Settings {
+        path: "/mqtt".to_owned(),
+        origins: vec!["https://example.org".to_owned()],
+        trusted_proxies: Vec::new(),
+        message_bytes_max: 1000,
+    };
+    let layers = Layers { websocket: Some(Arc::new(settings)), ..Layers::default() };
+    let filter = Filter::new(&layers, None).expect("no TLS to go wrong");
+    let mut filter = filter.expect("a filter for a layer");
+    if upgraded {
+        let granted = filter.receive(&mut UPGRADE.to_vec(), &mut Scratch::default());
+        assert_eq!(granted, Ok(Received::default()));
+    }
+    filter
+}
+
+fn seen<'b>(filter: &mut Filter, pieces: impl Iterator<Item = &'b [u8]>) -> Seen {
+    let mut scratch = Scratch::default();
+    let mut seen = Seen::default();
+    for piece in pieces {
+        match filter.receive(&mut piece.to_vec(), &mut scratch) {
+            Ok(Received { ended, .. }) => seen.ended = ended,
+            Err(fault) => {
+                seen.fault = Some(fault);
+                break;
+            }
+        }
+    }
+    Seen { plain: scratch.plain, wire: scratch.wire, ..seen }
+}
+
+/// A stream is the same however it is cut, gives no more than it has, and what is answered after
+/// an upgrade are frames that a client can read. The first byte chooses the cut, and whether an
+/// upgrade came before.
+pub(crate) fn websocket(bytes: &[u8]) {
+    let Some((&choice, bytes)) = bytes.split_first() else { return };
+    let (upgraded, length) = (choice & 1 == 1, usize::from(choice >> 1) + 1);
+    let whole = seen(&mut filter(upgraded), std::iter::once(bytes));
+    let mut cut = filter(upgraded);
+    assert_eq!(whole, seen(&mut cut, bytes.chunks(length)), "in pieces of {length}");
+    assert!(whole.plain.len() <= bytes.len());
+    assert_eq!(cut.has_ended(), whole.ended || whole.fault.is_some());
+    if upgraded {
+        let mut rest = whole.wire.as_slice();
+        while let [first, second, after @ ..] = rest {
+            assert!([0x88, 0x8A].contains(first) && *second < 126, "{first:#x} {second}");
+            rest = &after[usize::from(*second)..];
+        }
+        assert!(rest.is_empty());
+    }
+}

@@ -1,0 +1,252 @@
+//! Connections whose bytes go through a filter: TLS, WebSocket. Nothing here runs for plain TCP.
+//!
+//! What arrives is filtered at once, whatever the connection waits for: all that lies unread in a
+//! connection is MQTT. What leaves is MQTT until its turn's flush, so every limit counts the same
+//! bytes for all transports; what a filter itself has to say is kept apart and goes first.
+//!
+//! A TLS handshake costs as much as hundreds of packets. Its bytes are set aside when they come and
+//! are worked on by a step of the turn (`shake_hands`) that has a budget of its own: packets of
+//! those who are connected never wait behind a storm of handshakes. While a connection's handshake
+//! goes on its bytes are received one buffer at a time, so one buffer waits at most.
+
+use std::collections::VecDeque;
+use std::mem;
+
+use ringtide_codec::ReasonCode;
+use ringtide_driver::{BufferId, Driver, Outgoing, Token};
+use ringtide_filter::{Class, End, Fault, Filter, Received, Scratch};
+use ringtide_storage::Store;
+
+use crate::clients::prepare;
+use crate::conn::{Cause, Conn, Peer, Phase};
+use crate::core::Core;
+use crate::counters::Counter;
+
+/// Most bytes of a filter's own, pongs above all, that wait for a client which does not read and
+/// whose CONNECT has not come. From then on it counts as output that is not read. A handshake's
+/// answer may be longer, and goes out in one piece.
+const WIRE_CONNECTING_MAX: usize = 16 << 10;
+/// Milliseconds between two log lines about faults of one class.
+const FAULT_LOG_MS: u64 = 1000;
+
+/// What all filters of a shard share.
+#[derive(Debug, Default)]
+pub(crate) struct Filtering {
+    /// Results, to be used again.
+    scratch: Scratch,
+    /// By class of fault: before when none is logged again, and how many have not been since.
+    faults: [(u64, u64); Class::ALL.len()],
+    /// Received bytes of TLS handshakes that wait for their share of a turn, in their order.
+    handshakes: VecDeque<(Token, Vec<u8>)>,
+}
+
+impl Filtering {
+    /// How many faults of its class a line that is due now also stands for; `None` if none is due.
+    fn due(&mut self, class: Class, now_ms: u64) -> Option<u64> {
+        let (next_ms, silent) = &mut self.faults[class as usize];
+        if now_ms < *next_ms {
+            *silent += 1;
+            return None;
+        }
+        *next_ms = now_ms + FAULT_LOG_MS;
+        Some(mem::take(silent))
+    }
+}
+
+impl Cause {
+    /// What a filter tells the peer.
+    fn end(self) -> End {
+        match self {
+            Cause::Lost | Cause::Choked | Cause::Disconnected(_) => End::Normal,
+            Cause::Told(code) => match code {
+                ReasonCode::ServerShuttingDown
+                | ReasonCode::UseAnotherServer
+                | ReasonCode::ServerMoved => End::GoingAway,
+                ReasonCode::MalformedPacket | ReasonCode::ProtocolError => End::ProtocolError,
+                ReasonCode::PacketTooLarge => End::TooLarge,
+                _ => End::Policy,
+            },
+        }
+    }
+}
+
+impl Conn {
+    /// The filter says goodbye with what is sent next.
+    pub(crate) fn end_filter(&mut self, cause: Cause) {
+        if let Some(filter) = &mut self.filter {
+            filter.end(cause.end());
+        }
+    }
+
+    /// Turns a turn's output into what goes on the wire. After a fault there is nothing that could
+    /// be sent.
+    pub(crate) fn filter_out(
+        &mut self,
+        data: &mut Outgoing,
+        filtering: &mut Filtering,
+    ) -> Result<(), Fault> {
+        let Some(filter) = &mut self.filter else { return Ok(()) };
+        filter.send(&mut data.head, &mut data.shared, &mut filtering.scratch)?;
+        let Some(cold) = &mut self.cold else { return Ok(()) };
+        if cold.wire.is_empty() {
+            return Ok(());
+        }
+        let mut first = mem::take(&mut cold.wire);
+        for (position, _) in &mut data.shared {
+            *position += first.len() as u32;
+        }
+        first.append(&mut data.head);
+        mem::swap(&mut first, &mut data.head);
+        if self.phase == Phase::Open {
+            self.trim();
+        }
+        Ok(())
+    }
+}
+
+/// What a client that does not speak MQTT seems to speak, on a listener of plain TCP.
+pub(crate) fn foreign(bytes: &[u8]) -> Option<&'static str> {
+    match bytes {
+        [0x16, 0x03, ..] => Some(
+            "a TLS handshake came to a listener without TLS: let the client use another port, or \
+             none of its TLS options",
+        ),
+        [b'G', b'E', b'T', b' ', ..] => {
+            Some("an HTTP request came to a listener of MQTT over TCP: WebSocket has another port")
+        }
+        _ => None,
+    }
+}
+
+impl<S: Store> Core<S> {
+    /// Puts a new connection behind its listener's filter, if that has one.
+    pub(crate) fn filter_by_listener(&mut self, index: u32, listener: u16) -> Result<(), Fault> {
+        if let (Some(layers), Some(conn)) =
+            (self.limits.layers(listener), self.clients.conns.at_mut(index))
+        {
+            conn.filter = Filter::new(layers, conn.peer.address())?;
+        }
+        Ok(())
+    }
+
+    /// Bytes have come for a connection.
+    pub(crate) fn on_buffer<D: Driver>(&mut self, io: &mut D, token: Token, buffer: BufferId) {
+        self.clients.counters.add(Counter::BytesReceived, u64::from(buffer.len));
+        let Some((index, conn)) = self.clients.by_token(token) else { return };
+        let Some(filter) = &conn.filter else {
+            return self.on_received(index, io.bytes(buffer));
+        };
+        if filter.is_handshaking() {
+            self.clients.filtering.handshakes.push_back((token, io.bytes(buffer).to_vec()));
+            return;
+        }
+        let mut scratch = mem::take(&mut self.clients.filtering.scratch);
+        self.on_filtered(index, token, io.bytes_mut(buffer), &mut scratch);
+        scratch.clear();
+        self.clients.filtering.scratch = scratch;
+    }
+
+    /// Goes on with TLS handshakes until `over`, with one at least. True if some are left.
+    pub(crate) fn shake_hands(&mut self, over: &dyn Fn() -> bool) -> bool {
+        if self.clients.filtering.handshakes.is_empty() {
+            return false;
+        }
+        let mut scratch = mem::take(&mut self.clients.filtering.scratch);
+        while let Some((token, mut bytes)) = self.clients.filtering.handshakes.pop_front() {
+            if let Some((index, _)) = self.clients.by_token(token) {
+                self.on_filtered(index, token, &mut bytes, &mut scratch);
+                scratch.clear();
+            }
+            if over() {
+                break;
+            }
+        }
+        self.clients.filtering.scratch = scratch;
+        let waiting = self.clients.filtering.handshakes.len();
+        self.clients.counters.set(Counter::TlsWaiting, waiting as u64);
+        waiting > 0
+    }
+
+    /// A TLS handshake is done.
+    fn on_handshake_done(&self, index: u32) {
+        let Some(conn) = self.clients.conns.at(index) else { return };
+        let Some(tls) = conn.filter.as_ref().and_then(|filter| filter.peer()) else { return };
+        self.clients.counters.add(Counter::TlsHandshakes, 1);
+        self.clients.counters.add(Counter::TlsResumed, u64::from(tls.resumed));
+        tracing::debug!(
+            listener = self.limits.listener_name(conn.listener),
+            peer = ?conn.peer.address(),
+            version = tls.version,
+            cipher = tls.cipher,
+            server_name = tls.server_name.as_deref().unwrap_or(""),
+            protocol = tls.protocol.as_deref().unwrap_or(""),
+            certificate = tls.common_name.as_deref().unwrap_or(""),
+            resumed = tls.resumed,
+            "TLS handshake done"
+        );
+    }
+
+    #[inline(never)]
+    fn on_filtered(&mut self, index: u32, token: Token, bytes: &mut [u8], scratch: &mut Scratch) {
+        let Some(conn) = self.clients.conns.at_mut(index) else { return };
+        if conn.phase == Phase::Closing {
+            return;
+        }
+        let Some(filter) = conn.filter.as_mut() else { return };
+        let result = filter.receive(bytes, scratch);
+        if let Ok(Received { client: Some(client), .. }) = result {
+            conn.peer = Peer::new(Some(client));
+        }
+        if !scratch.wire.is_empty() {
+            prepare(conn, index, &mut self.clients.dirty, &mut self.clients.pool);
+            conn.cold().wire.extend_from_slice(&scratch.wire);
+        }
+        let connecting = conn.phase == Phase::Connecting;
+        if result.as_ref().is_ok_and(|received| received.handshake_done) {
+            self.on_handshake_done(index);
+        }
+        // While it connects, bytes are asked for one buffer at a time: also if these were no MQTT.
+        if connecting || !scratch.plain.is_empty() {
+            self.on_received(index, &scratch.plain);
+        } else {
+            self.choke(index);
+        }
+        // The packets may have ended the connection, or taken it to another shard.
+        let Some((index, conn)) = self.clients.by_token(token) else { return };
+        match result {
+            Err(fault) => self.on_fault(index, &fault),
+            Ok(received) if received.ended => self.on_ended(token),
+            Ok(_) => {
+                let wire = conn.cold.as_ref().map_or(0, |cold| cold.wire.len());
+                let unread = conn.phase == Phase::Connecting && conn.stalled;
+                if unread && wire > WIRE_CONNECTING_MAX {
+                    self.close(index, Cause::Lost);
+                }
+            }
+        }
+    }
+
+    /// A filter has given a connection up, or it began with another protocol's bytes.
+    pub(crate) fn on_fault(&mut self, index: u32, fault: &Fault) {
+        let counter = match fault.class {
+            Class::WrongProtocol => Counter::WrongProtocol,
+            Class::Upgrade => Counter::UpgradesRefused,
+            Class::Frames => Counter::WebSocketErrors,
+            Class::TlsNothingInCommon => Counter::TlsNothingInCommon,
+            Class::TlsClientCertificate => Counter::TlsClientCertificate,
+            Class::TlsAlert => Counter::TlsAlerts,
+            Class::TlsProtocol => Counter::TlsErrors,
+        };
+        self.clients.counters.add(counter, 1);
+        let now_ms = self.clients.now_ms;
+        if let Some(silent) = self.clients.filtering.due(fault.class, now_ms)
+            && let Some(conn) = self.clients.conns.at(index)
+        {
+            let listener = self.limits.listener_name(conn.listener);
+            let peer = conn.peer.address().map(tracing::field::display);
+            let not_logged = (silent > 0).then_some(silent);
+            tracing::warn!(listener, peer, not_logged, "connection closed: {fault}");
+        }
+        self.close(index, Cause::Lost);
+    }
+}
