@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what this machine lacks for one task, and says so. Silent where nothing is missing.
-# Usage: scripts/ensure.sh run|lint|test|bench|peer|fuzz|miri
+# Usage: scripts/ensure.sh run|lint|test|deb|bench|peer|fuzz|miri
 # Debian packages come by apt-get (with sudo unless root); Python and npm packages stay in the tree.
 set -eu
 cd "$(dirname "$0")/.."
@@ -161,6 +161,7 @@ case "${1:-}" in
 run | bench) build ;;
 lint) build && component rustfmt fmt && component clippy clippy ;;
 test) build && component rustfmt fmt && component clippy clippy && real_clients ;;
+deb) build && tool cargo-deb cargo-deb ;;
 peer) peer ;;
 fuzz)
     build
@@ -168,5 +169,5 @@ fuzz)
     tool cargo-fuzz cargo-fuzz
     ;;
 miri) build && miri ;;
-*) fail "usage: scripts/ensure.sh run|lint|test|bench|peer|fuzz|miri" ;;
+*) fail "usage: scripts/ensure.sh run|lint|test|deb|bench|peer|fuzz|miri" ;;
 esac

@@ -27,3 +27,4 @@ pub mod start;
 mod store;
 mod store_command;
 mod tune_command;
+mod watchdog;

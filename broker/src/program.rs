@@ -13,7 +13,7 @@ use crate::control::{Control, Live, Stage};
 use crate::exit::{Exit, Failure};
 use crate::listen::{self, Opened};
 use crate::logs::{self, LogLevel};
-use crate::{notify, preflight, signals, start, store_command, tune_command};
+use crate::{notify, preflight, signals, start, store_command, tune_command, watchdog};
 
 /// Does what the arguments (without the program's name) ask for.
 pub fn main(arguments: &[&str]) -> Exit {
@@ -126,7 +126,7 @@ fn serve(sources: Sources, loaded: &Loaded, level: LogLevel) -> Result<(), Failu
         findings,
         control,
     };
-    start::run(plan, || {
+    start::run(plan, |turns| {
         // A signal may have come during the recovery.
         if told.stage() != Stage::Running {
             return;
@@ -135,6 +135,7 @@ fn serve(sources: Sources, loaded: &Loaded, level: LogLevel) -> Result<(), Failu
             info!("{line}");
         }
         notify::ready();
+        watchdog::start(turns, told);
     })
 }
 
