@@ -84,6 +84,16 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
+    /// A stream whose first message has this number.
+    pub(crate) fn from(first: u32) -> Self {
+        Self { next: first, gaps: Vec::new() }
+    }
+
+    /// The number after the highest seen.
+    pub(crate) fn next(&self) -> u32 {
+        self.next
+    }
+
     /// Takes note of a message.
     #[inline]
     pub(crate) fn observe(&mut self, sequence: u32, faults: &mut Faults) {
