@@ -54,10 +54,10 @@ impl Host {
 /// The first thing that is wrong.
 pub(crate) fn check(text: &str, file: &File, size: Size, host: &Host) -> Result<u64, Wrong> {
     let lines = Lines(text);
-    names(lines, file)?;
     for group in &file.groups {
         numbers(lines, file, group)?;
     }
+    names(lines, file)?;
     for stage in &file.stages {
         for (name, share) in &stage.connect {
             if !(0.0..=1.0).contains(share.get_ref()) {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
@@ -38,6 +39,27 @@ pub(crate) enum Transport {
     Tls,
     Ws,
     Wss,
+}
+
+impl Transport {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Ws => "ws",
+            Self::Wss => "wss",
+        }
+    }
+}
+
+impl FromStr for Transport {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Self::Tcp, Self::Tls, Self::Ws, Self::Wss];
+        let named = all.into_iter().find(|transport| transport.name() == text);
+        named.ok_or_else(|| "it is tcp, tls, ws or wss".to_owned())
+    }
 }
 
 /// The published test: what it ran on and what it found.

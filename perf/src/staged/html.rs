@@ -12,7 +12,8 @@ table{border-collapse:collapse;width:100%}th,td{padding:.25em .6em;border-bottom
 text-align:right}th:first-child,td:first-child{text-align:left}.no{color:#b00020;font-weight:600}\
 .yes{color:#2c8a4b;font-weight:600}figure{margin:1.5em 0}figcaption{font-weight:600}svg{width:100%;\
 height:auto}svg text{font:11px system-ui,sans-serif;fill:#555}svg path{fill:none;stroke-width:1.6}\
-.grid{stroke:#e4e4e4}.stage{stroke:#bbb;stroke-dasharray:3 3}.legend{margin:.2em 0}.about{color:#555}\
+.grid{stroke:#e4e4e4}.stage{stroke:#bbb;\
+stroke-dasharray:3 3}.legend{margin:.2em 0}.about{color:#555}\
 code{font-size:.9em;overflow-wrap:anywhere}";
 
 /// The page of a run.
@@ -25,6 +26,7 @@ pub(crate) fn page(outcome: &Outcome) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
          <style>{STYLE}</style></head><body>\n<h1>{title}</h1>\n{about}\n{verdict}\n\
+\
          <h2>Bars</h2>\n{bars}\n<h2>Beside the source</h2>\n{beside}\n<h2>Samplers</h2>\n{samplers}\n\
          <h2>Over time</h2>\n{charts}\n<h2>Counts</h2>\n{counts}\n{notes}\n</body></html>\n",
         title = escape(&outcome.title),
@@ -64,7 +66,7 @@ fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     }
     text.push_str("</tr>\n");
     for row in rows {
-        let _ = write!(text, "<tr><td>{}</td></tr>\n", row.join("</td><td>"));
+        let _ = writeln!(text, "<tr><td>{}</td></tr>", row.join("</td><td>"));
     }
     text.push_str("</table>");
     text

@@ -76,6 +76,9 @@ pub(crate) struct Run {
     /// folder for the report, as JSON and HTML; perf/results by default
     #[argh(option, default = "PathBuf::from(\"perf/results\")")]
     results: PathBuf,
+    /// tcp, tls, ws or wss in place of the scenario's own
+    #[argh(option)]
+    transport: Option<Transport>,
     /// only check the scenario against this host
     #[argh(switch)]
     check: bool,
@@ -143,11 +146,12 @@ pub(crate) fn run<I: Io>(
         plan.stages.len(),
         options.duration.unwrap_or_else(|| plan::seconds(file))
     ))?;
-    if file.transport != Transport::Tcp {
-        let transport = format!("{:?}", file.transport).to_lowercase();
+    let transport = options.transport.unwrap_or(file.transport);
+    if transport != Transport::Tcp {
         return Err(Failure::Transport(format!(
-            "the scenario's transport is {transport}, which this generator does not speak yet: \
-             nothing was run; a copy of the file with transport = \"tcp\" measures the rest of it"
+            "the scenario's transport is {}, which this generator does not speak yet: nothing was \
+             run; --transport tcp measures the rest of it",
+            transport.name()
         )));
     }
     if options.check {
@@ -177,16 +181,26 @@ pub(crate) fn run<I: Io>(
             broker_bytes: target.pid.and_then(|pid| procfs::memory(pid).ok()).map(|m| m.resident),
             kernel_bytes: procfs::kernel_memory(),
         },
-        notes: vec![
-            "Publishers and subscribers are on one machine with one clock. Latency counts from \
-             when a message was due, however late it was sent."
-                .to_owned(),
-        ],
+        notes: notes(file, transport),
     };
     let mut io = make()?;
     let mut screen = Screen::new(plan.stages.len());
     let (meter, ending) = Engine::new(&mut io, plan, target, *addresses)?.run(&mut screen)?;
     report(&Outcome::new(about, plan, &meter, ending), ending, options)
+}
+
+/// What a reader should know of a run.
+fn notes(file: &File, transport: Transport) -> Vec<String> {
+    let mut notes = vec![
+        "Publishers and subscribers are on one machine with one clock. Latency counts from when a \
+         message was due, however late it was sent."
+            .to_owned(),
+    ];
+    if transport != file.transport {
+        let (ours, theirs) = (transport.name(), file.transport.name());
+        notes.push(format!("The source used {theirs}, this run {ours}: a lighter transport."));
+    }
+    notes
 }
 
 impl Run {
