@@ -1,12 +1,15 @@
 # The one front door: everything is done from here. `make help` lists it.
 # Variables: ARGS (of run, tune), DATA (of run), PREFIX and DESTDIR (of install), BENCH,
-# FUZZ_SECONDS, SHARDS (of tests).
+# SCENARIO (of bench-run), A and B (of bench-compare), FUZZ_SECONDS, SHARDS (of tests).
 
 PREFIX ?= /usr/local
 DESTDIR ?=
 ARGS ?=
 DATA ?= data
 BENCH ?=
+SCENARIO ?= e-4
+A ?=
+B ?=
 SHARDS ?= 1,2,3,8
 FUZZ_SECONDS ?= 60
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
@@ -14,7 +17,8 @@ HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 PROFILE := ci
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-disk test-clients lint fmt bench bench-peer bench-durable fuzz \
+.PHONY: help build run test test-disk test-clients lint fmt bench bench-peer bench-peers bench-run bench-compare \
+	bench-durable fuzz \
 	miri loom install uninstall deb static tarball tune clean
 
 help: ## list the targets
@@ -60,6 +64,22 @@ bench: ## measure every row of the figures into perf/results/ (BENCH="--rows NAM
 bench-peer: ## the same rows in alternation with Debian's mosquitto
 	@scripts/ensure.sh peer
 	@$(MAKE) --no-print-directory bench BENCH="--against /usr/sbin/mosquitto $(BENCH)"
+
+bench-peers: ## the same with every peer that can be installed: mosquitto, nats-server, rumqttd
+	@scripts/ensure.sh peers
+	cargo build --release --locked -p ringtide -p ringtide-perf
+	scripts/peers.sh $(TARGET)/release $(BENCH)
+
+bench-run: ## run a scenario of the published tests (SCENARIO=e-4 BENCH="--scale 0.005")
+	@scripts/ensure.sh bench
+	cargo build --release --locked -p ringtide -p ringtide-perf
+	$(TARGET)/release/ringtide-perf run $(SCENARIO) \
+		--broker $(TARGET)/release/ringtide $(BENCH)
+
+bench-compare: ## differences of two results files, and which are noise (A=FILE B=FILE)
+	@test -n "$(A)" -a -n "$(B)" || { echo "usage: make bench-compare A=FILE B=FILE"; exit 2; }
+	@scripts/ensure.sh bench
+	cargo run -q --release --locked -p ringtide-perf -- compare $(A) $(B)
 
 bench-durable: ## what durability costs, a million sessions, the disk (BENCH="--against mosquitto")
 	@scripts/ensure.sh bench

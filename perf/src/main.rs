@@ -3,6 +3,7 @@
 
 mod bench;
 mod client;
+mod compare;
 mod connect;
 mod durable;
 mod epoll;

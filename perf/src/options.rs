@@ -11,6 +11,7 @@ use argh::FromArgs;
 use rustix::net::sockopt;
 
 use crate::bench;
+use crate::compare;
 use crate::connect::{self, Connections};
 use crate::epoll::EpollIo;
 use crate::failure::Failure;
@@ -38,6 +39,7 @@ enum Command {
     Bench(bench::Bench),
     Durable(durable::Durable),
     Run(staged::Run),
+    Compare(compare::Compare),
 }
 
 /// Send one load to a broker on a loopback address and report.
@@ -168,6 +170,7 @@ pub(crate) fn execute(options: Options) -> Result<u8, Failure> {
                 Verdict::BrokerGone => 4,
             });
         }
+        Command::Compare(options) => compare::compare(&options),
     };
     done.map(|()| 0)
 }

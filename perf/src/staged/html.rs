@@ -26,8 +26,8 @@ pub(crate) fn page(outcome: &Outcome) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
          <style>{STYLE}</style></head><body>\n<h1>{title}</h1>\n{about}\n{verdict}\n\
-\
-         <h2>Bars</h2>\n{bars}\n<h2>Beside the source</h2>\n{beside}\n<h2>Samplers</h2>\n{samplers}\n\
+         <h2>Bars</h2>\n{bars}\n<h2>Beside the source</h2>\n{beside}\n\
+         <h2>Samplers</h2>\n{samplers}\n\
          <h2>Over time</h2>\n{charts}\n<h2>Counts</h2>\n{counts}\n{notes}\n</body></html>\n",
         title = escape(&outcome.title),
         about = about(outcome),
