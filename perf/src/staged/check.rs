@@ -13,6 +13,9 @@ use crate::sequence::Stamp;
 
 /// Descriptors that are no connections.
 const DESCRIPTORS_SPARE: u64 = 100;
+/// Connections from one address unless the scenario says otherwise: the fewer of its ports are
+/// taken, the sooner the kernel finds a free one.
+const PER_ADDRESS: u64 = 2000;
 /// Loopback addresses to connect from, 127.1.0.1 and on.
 const ADDRESSES_MAX: u64 = 1 << 20;
 const CLIENTS_MAX: u64 = 1 << 31;
@@ -224,7 +227,8 @@ fn capacity(lines: Lines<'_>, file: &File, size: Size, host: &Host) -> Result<u6
     }
     let (per_address, needed) = (host.ports_per_address(), host.addresses_for(all));
     let (first, last) = host.ports;
-    let addresses = file.source_addresses.as_ref().map_or(needed, |given| *given.get_ref());
+    let usual = needed.max(all.div_ceil(PER_ADDRESS)).min(ADDRESSES_MAX.max(needed));
+    let addresses = file.source_addresses.as_ref().map_or(usual, |given| *given.get_ref());
     if addresses == 0 || addresses > ADDRESSES_MAX || addresses < needed {
         let text = format!(
             "{all} connections from {addresses} addresses x {per_address} ports (\

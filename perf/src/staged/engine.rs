@@ -28,6 +28,8 @@ const BEGIN_MAX: u64 = 64;
 const DUE_MAX: u64 = 4096;
 const SLEEP_MAX: Duration = Duration::from_millis(5);
 const READING_NS: u64 = 1_000_000_000;
+/// Over less time a rate is chance.
+const READING_MIN_NS: u64 = 250_000_000;
 /// Nothing has come for so long: what is outstanding is lost.
 const SETTLE_QUIET: Duration = Duration::from_secs(2);
 const SETTLE_MAX: Duration = Duration::from_secs(15);
@@ -437,8 +439,14 @@ impl<'a, I: Io> Engine<'a, I> {
         (self.now_ns() - self.last.at_ns >= READING_NS).then(|| self.read(stage))
     }
 
+    /// A reading of the time since the one before; of no time at all, that one again.
     fn read(&mut self, stage: usize) -> Reading {
         let now_ns = self.now_ns();
+        if let Some(last) = self.crowd.meter.readings.last()
+            && now_ns - self.last.at_ns < READING_MIN_NS
+        {
+            return Reading { connections: self.crowd.up, ..*last };
+        }
         let seconds = ((now_ns - self.last.at_ns) as f64 / 1e9).max(1e-6);
         let broker = self.target.usage().ok().flatten();
         let own = own_usage().ok();
