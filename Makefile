@@ -18,7 +18,7 @@ PROFILE := ci
 
 .DEFAULT_GOAL := help
 .PHONY: help build run test test-disk test-clients lint fmt bench bench-peer bench-peers bench-run bench-compare \
-	bench-durable fuzz \
+	bench-durable instructions fuzz \
 	miri loom install uninstall deb static tarball tune clean
 
 help: ## list the targets
@@ -85,6 +85,10 @@ bench-durable: ## what durability costs, a million sessions, the disk (BENCH="--
 	@scripts/ensure.sh bench
 	cargo build --release --locked -p ringtide -p ringtide-perf
 	$(TARGET)/release/ringtide-perf durable --broker $(TARGET)/release/ringtide $(BENCH)
+
+instructions: ## instructions of the shard's work against the recorded ones (needs no quiet machine)
+	@scripts/ensure.sh instructions
+	scripts/instructions.sh check
 
 fuzz: ## run every fuzz target for FUZZ_SECONDS each
 	@scripts/ensure.sh fuzz

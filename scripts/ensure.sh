@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what this machine lacks for one task, and says so. Silent where nothing is missing.
-# Usage: scripts/ensure.sh run|lint|test|deb|bench|peer|peers|fuzz|miri
+# Usage: scripts/ensure.sh run|lint|test|deb|bench|peer|peers|instructions|fuzz|miri
 # Debian packages come by apt-get (with sudo unless root); Python and npm packages stay in the tree.
 set -eu
 cd "$(dirname "$0")/.."
@@ -172,11 +172,15 @@ peers)
     peer mosquitto nats-server
     tool rumqttd rumqttd || say "rumqttd could not be installed: it is left out"
     ;;
+instructions)
+    want valgrind valgrind
+    build
+    ;;
 fuzz)
     build
     nightly || say "no nightly Rust to be had"
     tool cargo-fuzz cargo-fuzz
     ;;
 miri) build && miri ;;
-*) fail "usage: scripts/ensure.sh run|lint|test|deb|bench|peer|peers|fuzz|miri" ;;
+*) fail "usage: scripts/ensure.sh run|lint|test|deb|bench|peer|peers|instructions|fuzz|miri" ;;
 esac
