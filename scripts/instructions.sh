@@ -38,7 +38,7 @@ machine=$(uname -m)
 case "${1:-}" in
 record)
     {
-        echo "# Instructions of one round of broker/shard/benches/turn.rs, by scripts/instructions.sh."
+        echo "# Instructions of a round of broker/shard/benches/turn.rs (scripts/instructions.sh)"
         echo "compiler $compiler"
         echo "machine $machine"
         for work in $WORKS; do echo "$work $(per_round "$work")"; done

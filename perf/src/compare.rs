@@ -1,5 +1,5 @@
-//! `ringtide-perf compare`: two results files beside each other, and which differences are more than
-//! the runs of one file differ among themselves.
+//! `ringtide-perf compare`: two results files beside each other, and which differences are more
+//! than the runs of one file differ among themselves.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
