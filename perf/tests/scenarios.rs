@@ -172,6 +172,24 @@ fn the_highest_rate_and_large_messages_over_io_uring() {
 }
 
 #[test]
+fn several_processes_measure_as_one() {
+    let scratch = Scratch::new("parts");
+    let options = ["--scale", "0.0005", "--duration", "4", "--processes", "3"];
+    let (report, _, said) = run("e-1", &scratch, &options);
+    assert_eq!((&report["clients"], &report["peak"]["connections"]), (&100.into(), &100.into()));
+    assert_eq!(report["counts"]["connected"], 100, "{said}");
+    let sent = count(&report["counts"]["sent"]);
+    assert!(sent > 0 && count(&report["counts"]["delivered"]) == sent, "{said}");
+    assert_eq!(count(&sampler(&report, "Mobilesub", true)["count"]), {
+        count(&sampler(&report, "Devicepub", false)["count"])
+    });
+    assert!(report["peak"]["broker_bytes"].is_u64());
+    let options = ["--scale", "0.0001", "--processes", "2"];
+    let said = ended(2, &command("e-4", &scratch, &options).output().unwrap());
+    assert!(said.contains("`topic/#` hears the clients of all processes"), "{said}");
+}
+
+#[test]
 fn idle_clients_are_held_and_cost_what_they_cost() {
     let scratch = Scratch::new("idle");
     let (report, ..) = run("a-idle", &scratch, &["--scale", "0.00001", "--duration", "3"]);

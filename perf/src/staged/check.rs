@@ -28,17 +28,19 @@ pub(crate) struct Host {
     pub(crate) descriptors: u64,
     /// The first and last ephemeral port.
     pub(crate) ports: (u64, u64),
+    /// Processes that the clients are dealt out to.
+    pub(crate) processes: u64,
 }
 
 impl Host {
-    /// This host.
-    pub(crate) fn here() -> Host {
+    /// This host, with so many processes.
+    pub(crate) fn here(processes: u16) -> Host {
         let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
         let range = range.unwrap_or_default();
         let mut numbers = range.split_whitespace().filter_map(|word| word.parse().ok());
         let ports = numbers.next().zip(numbers.next()).unwrap_or((32_768, 60_999));
         let descriptors = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
-        Host { descriptors, ports }
+        Host { descriptors, ports, processes: u64::from(processes.max(1)) }
     }
 
     fn ports_per_address(&self) -> u64 {
@@ -242,14 +244,17 @@ fn capacity(lines: Lines<'_>, file: &File, size: Size, host: &Host) -> Result<u6
             None => place(text),
         });
     }
-    let descriptors = all + DESCRIPTORS_SPARE;
+    let each = all.div_ceil(host.processes);
+    let descriptors = each + DESCRIPTORS_SPARE;
     if descriptors > host.descriptors {
         let room = host.descriptors.saturating_sub(DESCRIPTORS_SPARE);
         return Err(place(format!(
-            "{all} connections + {DESCRIPTORS_SPARE} = {descriptors} descriptors, and this process \
-             may have {} (ulimit -Hn): raise it, or --scale {:.5}",
+            "{all} connections / {} processes + {DESCRIPTORS_SPARE} = {descriptors} descriptors, \
+             and a process may have {} (ulimit -Hn): raise it, --processes {}, or --scale {:.5}",
+            host.processes,
             host.descriptors,
-            fitting(size.scale, room, all)
+            all.div_ceil(room.max(1)),
+            fitting(size.scale, room * host.processes, all)
         )));
     }
     Ok(addresses)

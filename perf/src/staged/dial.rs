@@ -12,13 +12,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(crate) struct Dial {
     target: SocketAddr,
+    first: u64,
     addresses: u64,
     made: u64,
 }
 
 impl Dial {
-    pub(crate) fn new(target: SocketAddr, addresses: u64) -> Dial {
-        Dial { target, addresses, made: 0 }
+    /// From `addresses` of them, the first of which has number `first`.
+    pub(crate) fn new(target: SocketAddr, first: u64, addresses: u64) -> Dial {
+        Dial { target, first, addresses, made: 0 }
     }
 
     /// Opens a connection.
@@ -26,9 +28,9 @@ impl Dial {
     /// # Errors
     /// What the system says; [`io::ErrorKind::ConnectionRefused`] if nobody listens.
     pub(crate) fn open(&mut self) -> io::Result<TcpStream> {
-        let number = self.made % self.addresses.max(1);
+        let number = self.first + self.made % self.addresses.max(1);
         self.made += 1;
-        if !self.target.is_ipv4() || self.addresses <= 1 {
+        if !self.target.is_ipv4() || (self.first == 0 && self.addresses <= 1) {
             return TcpStream::connect_timeout(&self.target, CONNECT_TIMEOUT);
         }
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;

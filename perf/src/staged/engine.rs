@@ -89,7 +89,7 @@ impl<'a, I: Io> Engine<'a, I> {
         io: &'a mut I,
         plan: &'a Plan,
         target: Target,
-        addresses: u64,
+        dial: Dial,
     ) -> Result<Engine<'a, I>, Failure> {
         let last = Last {
             at_ns: 0,
@@ -103,7 +103,7 @@ impl<'a, I: Io> Engine<'a, I> {
             io,
             crowd: Crowd::new(plan),
             target,
-            dial: Dial::new(target.address, addresses),
+            dial,
             base: Instant::now(),
             pacers: vec![None; plan.groups.len()],
             queue: VecDeque::new(),
@@ -116,6 +116,11 @@ impl<'a, I: Io> Engine<'a, I> {
             last,
             gone: false,
         })
+    }
+
+    /// Keeps the latencies of each reading.
+    pub(crate) fn keep_latencies(&mut self) {
+        self.crowd.meter.kept = Some(Vec::new());
     }
 
     /// Runs all stages, waits for what is outstanding, and closes the clients.
@@ -185,7 +190,9 @@ impl<'a, I: Io> Engine<'a, I> {
         }
         let reading = self.read(number);
         let time = (self.now_ns() - began_ns) as f64 / 1e9;
-        screen.end_stage(&stage.name, number, time, &reading, &self.crowd.meter);
+        let meter = &self.crowd.meter;
+        let (failed, faults) = (meter.counts.connects_failed, meter.faults());
+        screen.end_stage(&stage.name, number, time, &reading, failed, faults);
         Ok(())
     }
 
@@ -211,7 +218,7 @@ impl<'a, I: Io> Engine<'a, I> {
             let publishes = groups.contains(&group);
             self.crowd.publishing[group] = publishes;
             match planned.publish.as_ref().map(|publish| publish.pace) {
-                Some(Pace::Every(every_ns)) if publishes => {
+                Some(Pace::Every(every_ns)) if publishes && planned.count > 0 => {
                     let count = u64::from(planned.count);
                     let fresh = || Pacer::per(now_ns, count, every_ns);
                     self.pacers[group].get_or_insert_with(fresh);

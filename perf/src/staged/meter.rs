@@ -2,7 +2,7 @@
 //! Pure.
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::plan::Plan;
 use crate::sequence::Faults;
@@ -24,10 +24,28 @@ pub(crate) struct Meter {
     /// Of those since the last reading.
     recent: Histogram<u64>,
     pub(crate) readings: Vec<Reading>,
+    /// The latencies of each reading, for whoever has to add them to others'.
+    pub(crate) kept: Option<Vec<Values>>,
+}
+
+/// A histogram's values and how often each was recorded.
+pub(crate) type Values = Vec<(u64, u64)>;
+
+/// The values of a histogram.
+pub(crate) fn values(histogram: &Histogram<u64>) -> Values {
+    let recorded = histogram.iter_recorded();
+    recorded.map(|at| (at.value_iterated_to(), at.count_at_value())).collect()
+}
+
+/// Adds values to a histogram.
+pub(crate) fn add(histogram: &mut Histogram<u64>, values: &Values) {
+    for (value, count) in values {
+        histogram.saturating_record_n((*value).min(LATENCY_MAX_NS), *count);
+    }
 }
 
 /// Counters of the whole run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Counts {
     /// Connections that came to their last SUBACK.
     pub(crate) connected: u64,
@@ -43,6 +61,21 @@ pub(crate) struct Counts {
     /// Messages that were due and not sent: their client was not there, or too far behind.
     pub(crate) skipped: u64,
     pub(crate) pings: u64,
+}
+
+impl Counts {
+    /// Adds those of another process.
+    pub(crate) fn add(&mut self, other: &Counts) {
+        self.connected += other.connected;
+        self.connects_failed += other.connects_failed;
+        self.closed_by_broker += other.closed_by_broker;
+        self.left += other.left;
+        self.sent += other.sent;
+        self.acknowledged += other.acknowledged;
+        self.delivered += other.delivered;
+        self.skipped += other.skipped;
+        self.pings += other.pings;
+    }
 }
 
 /// What is reported under one name.
@@ -97,7 +130,7 @@ impl Sampler {
 }
 
 /// Everything at one moment, rates since the one before.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Reading {
     /// Seconds since the run began.
     pub(crate) at_s: f64,
@@ -138,6 +171,7 @@ impl Meter {
             deliveries: latencies(),
             recent: latencies(),
             readings: Vec::new(),
+            kept: None,
         }
     }
 
@@ -151,6 +185,9 @@ impl Meter {
 
     /// Adds a reading; its latencies are those since the one before.
     pub(crate) fn read(&mut self, mut reading: Reading, now_ns: u64) {
+        if let Some(kept) = &mut self.kept {
+            kept.push(values(&self.recent));
+        }
         if !self.recent.is_empty() {
             let at = |quantile| Some(ms(self.recent.value_at_quantile(quantile)));
             (reading.p50_ms, reading.p95_ms, reading.p99_ms) = (at(0.5), at(0.95), at(0.99));
@@ -163,16 +200,15 @@ impl Meter {
         self.readings.push(reading);
     }
 
+    /// Adds the latencies of deliveries to those of the next reading.
+    pub(crate) fn add_recent(&mut self, values: &Values) {
+        add(&mut self.recent, values);
+    }
+
     /// What went wrong with messages, over all samplers.
     pub(crate) fn faults(&self) -> Faults {
         let mut sum = Faults::default();
-        for Sampler { faults, .. } in &self.samplers {
-            sum.lost += faults.lost;
-            sum.duplicates += faults.duplicates;
-            sum.out_of_order += faults.out_of_order;
-            sum.misrouted += faults.misrouted;
-            sum.protocol += faults.protocol;
-        }
+        self.samplers.iter().for_each(|sampler| sum.add(&sampler.faults));
         sum.disconnected = self.counts.closed_by_broker;
         sum
     }

@@ -9,6 +9,7 @@ mod file;
 mod html;
 mod meter;
 mod outcome;
+mod parts;
 mod plan;
 mod screen;
 
@@ -27,10 +28,11 @@ use crate::options::{Backend, pin};
 use crate::procfs;
 use crate::run::Target;
 use check::Host;
+use dial::Dial;
 use engine::{Ending, Engine};
 use file::{File, Transport};
 use outcome::{About, Before, Outcome};
-use plan::{Plan, Size};
+use plan::{Part, Plan, Size};
 use screen::Screen;
 
 /// Run a scenario against a broker: `perf/scenarios/` has those of the published tests.
@@ -79,6 +81,12 @@ pub(crate) struct Run {
     /// tcp, tls, ws or wss in place of the scenario's own
     #[argh(option)]
     transport: Option<Transport>,
+    /// processes that the clients are dealt out to, each with descriptors of its own; 1 by default
+    #[argh(option, default = "1")]
+    processes: u16,
+    /// what --processes gives to each of its own
+    #[argh(option)]
+    part: Option<Part>,
     /// only check the scenario against this host
     #[argh(switch)]
     check: bool,
@@ -122,8 +130,16 @@ fn read(options: &Run) -> Result<Read, Failure> {
     let wrong = |wrong: file::Wrong| Failure::Scenario(format!("{}:{wrong}", path.display()));
     let file = file::parse(&text).map_err(wrong)?;
     let size = Size { scale: options.scale, duration_s: options.duration };
-    let addresses = check::check(&text, &file, size, &Host::here()).map_err(wrong)?;
+    let addresses =
+        check::check(&text, &file, size, &Host::here(options.processes)).map_err(wrong)?;
     let plan = Plan::new(&file, size);
+    if let (Some(filter), true) = (plan.crossing(), options.processes > 1) {
+        return Err(Failure::Scenario(format!(
+            "{}: `{filter}` hears the clients of all processes, of which each knows only its own: \
+             --processes 1",
+            path.display()
+        )));
+    }
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     Ok(Read { name, file, plan, addresses })
 }
@@ -137,15 +153,11 @@ pub(crate) fn run<I: Io>(
     options: &Run,
 ) -> Result<Verdict, Failure> {
     let scenario = read(options)?;
+    if let Some(part) = options.part {
+        return run_part(&mut make()?, options, scenario, part);
+    }
     let Read { name, file, plan, addresses } = &scenario;
-    let groups = plan.groups.iter().map(|group| format!("{} {}", group.count, group.name));
-    say(&format!(
-        "{}: {}; {} stages, {:.0} s; from {addresses} addresses",
-        plan.title,
-        groups.collect::<Vec<_>>().join(", "),
-        plan.stages.len(),
-        options.duration.unwrap_or_else(|| plan::seconds(file))
-    ))?;
+    scenario.introduce(options)?;
     let transport = options.transport.unwrap_or(file.transport);
     if transport != Transport::Tcp {
         return Err(Failure::Transport(format!(
@@ -183,10 +195,54 @@ pub(crate) fn run<I: Io>(
         },
         notes: notes(file, transport),
     };
-    let mut io = make()?;
     let mut screen = Screen::new(plan.stages.len());
-    let (meter, ending) = Engine::new(&mut io, plan, target, *addresses)?.run(&mut screen)?;
+    let (meter, ending) = if options.processes > 1 {
+        parts::conduct(plan, &target, options.processes, &options.for_parts(), &mut screen)?
+    } else {
+        let dial = Dial::new(target.address, 0, *addresses);
+        Engine::new(&mut make()?, plan, target, dial)?.run(&mut screen)?
+    };
     report(&Outcome::new(about, plan, &meter, ending), ending, options)
+}
+
+/// Runs one part of a scenario for the process that has started this one.
+fn run_part<I: Io>(
+    io: &mut I,
+    options: &Run,
+    scenario: Read,
+    part: Part,
+) -> Result<Verdict, Failure> {
+    let address = options
+        .target
+        .ok_or_else(|| Failure::Option("--part is for the processes of --processes".to_owned()))?;
+    let target = Target::new(address, options.pid)?;
+    let plan = scenario.plan.part(part);
+    let addresses = scenario.addresses.div_ceil(u64::from(part.of));
+    let dial = Dial::new(address, u64::from(part.number) * addresses, addresses);
+    let mut screen = Screen::of_part(plan.stages.len());
+    parts::wait_for_go()?;
+    let mut engine = Engine::new(io, &plan, target, dial)?;
+    engine.keep_latencies();
+    let (meter, ending) = engine.run(&mut screen)?;
+    parts::tell_end(&meter, ending);
+    Ok(Verdict::Held)
+}
+
+impl Read {
+    /// Says what is about to be run.
+    fn introduce(&self, options: &Run) -> Result<(), Failure> {
+        let plan = &self.plan;
+        let groups = plan.groups.iter().map(|group| format!("{} {}", group.count, group.name));
+        say(&format!(
+            "{}: {}; {} stages, {:.0} s; from {} addresses and {} processes",
+            plan.title,
+            groups.collect::<Vec<_>>().join(", "),
+            plan.stages.len(),
+            options.duration.unwrap_or_else(|| plan::seconds(&self.file)),
+            self.addresses,
+            options.processes
+        ))
+    }
 }
 
 /// What a reader should know of a run.
@@ -204,6 +260,23 @@ fn notes(file: &File, transport: Transport) -> Vec<String> {
 }
 
 impl Run {
+    /// The arguments by which each of several processes knows what to run.
+    fn for_parts(&self) -> Vec<String> {
+        let io = match self.io {
+            Backend::Epoll => "epoll",
+            Backend::Uring => "uring",
+        };
+        let mut arguments = vec![self.scenario.clone()];
+        let mut option = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
+        option("--scale", self.scale.to_string());
+        option("--processes", self.processes.to_string());
+        option("--io", io.to_owned());
+        if let Some(duration) = self.duration {
+            option("--duration", duration.to_string());
+        }
+        arguments
+    }
+
     /// Starts the broker, unless one is named.
     fn start(&self) -> Result<Option<(Running, String)>, Failure> {
         if self.target.is_some() {

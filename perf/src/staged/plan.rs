@@ -1,6 +1,8 @@
 //! What a scenario amounts to at one scale: numbered clients, who hears whom, stages in seconds.
 //! Made from a file that `check.rs` has found right. Pure.
 
+use std::str::FromStr;
+
 use bytes::Bytes;
 
 use super::file::{Bars, File, Group};
@@ -17,6 +19,25 @@ pub(crate) struct Size {
     pub(crate) scale: f64,
     /// Seconds that the stages take in sum; as in the file by default.
     pub(crate) duration_s: Option<f64>,
+}
+
+/// One of several processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// From 0.
+    pub(crate) number: u16,
+    pub(crate) of: u16,
+}
+
+impl FromStr for Part {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Part, String> {
+        let parts =
+            text.split_once('/').and_then(|(n, of)| Some((n.parse().ok()?, of.parse().ok()?)));
+        let part = parts.map(|(number, of)| Part { number, of }).filter(|p| p.number < p.of);
+        part.ok_or_else(|| "it is NUMBER/OF, from 0/OF on".to_owned())
+    }
 }
 
 /// A scenario to be run.
@@ -243,6 +264,38 @@ impl Plan {
                 publish.fan = fan;
             }
         }
+    }
+
+    /// The clients of one of several processes, which run the same stages at the same time. Only for
+    /// plans without [`Plan::crossing`].
+    pub(crate) fn part(mut self, part: Part) -> Plan {
+        let (number, of) = (u64::from(part.number), u64::from(part.of));
+        let slice = |count: u32, number: u64| (u64::from(count) * number / of) as u32;
+        let mut first = 0;
+        for (index, group) in self.groups.iter_mut().enumerate() {
+            let (from, until) = (slice(group.count, number), slice(group.count, number + 1));
+            let whole = f64::from(group.count.max(1));
+            for stage in &mut self.stages {
+                for (_, wanted) in stage.connect.iter_mut().filter(|(group, _)| *group == index) {
+                    let share = f64::from(*wanted) / whole;
+                    *wanted = (f64::from(until - from) * share).ceil() as u32;
+                }
+            }
+            group.first_number += u64::from(from);
+            group.count = until - from;
+            group.first = first;
+            first += group.count;
+        }
+        self.clients = first;
+        self.connect_per_s /= f64::from(part.of);
+        self
+    }
+
+    /// A filter that hears more than the client in its own place: its messages would come from
+    /// several processes, which know nothing of each other's.
+    pub(crate) fn crossing(&self) -> Option<&str> {
+        let all = self.groups.iter().flat_map(|group| &group.subscribe);
+        all.into_iter().find(|filter| !filter.paired).map(|filter| filter.filter.as_str())
     }
 
     /// The group of a client.

@@ -1,10 +1,13 @@
 //! What is said while a run goes on: a bar that is drawn over on a terminal, else a line now and
-//! then; and one line at the end of each stage.
+//! then; and one line at the end of each stage. One of several processes says its readings to the
+//! one that started it instead.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use super::meter::{Meter, Reading};
+use super::meter::Reading;
+use super::parts::{self, Line};
+use crate::sequence::Faults;
 
 /// Between two lines where there is no terminal.
 const QUIET: Duration = Duration::from_secs(10);
@@ -13,6 +16,8 @@ const BAR: usize = 20;
 /// Standard output.
 #[derive(Debug)]
 pub(crate) struct Screen {
+    /// Readings go to the process that started this one.
+    part: bool,
     terminal: bool,
     stages: usize,
     said: Instant,
@@ -21,7 +26,13 @@ pub(crate) struct Screen {
 impl Screen {
     /// For a run of so many stages.
     pub(crate) fn new(stages: usize) -> Screen {
-        Screen { terminal: std::io::stdout().is_terminal(), stages, said: Instant::now() }
+        let terminal = std::io::stdout().is_terminal();
+        Screen { part: false, terminal, stages, said: Instant::now() }
+    }
+
+    /// For one of several processes.
+    pub(crate) fn of_part(stages: usize) -> Screen {
+        Screen { part: true, terminal: false, stages, said: Instant::now() }
     }
 
     /// How far a stage is: its time, and how many of its connections were made.
@@ -34,6 +45,9 @@ impl Screen {
         made: (u64, u64),
         reading: &Reading,
     ) {
+        if self.part {
+            return parts::tell(&Line::Reading(*reading));
+        }
         if !self.terminal && self.said.elapsed() < QUIET {
             return;
         }
@@ -57,11 +71,13 @@ impl Screen {
         number: usize,
         time_s: f64,
         reading: &Reading,
-        meter: &Meter,
+        failed: u64,
+        faults: Faults,
     ) {
+        if self.part {
+            return;
+        }
         let clear = if self.terminal { "\r\x1b[K" } else { "" };
-        let faults = meter.faults();
-        let failed = meter.counts.connects_failed;
         let mut text = line(name, number, self.stages, time_s, reading);
         if failed > 0 {
             text.push_str(&format!(", {failed} connects failed"));

@@ -3,12 +3,12 @@ use std::path::Path;
 
 use super::check::{Host, check};
 use super::file::parse;
-use super::plan::{Pace, Plan, Size, seconds};
+use super::plan::{Pace, Part, Plan, Size, seconds};
 
 const FULL: Size = Size { scale: 1.0, duration_s: None };
 
 /// A host that has enough of everything.
-const LARGE: Host = Host { descriptors: u64::MAX, ports: (1000, 65_535) };
+const LARGE: Host = Host { descriptors: u64::MAX, ports: (1000, 65_535), processes: 1 };
 
 fn scenarios() -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
@@ -119,7 +119,7 @@ fn numbers_that_cannot_be_are_refused_with_their_line() {
 
 #[test]
 fn more_connections_than_ports_are_refused_with_the_arithmetic() {
-    let host = Host { descriptors: u64::MAX, ports: (32_768, 60_999) };
+    let host = Host { descriptors: u64::MAX, ports: (32_768, 60_999), processes: 1 };
     let keep = "connect_per_s = 2000";
     let given = "connect_per_s = 2000\nsource_addresses = 50";
     let said = refused(keep, given, FULL, &host);
@@ -137,15 +137,49 @@ fn more_connections_than_ports_are_refused_with_the_arithmetic() {
 
 #[test]
 fn more_connections_than_descriptors_are_refused_with_the_arithmetic() {
-    let host = Host { descriptors: 20_000, ports: (1000, 65_535) };
+    let host = Host { descriptors: 20_000, ports: (1000, 65_535), processes: 1 };
     let said = refused("title", "title", FULL, &host);
     assert!(
-        said.contains("1600001 connections + 100 = 1600101 descriptors, and this process may have"),
+        said.contains(
+            "1600001 connections / 1 processes + 100 = 1600101 descriptors, and a process"
+        ),
         "{said}"
     );
-    assert!(said.ends_with("--scale 0.01243"), "{said}");
+    assert!(said.ends_with("--processes 81, or --scale 0.01243"), "{said}");
+    let many = Host { processes: 81, ..host };
+    assert!(refused("title", "title", FULL, &many).contains("was not refused"));
     let small = Size { scale: 0.01243, duration_s: None };
     assert!(refused("title", "title", small, &host).contains("was not refused"));
+}
+
+#[test]
+fn parts_have_every_client_once_and_pairs_together() {
+    let file = parse(include_str!("../../scenarios/e-1.toml")).unwrap();
+    let size = Size { scale: 0.0001, duration_s: None };
+    let mut ids = Vec::new();
+    for number in 0..3 {
+        let part = Plan::new(&file, size).part(Part { number, of: 3 });
+        assert!((part.connect_per_s - 1.0 / 3.0).abs() < 1e-9);
+        assert_eq!(part.groups[0].count, part.groups[1].count);
+        assert_eq!(part.clients, part.groups[0].count + part.groups[1].count);
+        assert_eq!(part.stages[0].connect, [(0, part.groups[0].count)]);
+        for group in &part.groups {
+            ids.extend((group.first..group.first + group.count).map(|c| group.client_id(c)));
+            assert_eq!(part.group_of(group.first), usize::from(group.first > 0));
+        }
+    }
+    ids.sort();
+    let whole = Plan::new(&file, size);
+    let groups = whole.groups.iter();
+    let mut all: Vec<String> =
+        groups.flat_map(|g| (g.first..g.first + g.count).map(|c| g.client_id(c))).collect();
+    all.sort();
+    assert_eq!(ids, all);
+    assert_eq!(whole.crossing(), None);
+    let listened = Plan::new(&parse(include_str!("../../scenarios/e-4.toml")).unwrap(), size);
+    assert_eq!(listened.crossing(), Some("topic/#"));
+    assert_eq!("1/3".parse(), Ok(Part { number: 1, of: 3 }));
+    assert!("3/3".parse::<Part>().is_err() && "1".parse::<Part>().is_err());
 }
 
 #[test]
