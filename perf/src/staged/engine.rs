@@ -174,8 +174,9 @@ impl<'a, I: Io> Engine<'a, I> {
             if self.gone || (left == 0 && now_ns >= end_ns) {
                 break;
             }
-            if left != progress.0 || left == 0 {
-                progress = (left, Instant::now());
+            let connected = self.crowd.meter.counts.connected;
+            if connected != progress.0 || left == 0 {
+                progress = (connected, Instant::now());
             } else if progress.1.elapsed() > RAMP_STUCK {
                 self.crowd.meter.counts.connects_failed += left;
                 self.queue.clear();
@@ -295,7 +296,11 @@ impl<'a, I: Io> Engine<'a, I> {
                     self.io.start_receive(Token(u64::from(index)), socket);
                     self.crowd.begin(index, socket);
                 }
-                Err(error) => self.refused(error)?,
+                Err(error) => {
+                    // One that ran into its time limit has held up everything: no more this turn.
+                    self.refused(error)?;
+                    break;
+                }
             }
         }
         Ok(())

@@ -74,7 +74,7 @@ pub(crate) struct Peak {
     pub(crate) broker_cpu_mean_percent: Option<f64>,
     pub(crate) generator_cpu_percent: f64,
     pub(crate) broker_bytes: Option<u64>,
-    /// The growth of the broker's memory since before the run, by connection.
+    /// The growth of the broker's memory by connection, from the first tenth of them on.
     pub(crate) bytes_per_connection: Option<f64>,
     /// The growth of the kernel's slab memory by connection, both ends of each together.
     pub(crate) kernel_bytes_per_connection: f64,
@@ -269,6 +269,12 @@ impl Outcome {
                 number(beside.source)
             );
         }
+        let _ = writeln!(
+            text,
+            "{:<44} {:>14}",
+            "kernel's bytes per connection, both ends",
+            number(self.peak.kernel_bytes_per_connection.round())
+        );
         let _ = writeln!(text, "\n{:<44} {:>14} {:>14}", "bar", "found", "limit");
         for bar in &self.bars {
             let _ = writeln!(
@@ -315,6 +321,18 @@ fn sampler(sampler: &Sampler) -> SamplerOutcome {
     }
 }
 
+/// The broker's memory by connection: its growth from the moment at which a tenth of them were there,
+/// so that what it uses once is not in it; with few readings, from before the run.
+fn bytes_per_connection(readings: &[Reading], before: Option<u64>, most: &Reading) -> Option<f64> {
+    let tenth =
+        readings.iter().find(|r| r.connections > 0 && r.connections * 10 >= most.connections);
+    let of = |reading: &Reading| Some((reading.broker_bytes?, reading.connections));
+    let from = tenth.and_then(of).filter(|(_, there)| there * 2 <= most.connections);
+    let (bytes, there) = from.or_else(|| before.map(|bytes| (bytes, 0)))?;
+    let grown = most.broker_bytes?.saturating_sub(bytes);
+    Some(grown as f64 / most.connections.saturating_sub(there).max(1) as f64)
+}
+
 fn peak(readings: &[Reading], before: &Before) -> Peak {
     let most = |of: fn(&Reading) -> f64| readings.iter().map(of).fold(0.0, f64::max);
     let cpu: Vec<f64> = readings.iter().filter_map(|r| r.broker_cpu_percent).collect();
@@ -331,9 +349,36 @@ fn peak(readings: &[Reading], before: &Before) -> Peak {
             .then(|| cpu.iter().sum::<f64>() / cpu.len() as f64),
         generator_cpu_percent: most(|reading| reading.generator_cpu_percent),
         broker_bytes,
-        bytes_per_connection: broker_bytes
-            .zip(before.broker_bytes)
-            .map(|(most, before)| per(most.saturating_sub(before))),
+        bytes_per_connection: bytes_per_connection(
+            readings,
+            before.broker_bytes,
+            &Reading { connections, broker_bytes, ..Reading::default() },
+        ),
         kernel_bytes_per_connection: per(kernel_bytes.saturating_sub(before.kernel_bytes)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_broker_uses_once_is_not_in_its_bytes_per_connection() {
+        let reading = |connections, bytes| Reading {
+            connections,
+            broker_bytes: Some(bytes),
+            ..Reading::default()
+        };
+        let all = [reading(0, 1000), reading(1000, 100_000), reading(9000, 180_000)];
+        let most = reading(10_000, 190_000);
+        assert_eq!(bytes_per_connection(&all, Some(500), &most), Some(10.0));
+        assert_eq!(bytes_per_connection(&all[2..], Some(90_000), &most), Some(10.0));
+        assert_eq!(bytes_per_connection(&[], None, &most), None);
+    }
+
+    #[test]
+    fn numbers_have_the_digits_that_count() {
+        let text = [0.0, 3.0, 0.12345, 12.345, 1234.5].map(number);
+        assert_eq!(text, ["0", "3", "0.1235", "12.35", "1234"]);
     }
 }

@@ -287,7 +287,7 @@ impl Plan {
             first += group.count;
         }
         self.clients = first;
-        self.connect_per_s /= f64::from(part.of);
+        self.connect_per_s = (self.connect_per_s / f64::from(part.of)).max(0.1);
         self
     }
 
