@@ -321,8 +321,8 @@ fn sampler(sampler: &Sampler) -> SamplerOutcome {
     }
 }
 
-/// The broker's memory by connection: its growth from the moment at which a tenth of them were there,
-/// so that what it uses once is not in it; with few readings, from before the run.
+/// The broker's memory by connection: its growth from the moment at which a tenth of them were
+/// there, so that what it uses once is not in it; with few readings, from before the run.
 fn bytes_per_connection(readings: &[Reading], before: Option<u64>, most: &Reading) -> Option<f64> {
     let tenth =
         readings.iter().find(|r| r.connections > 0 && r.connections * 10 >= most.connections);

@@ -266,8 +266,8 @@ impl Plan {
         }
     }
 
-    /// The clients of one of several processes, which run the same stages at the same time. Only for
-    /// plans without [`Plan::crossing`].
+    /// The clients of one of several processes, which run the same stages at the same time. Only
+    /// for plans without [`Plan::crossing`].
     pub(crate) fn part(mut self, part: Part) -> Plan {
         let (number, of) = (u64::from(part.number), u64::from(part.of));
         let slice = |count: u32, number: u64| (u64::from(count) * number / of) as u32;
