@@ -193,7 +193,7 @@ pub(crate) fn run<I: Io>(
             broker_bytes: target.pid.and_then(|pid| procfs::memory(pid).ok()).map(|m| m.resident),
             kernel_bytes: procfs::kernel_memory(),
         },
-        notes: notes(file, transport),
+        notes: notes(file, transport, options.scale),
     };
     let mut screen = Screen::new(plan.stages.len());
     let (meter, ending) = if options.processes > 1 {
@@ -246,12 +246,18 @@ impl Read {
 }
 
 /// What a reader should know of a run.
-fn notes(file: &File, transport: Transport) -> Vec<String> {
+fn notes(file: &File, transport: Transport, scale: f64) -> Vec<String> {
     let mut notes = vec![
         "Publishers and subscribers are on one machine with one clock. Latency counts from when a \
          message was due, however late it was sent."
             .to_owned(),
     ];
+    if scale < 1.0 {
+        notes.push(format!(
+            "The source's connections, rates, CPU and memory are those of its full size on its own \
+             machines, ours are of {scale} of it: compare what one connection or message costs."
+        ));
+    }
     if transport != file.transport {
         let (ours, theirs) = (transport.name(), file.transport.name());
         notes.push(format!("The source used {theirs}, this run {ours}: a lighter transport."));
