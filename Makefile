@@ -1,20 +1,25 @@
 # The one front door: everything is done from here. `make help` lists it.
 # Variables: ARGS (of run, tune), DATA (of run), PREFIX and DESTDIR (of install), BENCH,
-# FUZZ_SECONDS, SHARDS (of tests).
+# SCENARIO (of bench-run), A and B (of bench-compare), FUZZ_SECONDS, SHARDS (of tests).
 
 PREFIX ?= /usr/local
 DESTDIR ?=
 ARGS ?=
 DATA ?= data
 BENCH ?=
+SCENARIO ?= e-4
+A ?=
+B ?=
 SHARDS ?= 1,2,3,8
 FUZZ_SECONDS ?= 60
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 PROFILE := ci
 
 .DEFAULT_GOAL := help
 .PHONY: help build run test test-disk test-websocket test-clients lint fmt bench bench-peer \
-	bench-durable fuzz miri loom install tune uninstall clean
+	bench-peers bench-run bench-compare bench-durable instructions fuzz miri loom install uninstall \
+	deb static tarball tune clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,10 +70,30 @@ bench-peer: ## the same rows in alternation with Debian's mosquitto
 	@scripts/ensure.sh peer
 	@$(MAKE) --no-print-directory bench BENCH="--against /usr/sbin/mosquitto $(BENCH)"
 
+bench-peers: ## the same with every peer that can be installed: mosquitto, nats-server, rumqttd
+	@scripts/ensure.sh peers
+	cargo build --release --locked -p ringtide -p ringtide-perf
+	scripts/peers.sh $(TARGET)/release $(BENCH)
+
+bench-run: ## run a scenario of the published tests (SCENARIO=e-4 BENCH="--scale 0.005")
+	@scripts/ensure.sh bench
+	cargo build --release --locked -p ringtide -p ringtide-perf
+	$(TARGET)/release/ringtide-perf run $(SCENARIO) \
+		--broker $(TARGET)/release/ringtide $(BENCH)
+
+bench-compare: ## differences of two results files, and which are noise (A=FILE B=FILE)
+	@test -n "$(A)" -a -n "$(B)" || { echo "usage: make bench-compare A=FILE B=FILE"; exit 2; }
+	@scripts/ensure.sh bench
+	cargo run -q --release --locked -p ringtide-perf -- compare $(A) $(B)
+
 bench-durable: ## what durability costs, a million sessions, the disk (BENCH="--against mosquitto")
 	@scripts/ensure.sh bench
 	cargo build --release --locked -p ringtide -p ringtide-perf
 	$(TARGET)/release/ringtide-perf durable --broker $(TARGET)/release/ringtide $(BENCH)
+
+instructions: ## instructions of the shard's work against the recorded ones (needs no quiet machine)
+	@scripts/ensure.sh instructions
+	scripts/instructions.sh check
 
 fuzz: ## run every fuzz target for FUZZ_SECONDS each
 	@scripts/ensure.sh fuzz
@@ -83,24 +108,29 @@ loom: ## every interleaving of the lanes and the interest table
 	RUSTFLAGS="--cfg loom" cargo test --release --locked -p ringtide-ring --test loom
 	RUSTFLAGS="--cfg loom" cargo test --release --locked -p ringtide-topics --test loom_interest
 
-install: ## install binary, configuration and systemd unit (PREFIX=/usr/local DESTDIR=)
-	@test -x $(TARGET)/release/ringtide || { echo "run 'make build' first"; exit 1; }
-	install -D -m 755 $(TARGET)/release/ringtide $(DESTDIR)$(PREFIX)/bin/ringtide
-	@if [ -e $(DESTDIR)/etc/ringtide/ringtide.toml ]; then \
-		echo "kept $(DESTDIR)/etc/ringtide/ringtide.toml as it is"; \
-	else \
-		install -D -m 644 broker/ringtide.toml $(DESTDIR)/etc/ringtide/ringtide.toml; fi
-	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
-	sed 's|@PREFIX@|$(PREFIX)|' scripts/ringtide.service \
-		>$(DESTDIR)$(PREFIX)/lib/systemd/system/ringtide.service
+install: ## install program, configuration, unit and user (PREFIX=/usr/local DESTDIR=)
+	@PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) scripts/install.sh install \
+		$(TARGET)/release/ringtide broker/ringtide.toml packaging/ringtide.service
+
+uninstall: ## remove what install put there; configuration, data and user stay
+	@PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) scripts/install.sh uninstall
+
+deb: ## make the Debian package (target/debian/)
+	@scripts/ensure.sh deb
+	cargo deb --locked -p ringtide --strip -q
+	@ls $(TARGET)/debian/ringtide_*.deb
+
+static: ## build a program that needs no library of the system (target/static/ringtide)
+	@scripts/ensure.sh run
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked -p ringtide \
+		--target $(HOST)
+	install -D -m 755 $(TARGET)/$(HOST)/release/ringtide $(TARGET)/static/ringtide
+
+tarball: static ## pack it with all that an installation needs (target/ringtide-VERSION-MACHINE.tar.gz)
+	scripts/tarball.sh $(TARGET)
 
 tune: ## look at this host (ARGS="apply --dry-run", "apply", "revert": sudo)
 	@scripts/tune.sh $(or $(ARGS),check)
-
-uninstall: ## remove what install put there; the configuration stays
-	rm -f $(DESTDIR)$(PREFIX)/bin/ringtide
-	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/ringtide.service
-	@echo "kept $(DESTDIR)/etc/ringtide"
 
 clean: ## remove what was built and what was installed into the tree
 	cargo clean

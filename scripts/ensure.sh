@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what this machine lacks for one task, and says so. Silent where nothing is missing.
-# Usage: scripts/ensure.sh run|lint|test|bench|peer|fuzz|miri
+# Usage: scripts/ensure.sh run|lint|test|deb|bench|peer|peers|instructions|fuzz|miri
 # Debian packages come by apt-get (with sudo unless root); Python and npm packages stay in the tree.
 set -eu
 cd "$(dirname "$0")/.."
@@ -117,10 +117,12 @@ real_clients() {
     node_client
 }
 
-# The broker to compare with. Installing it must not start it: it would take port 1883.
+# Brokers to compare with. Installing one must not start it: it would take port 1883.
 peer() {
-    have mosquitto && return 0
-    may_install " mosquitto"
+    missing=""
+    for name in "$@"; do have "$name" || missing="$missing $name"; done
+    [ -n "$missing" ] || return 0
+    may_install "$missing"
     guard=/usr/sbin/policy-rc.d
     if [ ! -e "$guard" ]; then
         printf '#!/bin/sh\nexit 101\n' | as_root tee "$guard" >/dev/null
@@ -128,9 +130,11 @@ peer() {
         # shellcheck disable=SC2064
         trap "as_root rm -f $guard" EXIT
     fi
-    packages=mosquitto
+    packages=$missing
     install_packages
-    if have systemctl; then as_root systemctl disable mosquitto >/dev/null 2>&1 || true; fi
+    for name in $missing; do
+        if have systemctl; then as_root systemctl disable "$name" >/dev/null 2>&1 || true; fi
+    done
 }
 
 # tool COMMAND CRATE: a cargo subcommand.
@@ -162,12 +166,22 @@ case "${1:-}" in
 run | bench) build ;;
 lint) build && component rustfmt fmt && component clippy clippy ;;
 test) build && component rustfmt fmt && component clippy clippy && real_clients ;;
-peer) peer ;;
+deb) build && tool cargo-deb cargo-deb ;;
+peer) peer mosquitto ;;
+peers)
+    build
+    peer mosquitto nats-server
+    tool rumqttd rumqttd || say "rumqttd could not be installed: it is left out"
+    ;;
+instructions)
+    want valgrind valgrind
+    build
+    ;;
 fuzz)
     build
     nightly || say "no nightly Rust to be had"
     tool cargo-fuzz cargo-fuzz
     ;;
 miri) build && miri ;;
-*) fail "usage: scripts/ensure.sh run|lint|test|bench|peer|fuzz|miri" ;;
+*) fail "usage: scripts/ensure.sh run|lint|test|deb|bench|peer|peers|instructions|fuzz|miri" ;;
 esac

@@ -145,7 +145,8 @@ impl Control {
         self.wake_all();
     }
 
-    fn wake_all(&self) {
+    /// Wakes every shard: each begins a turn.
+    pub(crate) fn wake_all(&self) {
         for waker in self.wakers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             waker.wake();
         }

@@ -28,3 +28,4 @@ mod store;
 mod store_command;
 pub mod tls;
 mod tune_command;
+mod watchdog;

@@ -1,5 +1,5 @@
-//! Tells the service manager that the broker is ready: one datagram to the socket that systemd
-//! names in `NOTIFY_SOCKET` (sd_notify(3)), which a unit of `Type=notify` waits for.
+//! Tells the service manager how the broker is: datagrams to the socket that systemd names in
+//! `NOTIFY_SOCKET` (sd_notify(3)), which a unit of `Type=notify` waits for.
 
 use std::ffi::OsStr;
 use std::io;
@@ -15,13 +15,24 @@ const SOCKET: &str = "NOTIFY_SOCKET";
 /// Connections are accepted. Without a service manager nothing is done; one that cannot be told is
 /// warned of, since it will take the start for failed.
 pub(crate) fn ready() {
+    tell(b"READY=1", "that the broker is ready; it may end it when its time for the start is over");
+}
+
+/// A shutdown has begun.
+pub(crate) fn stopping() {
+    tell(b"STOPPING=1", "that the broker ends");
+}
+
+/// Every shard goes on.
+pub(crate) fn alive() {
+    tell(b"WATCHDOG=1", "that the broker lives; its watchdog will end it");
+}
+
+/// Sends one message, of which `what` says for the log what it means.
+fn tell(message: &[u8], what: &str) {
     let Some(name) = std::env::var_os(SOCKET).filter(|name| !name.is_empty()) else { return };
-    if let Err(error) = send(&name, b"READY=1") {
-        warn!(
-            "cannot tell the service manager that the broker is ready, {SOCKET}={}: {error}; it \
-             may end the broker when its time for the start is over",
-            name.display()
-        );
+    if let Err(error) = send(&name, message) {
+        warn!("cannot tell the service manager {what}: {SOCKET}={}: {error}", name.display());
     }
 }
 

@@ -14,7 +14,7 @@ use crate::exit::{Exit, Failure};
 use crate::listen::{self, Opened};
 use crate::logs::{self, LogLevel};
 use crate::tls::{self, TlsFiles};
-use crate::{notify, preflight, signals, start, store_command, tune_command};
+use crate::{notify, preflight, signals, start, store_command, tune_command, watchdog};
 
 /// Does what the arguments (without the program's name) ask for.
 pub fn main(arguments: &[&str]) -> Exit {
@@ -133,7 +133,7 @@ fn serve(sources: Sources, loaded: &Loaded, level: LogLevel) -> Result<(), Failu
         findings,
         control,
     };
-    start::run(plan, || {
+    start::run(plan, |turns| {
         // A signal may have come during the recovery.
         if told.stage() != Stage::Running {
             return;
@@ -142,6 +142,7 @@ fn serve(sources: Sources, loaded: &Loaded, level: LogLevel) -> Result<(), Failu
             info!("{line}");
         }
         notify::ready();
+        watchdog::start(turns, told);
     })
 }
 

@@ -14,6 +14,7 @@ use crate::config::{Config, Sources};
 use crate::control::{Control, Stage};
 use crate::exit::{Exit, Failure};
 use crate::logs::LogLevel;
+use crate::notify;
 use crate::reload::reload;
 use crate::tls::TlsFiles;
 
@@ -62,6 +63,7 @@ fn take_signals(mut signals: Signals, mut wiring: Wiring) {
 fn begin_shutdown(wiring: &Wiring) {
     let limit = Duration::from_secs(wiring.control.live().shutdown_timeout_s.into());
     info!("shutting down: no new connections, {} s for what is in flight", limit.as_secs());
+    notify::stopping();
     wiring.control.advance(Stage::Draining);
     let control = Arc::clone(&wiring.control);
     let enforce = move || enforce_shutdown(&control, limit);

@@ -9,7 +9,7 @@ use ringtide_net::host::{self, ExecutorOptions, ShardContext, ShardError};
 use ringtide_net::memlock;
 use ringtide_net::peers::Peers;
 use ringtide_net::uring::{self, UringConfig, UringDriver};
-use ringtide_ring::{Ports, mesh};
+use ringtide_ring::{Ports, Shared, mesh};
 use ringtide_shard::clock::SystemClock;
 use ringtide_shard::counters::{Counter, Counters};
 use ringtide_shard::partition::PartitionMap;
@@ -81,11 +81,12 @@ pub fn describe(findings: &Findings) -> String {
 }
 
 /// Runs the shards until the control's stage has left `Running` and they are done. `ready` is
-/// called once, when what is kept has been recovered and all shards run.
+/// called once, when what is kept has been recovered and all shards run, with what shows that they
+/// do.
 ///
 /// # Errors
 /// When a shard cannot be started, or fails.
-pub fn run(plan: Plan, ready: impl FnOnce()) -> Result<(), Failure> {
+pub fn run(plan: Plan, ready: impl FnOnce(Arc<Shared>)) -> Result<(), Failure> {
     let shards = plan.cpus.len() as u16;
     let peers = Peers::new(shards)
         .map_err(|error| Failure::host(format!("cannot make the shards' wakers: {error}")))?;
@@ -133,7 +134,9 @@ pub fn run(plan: Plan, ready: impl FnOnce()) -> Result<(), Failure> {
             own.push(OwnedFd::from(socket));
         }
     }
-    let builders = mesh(shards, LANE_BYTES)
+    let ports = mesh(shards, LANE_BYTES);
+    let turns = ports.first().map(|ports| Arc::clone(&ports.shared));
+    let builders = ports
         .into_iter()
         .zip(listeners)
         .zip(recovered)
@@ -148,7 +151,7 @@ pub fn run(plan: Plan, ready: impl FnOnce()) -> Result<(), Failure> {
     };
     let running =
         started.map_err(|error| Failure::host(format!("cannot start the shards: {error}")))?;
-    ready();
+    ready(turns.unwrap_or_else(|| Arc::new(Shared::new(0))));
     let ended = running.join().map_err(|error| Failure::runtime(error.to_string()));
     drop(dir);
     ended

@@ -299,6 +299,46 @@ fn a_service_manager_is_told_when_connections_are_accepted() {
     connect(&running);
 }
 
+/// The next message to the service manager's socket.
+fn told(socket: &UnixDatagram) -> String {
+    let mut message = [0; 64];
+    let length = socket.recv(&mut message).unwrap();
+    String::from_utf8_lossy(&message[..length]).into_owned()
+}
+
+#[test]
+fn the_watchdog_of_a_service_manager_is_pinged_by_an_idle_broker_until_it_ends() {
+    let path = Scratch::folder();
+    let socket = UnixDatagram::bind(path.path()).unwrap();
+    let mut command = program(&["run", "--listen", "127.0.0.1:0", "--shards", "3"]);
+    // Less than the second that a shard sleeps when it has nothing to do.
+    command.env("NOTIFY_SOCKET", path.path()).env("WATCHDOG_USEC", "400000");
+    let mut running = Running::start_command(command);
+    assert_eq!(told(&socket), "READY=1");
+    for _ in 0..3 {
+        assert_eq!(told(&socket), "WATCHDOG=1");
+    }
+    running.signal("TERM");
+    let last = std::iter::repeat_with(|| told(&socket)).find(|told| told != "WATCHDOG=1");
+    assert_eq!(last.unwrap(), "STOPPING=1");
+    assert_eq!(running.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn another_process_s_watchdog_is_left_alone() {
+    let path = Scratch::folder();
+    let socket = UnixDatagram::bind(path.path()).unwrap();
+    let mut command = program(&["run", "--listen", "127.0.0.1:0"]);
+    command.env("NOTIFY_SOCKET", path.path()).env("WATCHDOG_USEC", "1000");
+    command.env("WATCHDOG_PID", std::process::id().to_string());
+    let mut running = Running::start_command(command);
+    assert_eq!(told(&socket), "READY=1");
+    connect(&running);
+    running.signal("TERM");
+    assert_eq!(told(&socket), "STOPPING=1");
+    assert_eq!(running.child.wait().unwrap().code(), Some(0));
+}
+
 #[test]
 fn a_start_says_what_it_has_found_and_how_long_each_part_took() {
     let data = Scratch::folder();

@@ -113,6 +113,7 @@ impl Setup {
             version: self.version,
             client_id: &spec.id,
             user_name: spec.user_name.as_deref(),
+            password: None,
             keep_alive_s: self.keep_alive_s,
             persistent: spec.persistent,
             receive_maximum: None,

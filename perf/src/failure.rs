@@ -27,13 +27,28 @@ pub(crate) enum Failure {
     Stuck(&'static str),
     /// The broker under test did not start.
     Broker(String),
+    /// A scenario file that is wrong, or that this host cannot run.
+    Scenario(String),
+    /// A transport that is not spoken.
+    Transport(String),
+}
+
+impl Failure {
+    /// The exit code that it ends the program with.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Scenario(_) => 2,
+            Self::Transport(_) => 5,
+            _ => 1,
+        }
+    }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io(what, error) => write!(f, "{what}: {error}"),
-            Self::Option(text) => f.write_str(text),
+            Self::Option(text) | Self::Scenario(text) | Self::Transport(text) => f.write_str(text),
             Self::NotLoopback(address) => {
                 write!(f, "{address} is no loopback address; load is sent to loopback only")
             }

@@ -3,6 +3,7 @@
 
 mod bench;
 mod client;
+mod compare;
 mod connect;
 mod durable;
 mod epoll;
@@ -16,6 +17,7 @@ mod report;
 mod run;
 mod scenario;
 mod sequence;
+mod staged;
 mod streams;
 mod template;
 mod uring;
@@ -26,10 +28,10 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let options: options::Options = argh::from_env();
     match options::execute(options) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(failure) => {
             eprintln!("ringtide-perf: {failure}");
-            ExitCode::FAILURE
+            ExitCode::from(failure.exit_code())
         }
     }
 }

@@ -11,6 +11,7 @@ use argh::FromArgs;
 use rustix::net::sockopt;
 
 use crate::bench;
+use crate::compare;
 use crate::connect::{self, Connections};
 use crate::epoll::EpollIo;
 use crate::failure::Failure;
@@ -18,6 +19,7 @@ use crate::io::Io;
 use crate::report::Report;
 use crate::run::{self, Target};
 use crate::scenario::{Scenario, Work};
+use crate::staged::{self, Verdict};
 use crate::uring::UringIo;
 use crate::wire::Version;
 use crate::{durable, procfs, reflect};
@@ -36,6 +38,8 @@ enum Command {
     Reflect(Reflect),
     Bench(bench::Bench),
     Durable(durable::Durable),
+    Run(staged::Run),
+    Compare(compare::Compare),
 }
 
 /// Send one load to a broker on a loopback address and report.
@@ -138,13 +142,13 @@ impl FromStr for Backend {
     }
 }
 
-/// Does what the command line says.
+/// Does what the command line says; the exit code.
 ///
 /// # Errors
 /// If it cannot be done.
-pub(crate) fn execute(options: Options) -> Result<(), Failure> {
+pub(crate) fn execute(options: Options) -> Result<u8, Failure> {
     raise_descriptor_limit();
-    match options.command {
+    let done = match options.command {
         Command::Load(load) => run_load(&load),
         Command::Reflect(reflect) => run_reflect(&reflect),
         Command::Bench(options) => match options.io {
@@ -155,7 +159,20 @@ pub(crate) fn execute(options: Options) -> Result<(), Failure> {
             Backend::Epoll => durable::durable(epoll, &options),
             Backend::Uring => durable::durable(uring, &options),
         },
-    }
+        Command::Run(options) => {
+            let verdict = match options.io {
+                Backend::Epoll => staged::run(epoll, &options),
+                Backend::Uring => staged::run(uring, &options),
+            }?;
+            return Ok(match verdict {
+                Verdict::Held => 0,
+                Verdict::NotHeld => 3,
+                Verdict::BrokerGone => 4,
+            });
+        }
+        Command::Compare(options) => compare::compare(&options),
+    };
+    done.map(|()| 0)
 }
 
 fn run_load(load: &Load) -> Result<(), Failure> {

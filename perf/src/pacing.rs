@@ -5,24 +5,31 @@
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pacer {
     start_ns: u64,
-    /// Messages a second.
-    rate: u64,
+    /// So many messages in a period.
+    count: u64,
+    period_ns: u64,
     issued: u64,
 }
 
-const NANOS: u128 = 1_000_000_000;
+const SECOND_NS: u64 = 1_000_000_000;
 
 impl Pacer {
     /// `rate` is in messages a second and at least 1.
     pub(crate) fn new(start_ns: u64, rate: u64) -> Self {
-        Self { start_ns, rate: rate.max(1), issued: 0 }
+        Self::per(start_ns, rate, SECOND_NS)
+    }
+
+    /// `count` messages, at least 1, in each `period_ns`, evenly.
+    pub(crate) fn per(start_ns: u64, count: u64, period_ns: u64) -> Self {
+        Self { start_ns, count: count.max(1), period_ns: period_ns.max(1), issued: 0 }
     }
 
     /// The numbers of the messages that have become due since the last call, at most `limit` of
     /// them.
     pub(crate) fn take_due(&mut self, now_ns: u64, limit: u64) -> std::ops::Range<u64> {
         let Some(elapsed) = now_ns.checked_sub(self.start_ns) else { return 0..0 };
-        let due = (u128::from(elapsed) * u128::from(self.rate) / NANOS) as u64 + 1;
+        let due =
+            (u128::from(elapsed) * u128::from(self.count) / u128::from(self.period_ns)) as u64 + 1;
         let first = self.issued;
         self.issued = due.clamp(first, first + limit);
         first..self.issued
@@ -30,7 +37,8 @@ impl Pacer {
 
     /// When message `number` is to be sent.
     pub(crate) fn intended_ns(&self, number: u64) -> u64 {
-        self.start_ns + (u128::from(number) * NANOS / u128::from(self.rate)) as u64
+        self.start_ns
+            + (u128::from(number) * u128::from(self.period_ns) / u128::from(self.count)) as u64
     }
 
     /// How long until the next message is due.
@@ -62,6 +70,14 @@ mod tests {
         assert_eq!(pacer.take_due(5_000_000_000, 10_000), 100..5001);
         assert_eq!(pacer.intended_ns(100), 100_000_000);
         assert_eq!(pacer.until_next_ns(5_000_000_000), 1_000_000);
+    }
+
+    #[test]
+    fn less_than_one_message_a_second_is_a_pace_too() {
+        let mut pacer = Pacer::per(0, 3, 10_000_000_000);
+        assert_eq!(pacer.take_due(3_400_000_000, 10), 0..2);
+        assert_eq!(pacer.intended_ns(2), 6_666_666_666);
+        assert_eq!(pacer.intended_ns(3), 10_000_000_000);
     }
 
     #[test]

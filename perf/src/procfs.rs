@@ -48,6 +48,13 @@ pub(crate) struct ThreadSpent {
     pub(crate) cpu_ns: u64,
 }
 
+/// Whether a process is there and has not ended.
+pub(crate) fn lives(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
 /// Reads the usage of a process.
 ///
 /// # Errors

@@ -318,6 +318,7 @@ mod tests {
             version: Version::V5,
             client_id: "c",
             user_name: None,
+            password: None,
             keep_alive_s: 0,
             persistent: false,
             receive_maximum: None,

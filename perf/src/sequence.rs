@@ -1,7 +1,7 @@
 //! Proof of what arrived: each message carries its publisher and a sequence number, each subscriber
 //! checks them. Pure. Payloads shorter than [`Stamp::LEN`] carry no stamp and are only counted.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The first 16 bytes of a payload, little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl Stamp {
 }
 
 /// What went wrong, over all subscribers of a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Faults {
     /// Messages that never came.
     pub(crate) lost: u64,
@@ -60,6 +60,16 @@ impl Faults {
     /// True if all that was sent came, once and in order.
     pub(crate) fn none(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Adds those of another.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.lost += other.lost;
+        self.duplicates += other.duplicates;
+        self.out_of_order += other.out_of_order;
+        self.misrouted += other.misrouted;
+        self.protocol += other.protocol;
+        self.disconnected += other.disconnected;
     }
 
     /// All of them in words.
@@ -84,6 +94,16 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
+    /// A stream whose first message has this number.
+    pub(crate) fn from(first: u32) -> Self {
+        Self { next: first, gaps: Vec::new() }
+    }
+
+    /// The number after the highest seen.
+    pub(crate) fn next(&self) -> u32 {
+        self.next
+    }
+
     /// Takes note of a message.
     #[inline]
     pub(crate) fn observe(&mut self, sequence: u32, faults: &mut Faults) {

@@ -49,6 +49,7 @@ pub(crate) mod packet {
     pub(crate) const SUBSCRIBE: u8 = 8;
     pub(crate) const SUBACK: u8 = 9;
     pub(crate) const PINGREQ: u8 = 12;
+    pub(crate) const PINGRESP: u8 = 13;
 }
 
 /// Bytes that are no MQTT.
@@ -101,12 +102,17 @@ fn framed(first: u8, body: &[u8]) -> Vec<u8> {
 /// A DISCONNECT without a reason, in every version.
 pub(crate) const DISCONNECT: [u8; 2] = [0xe0, 0];
 
+/// A PINGREQ.
+pub(crate) const PINGREQ: [u8; 2] = [0xc0, 0];
+
 /// What a CONNECT asks for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Connect<'a> {
     pub(crate) version: Version,
     pub(crate) client_id: &'a str,
     pub(crate) user_name: Option<&'a str>,
+    /// Sent only with a user name.
+    pub(crate) password: Option<&'a str>,
     pub(crate) keep_alive_s: u16,
     /// The session is resumed, and outlives the connection: 3.1.1 Clean Session 0; MQTT 5 Clean
     /// Start 0 with an expiry of "never". Else it is a clean one that ends with the connection.
@@ -121,7 +127,9 @@ pub(crate) fn connect(asked: &Connect<'_>) -> Vec<u8> {
     put_string(&mut body, "MQTT");
     body.push(asked.version.level());
     let clean = if asked.persistent { 0 } else { 0x02 };
-    body.push(if asked.user_name.is_some() { 0x80 | clean } else { clean });
+    let password = asked.user_name.and(asked.password);
+    let user_name = if asked.user_name.is_some() { 0x80 } else { 0 };
+    body.push(clean | user_name | if password.is_some() { 0x40 } else { 0 });
     body.extend_from_slice(&asked.keep_alive_s.to_be_bytes());
     if asked.version == Version::V5 {
         let mut properties = Vec::with_capacity(8);
@@ -136,8 +144,8 @@ pub(crate) fn connect(asked: &Connect<'_>) -> Vec<u8> {
         body.extend_from_slice(&properties);
     }
     put_string(&mut body, asked.client_id);
-    if let Some(name) = asked.user_name {
-        put_string(&mut body, name);
+    for text in [asked.user_name, password].into_iter().flatten() {
+        put_string(&mut body, text);
     }
     framed(0x10, &body)
 }

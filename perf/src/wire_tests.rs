@@ -113,6 +113,7 @@ fn cold_packets_have_the_standard_layout() {
         version: Version::V3_1_1,
         client_id: "id",
         user_name: Some("me"),
+        password: None,
         keep_alive_s: 60,
         persistent: false,
         receive_maximum: None,

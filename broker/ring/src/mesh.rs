@@ -75,6 +75,12 @@ impl Shared {
         self.shards.len() as u16
     }
 
+    /// A number that changes whenever `shard` begins or ends a turn: one that stands still for
+    /// longer than the longest sleep belongs to a shard that hangs.
+    pub fn turn(&self, shard: u16) -> u64 {
+        self.shards[usize::from(shard)].turn.load(Ordering::Relaxed)
+    }
+
     /// Says that `me` is about to sleep. The caller must look at its lanes once more afterwards
     /// and sleep only if all are empty; otherwise it calls [`Shared::awake`].
     pub fn going_to_sleep(&self, me: u16) {

@@ -16,6 +16,8 @@ use crate::failure::Failure;
 use crate::options::pin;
 
 const START_MAX: Duration = Duration::from_secs(10);
+/// Times that a start is tried.
+const STARTS_MAX: u32 = 3;
 const STOP_MAX: Duration = Duration::from_secs(5);
 
 /// What to start.
@@ -67,6 +69,16 @@ impl Broker {
     /// # Errors
     /// If it ends, or does not accept within ten seconds.
     pub(crate) fn start(&self, shards: u16) -> Result<Running, Failure> {
+        // A port that was free a moment ago may be somebody's by now.
+        for _ in 1..STARTS_MAX {
+            if let Ok(running) = self.start_once(shards) {
+                return Ok(running);
+            }
+        }
+        self.start_once(shards)
+    }
+
+    fn start_once(&self, shards: u16) -> Result<Running, Failure> {
         let root = self.keeps.as_ref().map_or_else(std::env::temp_dir, |keeps| keeps.root.clone());
         let directory = fresh_directory(&root)?;
         let port = free_port()?;
@@ -144,15 +156,18 @@ impl Running {
 
     fn wait_until_up(&mut self) -> Result<(), Failure> {
         let end = Instant::now() + START_MAX;
+        let mut accepted = false;
         while Instant::now() < end {
             if let Ok(Some(status)) = self.child.try_wait() {
                 return Err(Failure::Broker(format!("it ended with {status}: {}", self.log())));
             }
-            if TcpStream::connect_timeout(&self.address, Duration::from_millis(200)).is_ok() {
-                std::thread::sleep(Duration::from_millis(200));
+            // It may have been another one's port that accepted: then this one has ended by now.
+            if accepted {
                 return Ok(());
             }
-            std::thread::sleep(Duration::from_millis(20));
+            accepted =
+                TcpStream::connect_timeout(&self.address, Duration::from_millis(200)).is_ok();
+            std::thread::sleep(Duration::from_millis(if accepted { 200 } else { 20 }));
         }
         Err(Failure::Broker(format!("it does not accept connections: {}", self.log())))
     }
