@@ -1,9 +1,10 @@
 //! `[[listeners]]`: where clients connect.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Durability, Tls};
 
@@ -136,10 +137,24 @@ pub struct Listener {
     /// all.
     pub websocket_origins: Vec<String>,
     /// Networks of proxies whose word for the client's address is taken.
+    #[serde(deserialize_with = "networks")]
     pub trusted_proxies: Vec<IpNet>,
     /// TLS; there if, and only if, the transport needs it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
+}
+
+/// Networks, or single addresses.
+fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
+    let network = |text: String| {
+        let single = |_| text.parse::<IpAddr>().map(IpNet::from);
+        text.parse::<IpNet>().or_else(single).map_err(|_| {
+            D::Error::custom(format!(
+                "`{text}` is no network, such as \"10.0.0.0/8\", nor an address"
+            ))
+        })
+    };
+    Vec::<String>::deserialize(from)?.into_iter().map(network).collect()
 }
 
 impl Default for Listener {
@@ -158,6 +173,23 @@ impl Default for Listener {
             websocket_origins: Vec::new(),
             trusted_proxies: Vec::new(),
             tls: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proxies_are_networks_or_addresses() {
+        let read = |list: &str| toml::from_str::<Listener>(&format!("trusted_proxies = [{list}]"));
+        let listener = read("\"10.0.0.0/8\", \"192.0.2.7\", \"2001:db8::/32\"").unwrap();
+        let names: Vec<_> = listener.trusted_proxies.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["10.0.0.0/8", "192.0.2.7/32", "2001:db8::/32"]);
+        for wrong in ["\"10.0.0.0/33\"", "\"proxy.example.org\"", "\"\""] {
+            let error = read(wrong).unwrap_err().to_string();
+            assert!(error.contains("is no network, such as"), "{error}");
         }
     }
 }
