@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
-use crate::config::{Config, Durability, Listener, ListenerDurability, Loaded, Transport};
+use crate::config::{
+    ClientCertificates, Config, Durability, Listener, ListenerDurability, Loaded, Transport,
+};
 use crate::preflight::Footing;
 
 /// The program's version.
@@ -41,6 +43,7 @@ impl Banner<'_> {
         if config.access.allow_anonymous {
             lines.push("access: anonymous clients are let in".to_owned());
         }
+        lines.extend(believed(config).map(str::to_owned));
         lines
     }
 
@@ -55,6 +58,20 @@ impl Banner<'_> {
         let plural = if count == 1 { "" } else { "s" };
         format!("{count} shard{plural} on cpu {}, host {}", cpus.join(","), config.host.name())
     }
+}
+
+/// What an operator who names users must know.
+fn believed(config: &Config) -> Option<&'static str> {
+    let names_users = !config.access.allow_anonymous || config.access.acl_file().is_some();
+    let unproven = |listener: &Listener| {
+        let asked = listener.tls.as_ref().map(|tls| tls.client_certificates);
+        asked != Some(ClientCertificates::Required)
+    };
+    (names_users && config.listeners.iter().any(unproven)).then_some(
+        "access: passwords are not checked, whoever gives a user name is believed: let only those \
+         connect whom you trust, by network, or by client certificates (client_certificates = \
+         \"required\")",
+    )
 }
 
 fn durability(config: &Config) -> String {
@@ -94,6 +111,7 @@ fn listener((listener, address): (&Listener, &SocketAddr)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Tls;
     use crate::config::{Sources, load};
 
     #[test]
@@ -130,5 +148,22 @@ mod tests {
         let wanted = "listening on 127.0.0.1:4711 (lan), MQTT 3.1, 3.1.1, 5.0 over TCP, up to 9 \
                       connections";
         assert_eq!(told, [wanted]);
+    }
+
+    #[test]
+    fn whoever_names_users_is_told_that_they_are_believed() {
+        let mut config = Config::default();
+        assert_eq!(believed(&config), None, "anybody may do anything anyway");
+        config.access.allow_anonymous = false;
+        assert!(believed(&config).is_some_and(|line| line.contains("passwords are not checked")));
+        let certificates =
+            Tls { client_certificates: ClientCertificates::Required, ..Tls::default() };
+        for listener in &mut config.listeners {
+            listener.tls = Some(certificates.clone());
+        }
+        assert_eq!(believed(&config), None, "certificates say who they are");
+        config.access.acl_file = "rules".into();
+        config.listeners.push(Listener::default());
+        assert!(believed(&config).is_some(), "one listener asks for none");
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Access {
-    /// Whether clients that give no user name may connect.
+    /// Whether clients that give no user name may connect. Passwords are not checked.
     pub allow_anonymous: bool,
     /// File of access rules; empty = none, everything is allowed. A file that is named but cannot
     /// be read keeps the broker from starting: it never means "allow".
