@@ -39,7 +39,8 @@ struct State {
 }
 
 /// Which file lies at each path: enough to see that one was changed or replaced.
-type Stamp = Vec<Option<(u64, u64, i64, i64)>>;
+/// The time of its last change of rights counts, too: what could not be read may be readable.
+type Stamp = Vec<Option<(u64, u64, i64, i64, i64, i64)>>;
 
 /// Loads the TLS of all listeners and reports what should be told.
 ///
@@ -70,6 +71,10 @@ impl TlsFiles {
     /// What cannot be used; then nothing has changed.
     pub fn reload(&self, listeners: &[Listener]) -> Result<bool, ConfigError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.load_again(&mut state, listeners)
+    }
+
+    fn load_again(&self, state: &mut State, listeners: &[Listener]) -> Result<bool, ConfigError> {
         state.stamp = stamp(listeners);
         let (loaded, warnings) = load_all(listeners, &state.loaded)?;
         tell(&warnings);
@@ -115,7 +120,10 @@ impl TlsFiles {
             if now == used || !settled {
                 continue;
             }
-            match self.reload(&listeners) {
+            // A reload may have come meanwhile: its listeners count.
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let listeners = state.listeners.clone();
+            match self.load_again(&mut state, &listeners) {
                 Ok(true) => info!("TLS files have changed: new connections use them"),
                 Ok(false) => {}
                 Err(problems) => {
@@ -167,7 +175,11 @@ fn now_s() -> i64 {
 }
 
 fn stamp(listeners: &[Listener]) -> Stamp {
-    let of = |found: Metadata| (found.ino(), found.len(), found.mtime(), found.mtime_nsec());
+    let of = |found: Metadata| {
+        let (written, changed) = (found.mtime(), found.ctime());
+        let (written_ns, changed_ns) = (found.mtime_nsec(), found.ctime_nsec());
+        (found.ino(), found.len(), written, written_ns, changed, changed_ns)
+    };
     let tls = listeners.iter().filter_map(|listener| listener.tls.as_ref());
     tls.flat_map(paths).map(|path| fs::metadata(path).ok().map(of)).collect()
 }

@@ -174,6 +174,11 @@ impl Filter {
         matches!(&self.0, Layered::Secured(secured) if secured.is_handshaking())
     }
 
+    /// A TLS handshake is under way and the first of it has been taken in.
+    pub fn has_begun_handshake(&self) -> bool {
+        matches!(&self.0, Layered::Secured(one) if one.is_handshaking() && one.has_begun())
+    }
+
     /// What a TLS handshake has agreed on.
     pub fn peer(&self) -> Option<Peer> {
         match &self.0 {

@@ -45,6 +45,8 @@ impl Secured {
             true => Ok(Received::default()),
             false => websocket.receive(inner_plain, plain, inner_wire),
         };
+        // A connection that is broken has ended, also for a shard that it is handed over to.
+        self.ended |= taken.is_err();
         let taken = taken?;
         self.tls.send(inner_wire, wire)?;
         self.ended |= taken.ended;
@@ -97,6 +99,10 @@ impl Secured {
 
     pub(crate) fn is_handshaking(&self) -> bool {
         self.tls.is_handshaking()
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        self.tls.has_begun()
     }
 
     pub(crate) fn peer(&self) -> Peer {

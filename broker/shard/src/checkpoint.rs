@@ -44,7 +44,7 @@ type Written = HashMap<(usize, Option<(u16, NonZeroU64)>), (u64, Kept)>;
 struct Slice {
     session: u32,
     generation: u32,
-    /// It had to be read: meanwhile some may have been delivered.
+    /// It was not written in the turn in which it was taken: meanwhile some may have been delivered.
     waited: bool,
     /// Each with whether others wait for it, too.
     deliveries: Vec<(bool, Delivery<Stored>)>,
@@ -96,6 +96,9 @@ impl<S: Store> Core<S> {
             if left == 0 && job.slice.is_none() {
                 break;
             }
+        }
+        if let Some(slice) = &mut job.slice {
+            slice.waited = true;
         }
         self.checkpoint = Some(job);
         true
@@ -176,10 +179,14 @@ impl<S: Store> Core<S> {
     /// What waits for a session, as far as the turn allows; `None` if nothing is left.
     fn take_slice(&mut self, (index, behind): (u32, u64), left: &mut usize) -> Option<Slice> {
         let session = self.clients.sessions.at(index)?;
-        let (kept, generation) = (session.kept(), session.generation);
+        let generation = session.generation;
         let outbound = session.outbound.as_ref()?;
         let mut bytes = 0;
-        let mut queue = outbound.waiting_behind(|delivery| delivery.message.seq <= behind);
+        // A session that was resumed to end with its connection has what the log knows before what
+        // it does not.
+        let is_before = |one: &Delivery<Stored>| one.message.seq != 0 && one.message.seq <= behind;
+        let mut queue =
+            outbound.waiting_behind(is_before).take_while(|delivery| delivery.message.seq != 0);
         let copied = |delivery: &Delivery<Stored>| {
             let shared = delivery.message.message.is_shared();
             (shared, delivery.clone())
@@ -193,7 +200,7 @@ impl<S: Store> Core<S> {
         }
         // What is under way may stand anywhere in the order: after a restart an exchange of QoS 2
         // is before older messages of QoS 1. It is written with those around it.
-        let last = match queue.next() {
+        let mut last = match queue.next() {
             Some(_) => deliveries.last().map_or(behind, |(_, delivery)| delivery.message.seq),
             None => u64::MAX,
         };
@@ -201,9 +208,17 @@ impl<S: Store> Core<S> {
         let under_way = outbound.under_way().filter_map(|(_, delivery)| delivery);
         deliveries.extend(under_way.filter(|one| slice.contains(&one.message.seq)).map(copied));
         drop(queue);
-        if kept == SessionId(0) {
-            // Its session ends with its connection now, so that the log lets go of what waits.
-            deliveries.retain(|(_, one)| one.message.message.place().is_some());
+        deliveries.sort_unstable_by_key(|(_, one)| one.message.seq);
+        bytes = 0;
+        let fits = deliveries.iter().take_while(|(_, one)| {
+            let more = bytes < *left;
+            bytes += one.bytes as usize;
+            more
+        });
+        let fits = fits.count();
+        if fits < deliveries.len() {
+            deliveries.truncate(fits);
+            last = deliveries.last().map_or(behind, |(_, one)| one.message.seq);
         }
         *left = left.saturating_sub(bytes);
         for (_, delivery) in &deliveries {
@@ -225,17 +240,13 @@ impl<S: Store> Core<S> {
         let waiting = slice.waited.then(|| self.still_waiting(&slice));
         let owner = self.clients.sessions.at(slice.session);
         let owner = owner.filter(|session| session.generation == slice.generation);
-        let kept = owner.map(|session| session.kept());
+        let owner = owner.map(|session| session.log_id).filter(|id| *id != SessionId(0));
         for (shared, delivery) in slice.deliveries {
             let message = delivery.message.message.clone();
             let waits = waiting.as_ref().is_none_or(|all| all.contains(&delivery.message.seq));
-            match kept {
-                Some(SessionId(0)) => message.stay(),
-                Some(kept) if waits => {
-                    let written = shared.then_some(&mut job.written);
-                    self.checkpoint_delivery(written, kept, delivery);
-                }
-                _ => {}
+            if let Some(owner) = owner.filter(|_| waits) {
+                let written = shared.then_some(&mut job.written);
+                self.checkpoint_delivery(written, owner, delivery);
             }
             self.clients.pages.unpin(message);
         }

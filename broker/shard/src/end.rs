@@ -186,7 +186,7 @@ impl<S: Store> Core<S> {
     /// own subscriptions goes to nobody.
     //= [MQTT-4.8.2-5]
     fn redeliver(&mut self, index: u32, mut session: Session) {
-        let kept = session.kept();
+        let (kept, log_id) = (session.kept(), session.log_id);
         let Some(groups) = session.groups.take() else { return };
         let Some(outbound) = session.outbound.take() else { return };
         for unfinished in outbound.drain() {
@@ -213,6 +213,8 @@ impl<S: Store> Core<S> {
                 else {
                     continue;
                 };
+                // Also when the session was to end with its connection: the log lets go of it now.
+                let kept = if delivery.message.seq == 0 { kept } else { log_id };
                 let custody = self.own_custody(kept, &message, membership.group);
                 self.routes.groups.choose_again(chosen, message, custody);
             }

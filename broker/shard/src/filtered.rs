@@ -36,11 +36,23 @@ pub(crate) struct Filtering {
     scratch: Scratch,
     /// By class of fault: before when none is logged again, and how many have not been since.
     faults: [(u64, u64); Class::ALL.len()],
-    /// Received bytes of TLS handshakes that wait for their share of a turn, in their order.
+    /// Received bytes of TLS handshakes that have begun and wait for their share of a turn.
+    begun: VecDeque<(Token, Vec<u8>)>,
+    /// First bytes of TLS handshakes, which come behind those: what has cost something is finished
+    /// first, or in a storm no handshake would be done before its deadline.
     handshakes: VecDeque<(Token, Vec<u8>)>,
 }
 
 impl Filtering {
+    /// Handshakes that wait.
+    fn waiting(&self) -> usize {
+        self.begun.len() + self.handshakes.len()
+    }
+
+    fn next_handshake(&mut self) -> Option<(Token, Vec<u8>)> {
+        self.begun.pop_front().or_else(|| self.handshakes.pop_front())
+    }
+
     /// How many faults of its class a line that is due now also stands for; `None` if none is due.
     fn due(&mut self, class: Class, now_ms: u64) -> Option<u64> {
         let (next_ms, silent) = &mut self.faults[class as usize];
@@ -137,7 +149,10 @@ impl<S: Store> Core<S> {
             return self.on_received(index, io.bytes(buffer));
         };
         if filter.is_handshaking() {
-            self.clients.filtering.handshakes.push_back((token, io.bytes(buffer).to_vec()));
+            let begun = filter.has_begun_handshake();
+            let Filtering { begun: second, handshakes: first, .. } = &mut self.clients.filtering;
+            let queue = if begun { second } else { first };
+            queue.push_back((token, io.bytes(buffer).to_vec()));
             return;
         }
         let mut scratch = mem::take(&mut self.clients.filtering.scratch);
@@ -148,12 +163,12 @@ impl<S: Store> Core<S> {
 
     /// Goes on with TLS handshakes until `over`, with one at least. True if some are left.
     pub(crate) fn shake_hands(&mut self, over: &dyn Fn() -> bool) -> bool {
-        if self.clients.filtering.handshakes.is_empty() {
+        if self.clients.filtering.waiting() == 0 {
             return false;
         }
         let mut scratch = mem::take(&mut self.clients.filtering.scratch);
-        while let Some((token, mut bytes)) = self.clients.filtering.handshakes.pop_front() {
-            if let Some((index, _)) = self.clients.by_token(token) {
+        while let Some((token, mut bytes)) = self.clients.filtering.next_handshake() {
+            if let Some(index) = self.begins_in_time(token) {
                 self.on_filtered(index, token, &mut bytes, &mut scratch);
                 scratch.clear();
             }
@@ -162,9 +177,24 @@ impl<S: Store> Core<S> {
             }
         }
         self.clients.filtering.scratch = scratch;
-        let waiting = self.clients.filtering.handshakes.len();
+        let waiting = self.clients.filtering.waiting();
         self.clients.counters.set(Counter::TlsWaiting, waiting as u64);
         waiting > 0
+    }
+
+    /// The connection of a handshake's bytes, if it is still there. One that has waited for half of
+    /// its time before it could begin is closed: the other half would be spent in vain, too.
+    fn begins_in_time(&mut self, token: Token) -> Option<u32> {
+        let now_ms = self.clients.now_ms;
+        let (index, conn) = self.clients.by_token(token)?;
+        let begun = conn.filter.as_ref().is_some_and(|filter| filter.has_begun_handshake());
+        let accepted_ms = conn.heard_ms;
+        let timeout_ms = self.limits.listener(conn.listener).connect_timeout_ms;
+        if !begun && now_ms > accepted_ms + timeout_ms / 2 {
+            self.close(index, Cause::Lost);
+            return None;
+        }
+        Some(index)
     }
 
     /// A TLS handshake is done.
@@ -215,7 +245,10 @@ impl<S: Store> Core<S> {
         let Some((index, conn)) = self.clients.by_token(token) else { return };
         match result {
             Err(fault) => self.on_fault(index, &fault),
-            Ok(received) if received.ended => self.on_ended(token),
+            Ok(received) if received.ended => {
+                self.pause_receive(index);
+                self.on_ended(token);
+            }
             Ok(_) => {
                 let wire = conn.cold.as_ref().map_or(0, |cold| cold.wire.len());
                 let unread = conn.phase == Phase::Connecting && conn.stalled;

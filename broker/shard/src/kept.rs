@@ -59,6 +59,8 @@ struct Inner {
     asked: Cell<bool>,
     /// It stays in memory.
     stays: Cell<bool>,
+    /// In the list of what may leave memory.
+    listed: Cell<bool>,
     bytes: u32,
     topic_hash: u64,
     memory: Rc<Memory>,
@@ -102,6 +104,7 @@ impl Kept {
             pins: Cell::new(0),
             asked: Cell::new(false),
             stays: Cell::new(false),
+            listed: Cell::new(false),
             bytes,
             topic_hash,
             memory: Rc::clone(memory),
@@ -157,7 +160,8 @@ impl Kept {
 
     /// The log has it there, durably. True if that was not known before and it may leave memory.
     pub(crate) fn set_place(&self, place: Place) -> bool {
-        if self.0.stays.get() || self.0.place.replace(Some(place)).is_some() {
+        let is_lost = matches!(*self.0.content.borrow(), Content::Lost);
+        if is_lost || self.0.stays.get() || self.0.place.replace(Some(place)).is_some() {
             return false;
         }
         let memory = &self.0.memory;
@@ -190,6 +194,11 @@ impl Kept {
         } else {
             change(&memory.away, |away| away - 1);
         }
+    }
+
+    /// Notes whether it is in the list of what may leave memory; whether it was.
+    pub(crate) fn set_listed(&self, listed: bool) -> bool {
+        self.0.listed.replace(listed)
     }
 
     pub(crate) fn pin(&self) {

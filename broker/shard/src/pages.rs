@@ -2,7 +2,7 @@
 //! first; the others are read from the log when their turn to be sent comes near, many with one
 //! read where they stand close to each other. Knows no session's state.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::mem;
 use std::rc::Rc;
 
@@ -21,6 +21,9 @@ const SPAN_BYTES_MAX: u32 = 256 << 10;
 const GAP_BYTES_MAX: u32 = 16 << 10;
 /// Reads under way at once.
 const READS_MAX: usize = 16;
+/// Sessions that have not been sent what was read for them, above which no read is begun: what is
+/// read must not crowd out what was.
+const UNPUMPED_MAX: usize = 8;
 /// Buffers kept for later reads.
 const BUFFERS_KEPT: usize = 4;
 /// Messages that leave memory in one turn.
@@ -31,7 +34,7 @@ const DEAD_MIN: usize = 1024;
 const TRANSIENT: [i32; 5] = [4, 11, 12, 23, 24];
 
 /// For whom something is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Reader {
     /// A session's number and generation.
     Session(u32, u32),
@@ -65,12 +68,15 @@ pub(crate) struct Pages {
     pub(crate) bytes_max: u64,
     /// What may leave memory, in the order in which it goes.
     placed: VecDeque<WeakKept>,
-    /// What was read, or used by a checkpoint, in this turn.
-    fresh: Vec<Kept>,
+    /// What was read, or used by a checkpoint, and is pinned for its reader's turn.
+    fresh: Vec<(Reader, Kept)>,
+    /// Sessions that have not had their turn since something was read for them.
+    unpumped: Vec<Reader>,
     wanted: VecDeque<Span>,
     reads: Slab<Span>,
-    /// Readers of messages that are read for others.
+    /// Readers of messages that are read for others, each once.
     beside: Vec<Reader>,
+    is_beside: HashSet<Reader>,
     /// Readers whose messages may be there, or lost.
     news: Vec<Reader>,
     buffers: Vec<Vec<u8>>,
@@ -85,9 +91,11 @@ impl Pages {
             bytes_max,
             placed: VecDeque::new(),
             fresh: Vec::new(),
+            unpumped: Vec::new(),
             wanted: VecDeque::new(),
             reads: Slab::new(),
             beside: Vec::new(),
+            is_beside: HashSet::new(),
             news: Vec::new(),
             buffers: Vec::new(),
             lost: 0,
@@ -107,6 +115,12 @@ impl Pages {
     /// The log has a message at this place.
     pub(crate) fn place(&mut self, kept: &Kept, place: Place) {
         if kept.set_place(place) && !kept.is_away() {
+            self.list(kept);
+        }
+    }
+
+    fn list(&mut self, kept: &Kept) {
+        if !kept.set_listed(true) {
             self.placed.push_back(kept.downgrade());
         }
     }
@@ -123,27 +137,42 @@ impl Pages {
                 self.place(&kept, place);
             }
         }
-        if self.placed.len() > DEAD_MIN + 2 * self.memory.placed() {
+        let here = self.memory.placed() - self.memory.away();
+        if self.placed.len() > DEAD_MIN + 2 * here {
             self.placed.retain(|kept| !kept.is_gone());
         }
     }
 
-    /// Ends the turn: lets go what is above the limit, but nothing that was read in this turn. True
-    /// if there is more to let go.
+    /// Ends the turn: lets go what is above the limit, but nothing that was read for somebody who
+    /// has not had it yet. True if there is more to let go.
     pub(crate) fn end_turn(&mut self) -> bool {
         let mut left = PAGE_OUT_MAX;
         while left > 0 && self.memory.bytes() > self.bytes_max {
             let Some(first) = self.placed.pop_front() else { break };
             if let Some(kept) = first.upgrade() {
+                kept.set_listed(false);
                 kept.page_out();
             }
             left -= 1;
         }
-        for kept in mem::take(&mut self.fresh) {
-            kept.unpin();
-            self.placed.push_back(kept.downgrade());
+        for (reader, kept) in mem::take(&mut self.fresh) {
+            if self.unpumped.contains(&reader) {
+                self.fresh.push((reader, kept));
+            } else {
+                kept.unpin();
+                self.list(&kept);
+            }
         }
         left == 0
+    }
+
+    /// Sessions, by number and generation, for which `waits` does not hold have had their turn, or
+    /// are gone: what was read for them need not be kept for them any more.
+    pub(crate) fn unpin_unless(&mut self, waits: impl Fn(u32, u32) -> bool) {
+        self.unpumped.retain(|reader| match reader {
+            Reader::Session(index, generation) => waits(*index, *generation),
+            Reader::Checkpoint => false,
+        });
     }
 
     /// Asks for messages, which stand in the order in which they will be needed. True if some of
@@ -160,7 +189,7 @@ impl Pages {
             };
             match last.as_mut().filter(|span| span.reader == reader) {
                 Some(span) if span.takes_in(place) => {
-                    span.bytes = place.offset + place.bytes - span.offset;
+                    span.bytes = place.offset - span.offset + place.bytes;
                     span.kept.push((place, kept));
                 }
                 _ => self.wanted.extend(last.replace(Span::of(place, kept, reader))),
@@ -175,7 +204,7 @@ impl Pages {
 
     /// What a reader wants is being read, for itself or another one.
     pub(crate) fn wait_beside(&mut self, reader: Reader) {
-        if !self.beside.contains(&reader) {
+        if self.is_beside.insert(reader) {
             self.beside.push(reader);
         }
     }
@@ -188,12 +217,13 @@ impl Pages {
 
     /// True if a read waits to be begun.
     pub(crate) fn is_behind(&self) -> bool {
-        !self.wanted.is_empty()
+        !self.wanted.is_empty() || !self.news.is_empty()
     }
 
     /// Begins the reads that may be.
     pub(crate) fn begin_reads<S: Store>(&mut self, store: &mut S, mut begin: impl FnMut(ReadOp)) {
         while self.reads.len() < READS_MAX
+            && self.unpumped.len() < UNPUMPED_MAX
             && let Some(span) = self.wanted.pop_front()
         {
             match store.begin_read(span.segment) {
@@ -239,6 +269,10 @@ impl Pages {
     fn take_in(&mut self, span: &Span, bytes: &[u8], errno: i32) {
         self.news.push(span.reader);
         self.news.append(&mut self.beside);
+        self.is_beside.clear();
+        if span.reader != Reader::Checkpoint && !self.unpumped.contains(&span.reader) {
+            self.unpumped.push(span.reader);
+        }
         let mut unreadable = 0;
         for (place, kept) in &span.kept {
             let read = record_at(bytes, u64::from(span.offset), *place);
@@ -246,10 +280,12 @@ impl Pages {
             match message {
                 // A checkpoint has written it again, and its old place may hold anything.
                 _ if kept.place() != Some(*place) => kept.unask(),
+                // Nobody waits for it any more, and its place may be gone.
+                _ if !kept.is_shared() => kept.unask(),
                 Some(message) => {
                     kept.page_in(message);
                     kept.pin();
-                    self.fresh.push(kept.clone());
+                    self.fresh.push((span.reader, kept.clone()));
                 }
                 None if TRANSIENT.contains(&errno) => kept.unask(),
                 None => {
@@ -274,7 +310,7 @@ impl Pages {
 
     /// A checkpoint has done with a message that it had pinned.
     pub(crate) fn unpin(&mut self, kept: Kept) {
-        self.fresh.push(kept);
+        self.fresh.push((Reader::Checkpoint, kept));
     }
 }
 
@@ -286,11 +322,12 @@ impl Span {
 
     /// True if a message stands so close behind that one read may take it in.
     fn takes_in(&self, place: Place) -> bool {
-        let end = self.offset + self.bytes;
+        let end = u64::from(self.offset) + u64::from(self.bytes);
+        let (from, bytes) = (u64::from(place.offset), u64::from(place.bytes));
         place.segment == self.segment
-            && place.offset >= end
-            && place.offset - end <= GAP_BYTES_MAX
-            && place.offset - self.offset + place.bytes <= SPAN_BYTES_MAX
+            && from >= end
+            && from - end <= u64::from(GAP_BYTES_MAX)
+            && from - u64::from(self.offset) + bytes <= u64::from(SPAN_BYTES_MAX)
     }
 }
 

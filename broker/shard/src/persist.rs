@@ -235,6 +235,16 @@ impl<S: Store> Core<S> {
         self.clients.counters.add(Counter::StoreLostRecords, lost);
     }
 
+    /// Ends the turn for what waits: lets go of what is above the limit. True if there is more.
+    pub(crate) fn end_pages(&mut self) -> bool {
+        let Clients { pages, sessions, .. } = &mut self.clients;
+        pages.unpin_unless(|index, generation| {
+            let session = sessions.at(index);
+            session.is_some_and(|session| session.generation == generation && session.pumping)
+        });
+        pages.end_turn()
+    }
+
     /// True if the log holds everything that was recorded.
     pub(crate) fn is_all_durable(&self) -> bool {
         self.store.durable() == self.store.appended() && self.clients.journal.is_empty()

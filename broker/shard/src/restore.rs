@@ -84,6 +84,7 @@ impl<S: Store> Core<S> {
         let own = under_way.iter().filter(|one| one.origin == me);
         let passed_on = own.filter(|one| !one.had.is_empty() || !one.forwarded.is_empty());
         let passed_on: HashSet<u64> = passed_on.map(|one| one.seq).collect();
+        let mut settled = Vec::new();
         for KeptPending { shard, seq, group, message } in pending {
             let Ok(message) = Message::from_encoded(message.bytes().clone()) else {
                 self.clients.counters.add(Counter::RestoreErrors, 1);
@@ -99,11 +100,15 @@ impl<S: Store> Core<S> {
                 // One member has it, or a shard that has one.
                 self.routes.custody.finish(me, seq);
                 self.routes.custody.resend.pop_back();
+                settled.push(seq);
             }
         }
         for one in under_way {
             let had = one.had.iter().filter_map(|(session, _)| numbers.get(session).copied());
             self.routes.custody.given.insert((one.origin, one.seq), had.collect());
+        }
+        for seq in settled {
+            self.routes.custody.given.remove(&(me, seq));
         }
     }
 
@@ -304,11 +309,11 @@ impl<S: Store> Core<S> {
         }
         let custody = (self.mesh.me, pending.seq);
         self.routes.custody.begin(custody.0, custody.1);
+        let given = self.routes.custody.given.remove(&custody).unwrap_or_default();
         let message = pending.message.clone();
         if pending.group == ANEW {
             self.publish_internal(message, None, Some(custody));
         } else if pending.group == 0 {
-            let given = self.routes.custody.given.remove(&custody).unwrap_or_default();
             self.routes.fans.push_back(route::FanJob::resumed(message, custody, given));
         } else {
             let until_ms = self.clients.now_ms + GROUP_PATIENCE_MS;

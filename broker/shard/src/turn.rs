@@ -120,7 +120,7 @@ impl<D: Driver, S: Store, C: Clock> Turn for Shard<D, S, C> {
         let clock = &self.clock;
         again |= self.core.end_of_log_turn(&|| clock.now_us() >= until_us);
         again |= self.core.has_news();
-        again |= self.core.clients.pages.end_turn();
+        again |= self.core.end_pages();
         self.flush();
         self.core.mesh.shared.end_turn(me);
         if self.core.started && self.core.routes.custody.resend.is_empty() {

@@ -134,6 +134,12 @@ pub(crate) fn common_name(der: &[u8]) -> Option<String> {
     name.as_str().ok().map(str::to_owned)
 }
 
+/// True if a certificate is not valid any more, or cannot be read.
+pub(crate) fn has_expired(der: &[u8], now_s: i64) -> bool {
+    let read = X509Certificate::from_der(der);
+    !read.is_ok_and(|(_, one)| one.validity().not_after.timestamp() >= now_s)
+}
+
 fn parse(part: Part, der: &[u8]) -> Result<X509Certificate<'_>, Problem> {
     let parsed = X509Certificate::from_der(der);
     parsed

@@ -1,6 +1,7 @@
 //! One connection: what arrives, at any cut, to plaintext; plaintext to what is to be sent.
 
 use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{
@@ -9,7 +10,7 @@ use rustls::unbuffered::{
 use rustls::{Error, HandshakeKind, ProtocolVersion};
 
 use crate::acceptor::Acceptor;
-use crate::certificate::common_name;
+use crate::certificate::{common_name, has_expired};
 use crate::fault::Fault;
 use crate::resolver::take_asked_for;
 
@@ -60,6 +61,8 @@ pub struct Connection {
     /// A record has come.
     begun: bool,
     handshaking: bool,
+    /// The peer has said that nothing more comes.
+    ended: bool,
     /// A fault has been told: rustls must not see another byte.
     broken: bool,
 }
@@ -85,6 +88,7 @@ impl Connection {
             server_name: None,
             begun: false,
             handshaking: true,
+            ended: false,
             broken: false,
         })
     }
@@ -92,6 +96,11 @@ impl Connection {
     /// True until the handshake is done: what is received costs far more than later.
     pub fn is_handshaking(&self) -> bool {
         self.handshaking
+    }
+
+    /// True once a record has come: what comes next of the handshake costs less than the first.
+    pub fn has_begun(&self) -> bool {
+        self.begun
     }
 
     /// True while plaintext can be sent: behind the handshake, and before any fault.
@@ -118,6 +127,10 @@ impl Connection {
         if self.broken {
             return Err(Fault::unexpected("bytes behind a fault"));
         }
+        if self.ended {
+            // Nothing behind a close_notify counts.
+            return Ok(Received { handshake_done: false, ended: true });
+        }
         if !self.begun {
             match bytes.first() {
                 None => return Ok(Received::default()),
@@ -132,18 +145,33 @@ impl Connection {
         };
         let asked_for = if self.handshaking { take_asked_for() } else { None };
         let ended = taken.map_err(|fault| self.broken_by(fault))?;
-        if self.handshaking && self.held.len() > HANDSHAKE_BYTES_MAX {
+        self.ended = ended;
+        // Also later: a message of the handshake's kind may come in many records, each of them
+        // padded, and rustls lets them lie until it is whole.
+        if self.held.len() > HANDSHAKE_BYTES_MAX {
             return Err(self.broken_by(Fault::handshake_too_large(HANDSHAKE_BYTES_MAX)));
         }
         let handshake_done = self.handshaking && !self.tls.is_handshaking();
         if asked_for.is_some() {
             self.server_name = asked_for;
         }
+        if handshake_done && self.is_resumed_in_vain() {
+            return Err(self.broken_by(Fault::expired_since()));
+        }
         self.handshaking &= !handshake_done;
         if self.held.is_empty() {
             self.held = Vec::new();
         }
         Ok(Received { handshake_done, ended })
+    }
+
+    /// A ticket holds the client's certificate as it was checked once, and each new ticket goes on
+    /// with it: so its end is looked at here.
+    fn is_resumed_in_vain(&self) -> bool {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let certificate = self.tls.peer_certificates().and_then(<[_]>::first);
+        self.tls.handshake_kind() == Some(HandshakeKind::Resumed)
+            && certificate.is_some_and(|der| has_expired(der, since.as_secs() as i64))
     }
 
     fn broken_by(&mut self, fault: Fault) -> Fault {

@@ -53,6 +53,12 @@ impl Fault {
         Fault { class: FaultClass::Protocol, text }
     }
 
+    /// The certificate of a client that came back with a ticket has expired since it was checked.
+    pub(crate) fn expired_since() -> Fault {
+        let text = "the client's certificate has expired since its last full handshake";
+        Fault { class: FaultClass::ClientCertificate, text: text.to_owned() }
+    }
+
     /// A state that rustls does not come to with the settings in use.
     pub(crate) fn unexpected(what: &str) -> Fault {
         Fault { class: FaultClass::Protocol, text: format!("TLS: unexpected {what}") }

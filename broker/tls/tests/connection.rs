@@ -106,6 +106,12 @@ fn what_comes_behind_the_end_does_not_count() {
     let received = link.server.receive(&mut sent, &mut plain, &mut out).unwrap();
     assert!(received.ended && plain.is_empty());
     assert_eq!(link.server.held_bytes(), 0);
+    for _ in 0..100 {
+        let mut more = [23, 3, 3, 0x40, 0, 1, 2, 3];
+        let received = link.server.receive(&mut more, &mut plain, &mut out).unwrap();
+        assert!(received.ended && plain.is_empty());
+    }
+    assert_eq!(link.server.held_bytes(), 0, "nothing is kept of what does not count");
 }
 
 #[test]

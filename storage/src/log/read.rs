@@ -17,6 +17,8 @@ struct Reader {
     file: Box<dyn SegmentFile>,
     /// Reads under way.
     users: u32,
+    /// The segment is not there any more.
+    gone: bool,
 }
 
 /// The segments that are open for reading, the one used last at the end.
@@ -30,7 +32,9 @@ impl Readers {
     pub(super) fn begin(&mut self, files: &dyn Files, number: u64) -> io::Result<i32> {
         let mut reader = match self.open.iter().position(|reader| reader.number == number) {
             Some(at) => self.open.remove(at),
-            None => Reader { number, file: files.open(&segment_name(number))?, users: 0 },
+            None => {
+                Reader { number, file: files.open(&segment_name(number))?, users: 0, gone: false }
+            }
         };
         reader.users += 1;
         let descriptor = reader.file.descriptor();
@@ -44,12 +48,16 @@ impl Readers {
         if let Some(reader) = self.open.iter_mut().find(|reader| reader.number == number) {
             reader.users = reader.users.saturating_sub(1);
         }
+        self.open.retain(|reader| !reader.gone || reader.users > 0);
         self.trim();
     }
 
     /// A segment is not there any more. One that is being read is closed when that is over.
     pub(super) fn forget(&mut self, number: u64) {
-        self.open.retain(|reader| reader.number != number || reader.users > 0);
+        for reader in self.open.iter_mut().filter(|reader| reader.number == number) {
+            reader.gone = true;
+        }
+        self.open.retain(|reader| !reader.gone || reader.users > 0);
     }
 
     fn trim(&mut self) {

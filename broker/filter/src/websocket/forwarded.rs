@@ -12,6 +12,10 @@ use super::request::Headers;
 
 /// The client for which a trusted proxy connects; `None` if it does not say, or not clearly.
 pub(super) fn client(headers: &Headers<'_>, settings: &Settings) -> Option<SocketAddr> {
+    // A value that is not all text is not known, which is not the same as none.
+    if !headers.is_text("X-Forwarded-For") || !headers.is_text("Forwarded") {
+        return None;
+    }
     let plain = headers.list("X-Forwarded-For").map(address).collect();
     let tagged = headers.list("Forwarded").map(|element| address(node(element)?)).collect();
     match (nearest(plain, settings), nearest(tagged, settings)) {
@@ -34,13 +38,17 @@ fn nearest(hops: Vec<Option<SocketAddr>>, settings: &Settings) -> Option<SocketA
     found
 }
 
-/// The node that an element of `Forwarded` names with `for`.
+/// The node that an element of `Forwarded` names with `for`: once, and in an element whose quoted
+/// strings hold nothing that separates pairs.
 fn node(element: &str) -> Option<&str> {
-    element.split(';').find_map(|pair| {
+    let mut nodes = element.split(';').filter_map(|pair| {
         let (name, value) = pair.split_once('=')?;
-        let value = value.trim().trim_matches('"');
+        let value = value.trim();
         name.trim().eq_ignore_ascii_case("for").then_some(value)
-    })
+    });
+    let whole = element.split(';').all(|pair| pair.matches('"').count() % 2 == 0);
+    let (first, second) = (nodes.next()?, nodes.next());
+    (whole && second.is_none()).then(|| first.trim_matches('"'))
 }
 
 /// An address, with or without a port, an IPv6 one in brackets or not.

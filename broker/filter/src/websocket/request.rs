@@ -182,7 +182,8 @@ fn is_key(key: &str) -> bool {
 
 /// The path of a request's target, which may be a whole address and may have a query.
 fn path_of(target: &str) -> &str {
-    let path = match target.split_once("://") {
+    let whole = if target.starts_with('/') { None } else { target.split_once("://") };
+    let path = match whole {
         Some((_, rest)) => rest.find('/').map_or("/", |at| &rest[at..]),
         None => target,
     };
@@ -217,6 +218,11 @@ impl<'h> Headers<'h> {
     /// The members of a list, over all headers of that name.
     pub(super) fn list(&self, name: &str) -> impl Iterator<Item = &'h str> {
         self.all(name).flatten().flat_map(|value| value.split(',').map(str::trim))
+    }
+
+    /// Whether every header of that name is text.
+    pub(super) fn is_text(&self, name: &str) -> bool {
+        self.all(name).all(|value| value.is_some())
     }
 
     /// Whether a list holds a token, in any case of its letters.

@@ -58,6 +58,10 @@ fn what_a_client_wrote_itself_is_not_believed() {
         ("X-Forwarded-For: \r\n", None),
         // The proxy knows one header and has passed the other on.
         ("X-Forwarded-For: 203.0.113.7\r\nForwarded: for=198.51.100.1\r\n", None),
+        // A host that the client chose stands in a quoted string of the proxy's own element.
+        ("Forwarded: host=\"x;for=198.51.100.1\";for=203.0.113.7\r\n", None),
+        ("Forwarded: host=\"x,for=198.51.100.1\";for=203.0.113.7\r\n", None),
+        ("Forwarded: for=198.51.100.1;for=203.0.113.7\r\n", None),
         ("", None),
     ];
     for (headers, wanted) in cases {

@@ -61,6 +61,8 @@ fn each_thing_that_is_wrong_has_its_answer() {
         (replaced("HTTP/1.1", "HTTP/1.0"), 505, "HTTP/1.1"),
         (replaced("/mqtt ", "/ "), 404, "MQTT is at /mqtt"),
         (replaced("/mqtt ", "/mqtt/ "), 404, "MQTT is at /mqtt"),
+        (replaced("/mqtt ", "/public/x://y/mqtt "), 404, "MQTT is at /mqtt"),
+        (replaced("/mqtt ", "/?next=https://h/mqtt "), 404, "MQTT is at /mqtt"),
         (replaced("/mqtt ", "http://server.example.com "), 404, "MQTT is at /mqtt"),
         (replaced("Connection: Upgrade", "Connection: keep-alive"), 400, "Connection header"),
         (replaced("Host: server.example.com\r\n", ""), 400, "Host"),
