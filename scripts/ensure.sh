@@ -109,6 +109,7 @@ real_clients() {
     # The shell's own kill does not count: the tests start the program.
     [ -x /bin/kill ] || [ -x /usr/bin/kill ] || packages="$packages procps"
     want prlimit util-linux
+    want strace strace
     python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || packages="$packages python3 python3-venv"
     want node nodejs
     want npm npm

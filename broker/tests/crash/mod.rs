@@ -4,6 +4,7 @@
 //! Every client remembers what it was promised. A kill ends all connections; after a restart the
 //! clients resume their sessions and go on as the standard says.
 
+pub(crate) mod calls;
 pub(crate) mod dice;
 pub(crate) mod ledger;
 pub(crate) mod link;
@@ -14,6 +15,7 @@ pub(crate) mod retainer;
 pub(crate) mod stage;
 pub(crate) mod subscriber;
 pub(crate) mod toggler;
+pub(crate) mod tracer;
 pub(crate) mod wills;
 
 use std::sync::Mutex;

@@ -1,10 +1,12 @@
 //! One broker after another on the same data directory.
 
 use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::tracer::{Call, Tracer};
 use crate::common::PATIENCE;
 use crate::common::broker::{ANY_PORT, announced, program, scratch, without_settings};
 
@@ -34,6 +36,8 @@ pub(crate) struct Process {
     child: Option<Child>,
     /// Starts so far: each has a log file of its own.
     starts: u32,
+    /// Sees to it that the broker is killed at a call.
+    tracer: Option<Tracer>,
 }
 
 impl Process {
@@ -46,7 +50,13 @@ impl Process {
             accepts(&config)
         });
         let address = String::new();
-        fits.then_some(Process { dir, config, address, child: None, starts: 0 })
+        fits.then_some(Process { dir, config, address, child: None, starts: 0, tracer: None })
+    }
+
+    /// What the next start is told of the store; the rest stays.
+    pub(crate) fn configure_store(&self, text: &str) {
+        fs::write(&self.config, format!("{DURABLE}[store]\n{text}")).expect("a configuration file");
+        assert!(accepts(&self.config), "the broker takes this: {text}");
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -55,10 +65,20 @@ impl Process {
 
     /// Starts the program and does not wait for it.
     pub(crate) fn spawn(&mut self, shards: u32) {
+        self.spawn_by(Command::new(program()), shards);
+    }
+
+    /// The same, and the program is killed at a call of its start.
+    pub(crate) fn spawn_until(&mut self, shards: u32, call: Call) {
+        let mut command = Tracer::launching(call);
+        command.arg(program());
+        self.spawn_by(command, shards);
+    }
+
+    fn spawn_by(&mut self, mut command: Command, shards: u32) {
         assert!(self.child.is_none(), "one broker at a time");
         self.starts += 1;
         let log = File::create(self.log()).expect("a log file");
-        let mut command = Command::new(program());
         command.args(["run", "--listen", ANY_PORT, "--shards", &shards.to_string()]);
         command.arg("--config").arg(&self.config).arg("--data-dir").arg(self.dir.join("data"));
         without_settings(&mut command);
@@ -84,6 +104,57 @@ impl Process {
         }
     }
 
+    /// From now on the program that runs is killed when one of its threads makes this call.
+    pub(crate) fn kill_at(&mut self, call: Call) {
+        let child = self.child.as_ref().expect("a broker runs");
+        self.tracer = Tracer::attach(child.id(), call);
+        assert!(self.tracer.is_some(), "strace attached to a process before");
+    }
+
+    /// Waits for the kill at a call; false if it has not come in a time, or the program has ended
+    /// in an orderly way before: then it runs no more either.
+    pub(crate) fn is_struck(&mut self, patience: Duration) -> bool {
+        let mut child = self.child.take().expect("a broker runs");
+        let end = Instant::now() + patience;
+        let mut ended = child.try_wait().expect("a child to ask");
+        while ended.is_none() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+            ended = child.try_wait().expect("a child to ask");
+        }
+        let Some(status) = ended else {
+            child.kill().expect("it can be killed");
+            child.wait().expect("it ends");
+            self.tracer = None;
+            return false;
+        };
+        self.tracer = None;
+        let struck = status.signal() == Some(9);
+        assert!(struck || status.success(), "the broker ended ({status:?}):\n{}", self.log_text());
+        struck
+    }
+
+    /// The same for a program that starts: waits until it accepts connections, and then for a time.
+    pub(crate) fn is_struck_at_start(&mut self, patience: Duration) -> bool {
+        let end = Instant::now() + PATIENCE;
+        let child = self.child.as_mut().expect("just started");
+        while child.try_wait().expect("a child to ask").is_none() {
+            let said = fs::read_to_string(self.dir.join(format!("log-{}", self.starts)));
+            if said.is_ok_and(|said| announced(&said).is_some()) {
+                break;
+            }
+            assert!(Instant::now() < end, "the broker is not ready");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.is_struck(patience)
+    }
+
+    /// SIGTERM, and no waiting.
+    pub(crate) fn terminate(&self) {
+        let id = self.child.as_ref().expect("a broker runs").id();
+        let sent = Command::new("kill").args(["-s", "TERM", &id.to_string()]).status();
+        assert!(sent.expect("kill runs").success(), "the broker still ran");
+    }
+
     /// SIGKILL.
     pub(crate) fn kill(&mut self) {
         let mut child = self.child.take().expect("a broker runs");
@@ -96,9 +167,8 @@ impl Process {
 
     /// SIGTERM, and SIGKILL if it has not ended after a time.
     pub(crate) fn stop(&mut self, patience: Duration) {
+        self.terminate();
         let mut child = self.child.take().expect("a broker runs");
-        let sent = Command::new("kill").args(["-s", "TERM", &child.id().to_string()]).status();
-        assert!(sent.expect("kill runs").success(), "the broker still ran");
         let end = Instant::now() + patience;
         while child.try_wait().expect("a child to ask").is_none() && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(1));

@@ -32,7 +32,7 @@ pub(crate) struct Plan {
     pub(crate) without: Vec<String>,
 }
 
-fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
+pub(crate) fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
     let text = std::env::var(name).ok()?;
     let value = text.trim().parse().ok();
     Some(value.unwrap_or_else(|| panic!("{name}={text}")))
@@ -61,7 +61,7 @@ impl Plan {
 
 /// The broker, its clients and what they know.
 pub(crate) struct Stage {
-    plan: Plan,
+    pub(crate) plan: Plan,
     dice: Dice,
     pub(crate) process: Process,
     pub(crate) findings: Findings,
@@ -133,15 +133,20 @@ impl Stage {
         self.plan.shards[self.dice.below(self.plan.shards.len() as u64) as usize]
     }
 
-    /// All rounds; ends at the first finding.
-    pub(crate) fn run(&mut self) {
-        let shards = self.shards();
-        self.process.start(shards);
+    /// The clients subscribe at the broker that runs.
+    pub(crate) fn set_up(&mut self) {
         let address = self.process.address.clone();
         for subscriber in &mut self.subscribers {
             subscriber.set_up(&address, &self.findings);
         }
         self.toggler.set_up(&address, &self.findings);
+    }
+
+    /// All rounds; ends at the first finding.
+    pub(crate) fn run(&mut self) {
+        let shards = self.shards();
+        self.process.start(shards);
+        self.set_up();
         for round in 1..=self.plan.rounds {
             self.load_and_kill();
             self.kill_in_recovery();
@@ -163,16 +168,28 @@ impl Stage {
 
     /// Clients at work until a kill at a random moment.
     fn load_and_kill(&mut self) {
-        let address = self.process.address.clone();
-        let dice = &mut self.dice;
-        let until_kill = dice.pause(self.plan.round_ms * 1000);
-        let gently = dice.one_in(8).then(|| dice.pause(30_000));
-        let testators = if self.plan.has("wills") { TESTATORS } else { 0 };
-        let testators: Vec<_> = (0..testators).map(|_| self.wills.testator(dice)).collect();
+        let until_kill = self.dice.pause(self.plan.round_ms * 1000);
+        let gently = self.dice.one_in(8).then(|| self.dice.pause(30_000));
         match gently {
             None => eprintln!("kill after {until_kill:?}"),
             Some(patience) => eprintln!("stop after {until_kill:?}, kill {patience:?} later"),
         }
+        self.load(|process| {
+            std::thread::sleep(until_kill);
+            match gently {
+                Some(patience) => process.stop(patience),
+                None => process.kill(),
+            }
+        });
+        self.kills += 1;
+    }
+
+    /// Clients at work while `end` brings the broker to its end.
+    pub(crate) fn load<T>(&mut self, end: impl FnOnce(&mut Process) -> T) -> T {
+        let address = self.process.address.clone();
+        let dice = &mut self.dice;
+        let testators = if self.plan.has("wills") { TESTATORS } else { 0 };
+        let testators: Vec<_> = (0..testators).map(|_| self.wills.testator(dice)).collect();
         let (findings, wills) = (&self.findings, &self.wills);
         std::thread::scope(|scope| {
             let address = address.as_str();
@@ -193,13 +210,8 @@ impl Stage {
             if self.plan.has("toggles") {
                 scope.spawn(|| self.toggler.work(address, findings));
             }
-            std::thread::sleep(until_kill);
-            match gently {
-                Some(patience) => self.process.stop(patience),
-                None => self.process.kill(),
-            }
-        });
-        self.kills += 1;
+            end(&mut self.process)
+        })
     }
 
     /// Sometimes the restart is killed, too, and the next one.
@@ -216,7 +228,7 @@ impl Stage {
     }
 
     /// Lets every exchange come to its end and looks at everything.
-    fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         eprintln!("settle");
         let address = self.process.address.clone();
         let (address, findings) = (address.as_str(), &self.findings);
