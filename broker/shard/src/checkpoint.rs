@@ -44,7 +44,7 @@ type Written = HashMap<(usize, Option<(u16, NonZeroU64)>), (u64, Kept)>;
 struct Slice {
     session: u32,
     generation: u32,
-    /// It was not written in the turn in which it was taken: meanwhile some may have been delivered.
+    /// It was not written in the turn in which it was taken: some may have been delivered since.
     waited: bool,
     /// Each with whether others wait for it, too.
     deliveries: Vec<(bool, Delivery<Stored>)>,

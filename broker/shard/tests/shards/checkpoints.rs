@@ -87,3 +87,30 @@ fn what_a_client_acknowledges_during_a_checkpoint_still_waits_for_the_others() {
         assert_eq!(session.waiting.len(), expected, "{}", session.record.client_id);
     }
 }
+
+/// What came while it was to outlive its connection stands in the log, what came later does not:
+/// the queue holds both.
+#[test]
+fn a_session_resumed_to_end_with_its_connection_keeps_what_it_had_and_holds_nothing_up() {
+    for (before, after) in [(200, 180), (60, 300)] {
+        let mut world = World::new(1, quiet());
+        fleet(&mut world, before);
+        let mut resumed = connect_as("away-1");
+        resumed.properties.receive_maximum = Some(1);
+        world.accept(0, 2000, &bytes_of(&resumed));
+        world.turns(10);
+        for number in 1..=after {
+            let payload = format!("{number:2000}");
+            world.send(0, 1000, &publish("all/1", QoS::AtLeastOnce, number, payload.as_bytes()));
+        }
+        world.turns(20);
+        world.shelf.wants_checkpoint.set(true);
+        world.turns(300);
+        assert_eq!(count(&world, RecordKind::CheckpointEnd), 1, "the checkpoint is over");
+        for session in replayed(&world) {
+            let own = session.record.client_id == "away-1";
+            let waiting = if own { before } else { before + after };
+            assert_eq!(session.waiting.len(), usize::from(waiting), "{}", session.record.client_id);
+        }
+    }
+}
