@@ -117,7 +117,7 @@ pub(crate) fn begin(stage: &mut Stage) {
 
 /// One kill of a broker that runs, on what all before it left; true if the call came.
 pub(crate) fn round(stage: &mut Stage, strike: Strike) -> bool {
-    stage.process.configure_store(if strike.call.number % 2 == 0 { TINY } else { PIECES });
+    stage.process.configure_store(if strike.call.number.is_multiple_of(2) { TINY } else { PIECES });
     let struck = match strike.moment {
         Moment::FirstStart | Moment::Start | Moment::Redeal => {
             stage.load(|process| {
