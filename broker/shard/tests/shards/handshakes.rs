@@ -105,3 +105,31 @@ fn who_goes_while_its_handshake_waits_is_forgotten() {
     assert_eq!(world.count(Counter::TlsWaiting), 0);
     assert_eq!(world.count(Counter::ConnectionsOpen), 1);
 }
+
+/// In one queue, a storm of more clients than one deadline can serve would let none finish.
+#[test]
+fn a_handshake_that_has_begun_is_finished_before_others_begin() {
+    let authority = Authority::new("test");
+    let side = ClientSide::new(&authority, BOTH, None);
+    let mut world = world(&authority);
+    world.reload(Limits { handshake_budget_us: 0, ..secured(&authority) }, || Access::Open);
+    let mut first = side.connect(NAME);
+    world.accept(0, 0, &flight(&mut first));
+    let hello = flight(&mut side.connect(NAME));
+    (1..STORM).for_each(|socket| world.accept(0, socket, &hello));
+    world.turns(2);
+    let answer = world.sent(0, 0);
+    first.read_tls(&mut &answer[..]).expect("a slice can be read");
+    first.process_new_packets().expect("a good answer");
+    world.send(0, 0, &flight(&mut first));
+    world.turns(3);
+    assert_eq!(world.count(Counter::TlsHandshakes), 1, "the first is done");
+    assert!(world.count(Counter::TlsWaiting) > u64::from(STORM) - 10, "the others wait");
+    // Half of their time has passed: what is left would not do.
+    let timeout_ms = quiet().listener(0).connect_timeout_ms;
+    world.pass_ms(timeout_ms / 2 + 1);
+    world.turns(STORM as usize);
+    assert_eq!(world.count(Counter::TlsWaiting), 0);
+    assert!(world.is_closed(0, STORM - 1), "it is not begun any more");
+    assert!(!world.is_closed(0, 0));
+}
