@@ -264,8 +264,9 @@ impl<S: Store> Core<S> {
         let Some(outbound) = session.and_then(|session| session.outbound.as_ref()) else {
             return HashSet::new();
         };
-        let queue = outbound.waiting_behind(|one| one.message.seq < first);
-        let queue = queue.map(|one| one.message.seq).take_while(|seq| *seq <= last);
+        let is_before = |one: &Delivery<Stored>| one.message.seq != 0 && one.message.seq < first;
+        let queue = outbound.waiting_behind(is_before).map(|one| one.message.seq);
+        let queue = queue.take_while(|seq| (first..=last).contains(seq));
         let under_way = outbound.under_way().filter_map(|(_, one)| Some(one?.message.seq));
         queue.chain(under_way).collect()
     }

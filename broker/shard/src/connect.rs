@@ -51,13 +51,13 @@ impl<S: Store> Core<S> {
         let full = self.clients.conns.len() >= self.limits.connections_max as usize
             || self.clients.of_listener(listener) >= self.limits.listener(listener).connections_max;
         let index = self.add_conn(listener, socket, peer);
-        if let Err(fault) = self.filter_by_listener(index, listener) {
-            return self.on_fault(index, &fault);
-        }
         if full || self.draining {
             self.clients.counters.add(Counter::ConnectionsRefused, 1);
             self.close(index, Cause::Lost);
             return;
+        }
+        if let Err(fault) = self.filter_by_listener(index, listener) {
+            return self.on_fault(index, &fault);
         }
         self.commands.push(Command::ReceiveOnce(index));
     }

@@ -174,8 +174,8 @@ impl Kept {
         true
     }
 
-    /// It stays in memory from now on: whoever has it may need it at once, or the log will not
-    /// keep it. Does nothing while it is away.
+    /// It stays in memory from now on: whoever has it may need it at once. Does nothing while it is
+    /// away.
     pub(crate) fn stay(&self) {
         if self.message().is_none() || self.0.stays.replace(true) {
             return;
@@ -240,7 +240,13 @@ impl Kept {
     /// It was read.
     pub(crate) fn page_in(&self, message: Message) {
         self.unask();
-        self.arrive(Content::Here(message));
+        if !self.is_away() {
+            return;
+        }
+        *self.0.content.borrow_mut() = Content::Here(message);
+        let memory = &self.0.memory;
+        change(&memory.bytes, |bytes| bytes + u64::from(self.0.bytes));
+        change(&memory.away, |away| away - 1);
     }
 
     /// It cannot be read any more.
@@ -250,16 +256,6 @@ impl Kept {
             self.forget_place();
             *self.0.content.borrow_mut() = Content::Lost;
         }
-    }
-
-    fn arrive(&self, content: Content) {
-        if !self.is_away() {
-            return;
-        }
-        *self.0.content.borrow_mut() = content;
-        let memory = &self.0.memory;
-        change(&memory.bytes, |bytes| bytes + u64::from(self.0.bytes));
-        change(&memory.away, |away| away - 1);
     }
 }
 
@@ -280,10 +276,12 @@ impl Drop for Inner {
 #[cfg(test)]
 mod tests {
     use ringtide_codec::QoS;
+    use ringtide_session::Delivery;
     use ringtide_topics::TenantId;
 
     use super::*;
     use crate::message::{Header, View};
+    use crate::session::Stored;
 
     fn message(payload: &[u8]) -> Message {
         let header = Header {
@@ -308,6 +306,14 @@ mod tests {
 
     fn seen(memory: &Memory) -> (u64, usize, usize) {
         (memory.bytes(), memory.placed(), memory.away())
+    }
+
+    /// What is left in memory of a message that waits in the log: its handle with the two counts
+    /// of its references, and an entry in the queue of each session.
+    #[test]
+    fn sizes_of_a_message_that_is_away() {
+        assert_eq!(size_of::<Inner>() + 2 * size_of::<usize>(), 112);
+        assert_eq!(size_of::<Delivery<Stored>>(), 72);
     }
 
     #[test]

@@ -169,10 +169,8 @@ impl Pages {
     /// Sessions, by number and generation, for which `waits` does not hold have had their turn, or
     /// are gone: what was read for them need not be kept for them any more.
     pub(crate) fn unpin_unless(&mut self, waits: impl Fn(u32, u32) -> bool) {
-        self.unpumped.retain(|reader| match reader {
-            Reader::Session(index, generation) => waits(*index, *generation),
-            Reader::Checkpoint => false,
-        });
+        self.unpumped
+            .retain(|reader| matches!(reader, Reader::Session(index, of) if waits(*index, *of)));
     }
 
     /// Asks for messages, which stand in the order in which they will be needed. True if some of
@@ -187,7 +185,7 @@ impl Pages {
                 beside = true;
                 continue;
             };
-            match last.as_mut().filter(|span| span.reader == reader) {
+            match &mut last {
                 Some(span) if span.takes_in(place) => {
                     span.bytes = place.offset - span.offset + place.bytes;
                     span.kept.push((place, kept));

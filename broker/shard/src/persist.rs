@@ -178,6 +178,7 @@ impl<S: Store> Core<S> {
     /// Lets out what waited for the log and ends the turn's batch. True if something that became
     /// durable meanwhile is still to be let out.
     pub(crate) fn end_of_log_turn(&mut self, over: &dyn Fn() -> bool) -> bool {
+        // Not every store has its writes made by the driver, which tells of their ends.
         self.settle_pages();
         let durable = self.durable();
         let mut share = Share::new(over, OPENS_LEAST);

@@ -340,6 +340,8 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         for index in dirty.drain(..) {
             self.flush_one(index);
         }
+        // A filter that could not send has ended its connection.
+        dirty.append(&mut self.core.clients.dirty);
         self.core.clients.dirty = dirty;
         for index in mem::take(&mut self.core.clients.closing) {
             if let Some(conn) = self.core.clients.conns.at(index) {
