@@ -5,6 +5,7 @@
 //! [`all`] lists them by name.
 
 mod log;
+pub mod loopback;
 
 use std::collections::VecDeque;
 use std::time::Duration;
