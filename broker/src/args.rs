@@ -69,7 +69,7 @@ macro_rules! command_with_settings {
             /// number of shards; 0 = one per usable core
             #[argh(option, arg_name = "N")]
             shards: Option<u16>,
-            /// network driver: auto or io_uring
+            /// network driver: auto, uring or epoll
             #[argh(option, arg_name = "NAME")]
             driver: Option<String>,
             /// directory of the broker's data
@@ -245,7 +245,7 @@ mod tests {
             "--shards",
             "3",
             "--driver",
-            "io_uring",
+            "uring",
             "--data-dir",
             "/tmp/d",
             "--log",
@@ -259,7 +259,7 @@ mod tests {
         let binds: Vec<String> = config.listeners.iter().map(|l| l.bind.to_string()).collect();
         assert_eq!(binds, ["127.0.0.1:2000", "0.0.0.0:2001"]);
         assert_eq!(config.shards, 3);
-        assert_eq!(config.driver.name(), "io_uring");
+        assert_eq!(config.driver.name(), "uring");
         assert_eq!(config.data_dir, PathBuf::from("/tmp/d"));
         assert_eq!(format!("{:?}", config.log), "Log { format: Json, level: Debug }");
         let origin = loaded.layers.origin(&KeyPath::default().key("log").key("level"));

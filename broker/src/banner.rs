@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::config::{
-    ClientCertificates, Config, Durability, Listener, ListenerDurability, Loaded, Transport,
+    ClientCertificates, Config, Durability, Host, Listener, ListenerDurability, Loaded, Transport,
 };
 use crate::preflight::Footing;
 
@@ -18,6 +18,8 @@ pub struct Banner<'a> {
     pub footing: &'a Footing,
     /// The addresses that are listened on, one per listener of the configuration.
     pub addresses: &'a [SocketAddr],
+    /// What hosts the shards' threads.
+    pub host: Host,
     /// The driver and what it found in the kernel.
     pub driver: &'a str,
 }
@@ -32,7 +34,7 @@ impl Banner<'_> {
         };
         let mut lines = vec![
             format!("ringtide {VERSION}, configuration: {from}"),
-            self.shards(config),
+            self.shards(),
             format!("driver: {}", self.driver),
             format!(
                 "connections: up to {} (nofile {})",
@@ -52,11 +54,11 @@ impl Banner<'_> {
         self.loaded.config.listeners.iter().zip(self.addresses).map(listener).collect()
     }
 
-    fn shards(&self, config: &Config) -> String {
+    fn shards(&self) -> String {
         let cpus: Vec<String> = self.footing.cpus.iter().map(ToString::to_string).collect();
         let count = cpus.len();
         let plural = if count == 1 { "" } else { "s" };
-        format!("{count} shard{plural} on cpu {}, host {}", cpus.join(","), config.host.name())
+        format!("{count} shard{plural} on cpu {}, host {}", cpus.join(","), self.host.name())
     }
 }
 
@@ -130,6 +132,7 @@ mod tests {
             loaded: &loaded,
             footing: &footing,
             addresses: &addresses,
+            host: Host::Glommio,
             driver: "io_uring (multishot)",
         };
         assert_eq!(

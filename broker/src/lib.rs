@@ -10,6 +10,7 @@ pub mod banner;
 pub mod config;
 pub mod control;
 mod datadir;
+pub mod drivers;
 pub mod exit;
 mod keys;
 pub mod listen;

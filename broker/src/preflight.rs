@@ -6,11 +6,11 @@
 use std::fs;
 
 use ringtide_shard::access::Acl;
-use ringtide_tuning::{Demand, RING_SLOTS_MAX, Root, Verdict, cores, limits};
+use ringtide_tuning::{Demand, IoUring, RING_SLOTS_MAX, Root, Verdict, cores, limits};
 
-use crate::config::{Config, ConfigError, Descriptors, Host, KeyPath, Problem};
+use crate::config::{Config, ConfigError, Descriptors, Driver, Host, KeyPath, Problem};
+use crate::drivers;
 use crate::exit::Failure;
-use crate::start;
 
 /// Descriptors of one shard's own: rings, eventfds, timers of its host.
 const DESCRIPTORS_PER_SHARD: u64 = 16;
@@ -62,8 +62,18 @@ pub fn check(config: &Config) -> Result<Footing, Failure> {
 /// When the configuration names processors that are not there.
 pub fn demand(config: &Config, target: Option<u64>) -> Result<Demand, Failure> {
     let shards = place_shards(config, &cores::usable())?.len();
-    let (ring_bytes, locked) = start::ring_bytes();
-    let glommio = if config.host == Host::Glommio { MEMLOCK_GLOMMIO } else { 0 };
+    let (ring_bytes, locked) = drivers::ring_bytes();
+    let io_uring = match config.driver {
+        Driver::Auto => IoUring::Wanted,
+        Driver::Uring => IoUring::Needed,
+        Driver::Epoll => IoUring::Unused,
+    };
+    let locked = if io_uring == IoUring::Unused { 0 } else { locked };
+    let glommio = if config.host == Host::Glommio && config.driver != Driver::Epoll {
+        MEMLOCK_GLOMMIO
+    } else {
+        0
+    };
     let listeners = &config.listeners;
     let bounded = listeners.iter().all(|listener| listener.max_connections > 0);
     let configured = listeners.iter().map(|listener| u64::from(listener.max_connections)).sum();
@@ -76,6 +86,7 @@ pub fn demand(config: &Config, target: Option<u64>) -> Result<Demand, Failure> {
         ring_bytes,
         memlock_bytes: (shards as u64 * locked).max(glommio),
         ports: listeners.iter().map(|l| l.bind.port()).filter(|port| *port != 0).collect(),
+        io_uring,
     })
 }
 

@@ -8,13 +8,13 @@ use tracing::{error, info, warn};
 
 use crate::args::{self, Command, Settings};
 use crate::banner::{Banner, VERSION};
-use crate::config::{self, Descriptors, Loaded, Sources};
+use crate::config::{self, Loaded, Sources};
 use crate::control::{Control, Live, Stage};
 use crate::exit::{Exit, Failure};
 use crate::listen::{self, Opened};
 use crate::logs::{self, LogLevel};
 use crate::tls::{self, TlsFiles};
-use crate::{notify, preflight, signals, start, store_command, tune_command, watchdog};
+use crate::{drivers, notify, preflight, signals, start, store_command, tune_command, watchdog};
 
 /// Does what the arguments (without the program's name) ask for.
 pub fn main(arguments: &[&str]) -> Exit {
@@ -90,13 +90,8 @@ fn run(settings: &Settings) -> Exit {
 
 fn serve(sources: Sources, loaded: &Loaded, level: LogLevel) -> Result<(), Failure> {
     let mut config = loaded.config.clone();
-    let mut footing = preflight::check(&config)?;
-    let findings = start::probe()?;
-    if config.descriptors == Descriptors::Direct && !findings.direct_descriptors {
-        warn!("direct descriptors do not work on this kernel: plain ones are used");
-        config.descriptors = Descriptors::Plain;
-        footing = preflight::check(&config)?;
-    }
+    let driver = drivers::choose(&mut config)?;
+    let footing = preflight::check(&config)?;
     for warning in &footing.warnings {
         warn!("{warning}");
     }
@@ -119,8 +114,13 @@ fn serve(sources: Sources, loaded: &Loaded, level: LogLevel) -> Result<(), Failu
     })?;
     tls.watch()?;
     let addresses: Vec<SocketAddr> = listeners.iter().map(|opened| opened.address).collect();
-    let driver = start::describe(&findings);
-    let banner = Banner { loaded, footing: &footing, addresses: &addresses, driver: &driver };
+    let banner = Banner {
+        loaded,
+        footing: &footing,
+        addresses: &addresses,
+        host: config.host,
+        driver: &driver.describe(),
+    };
     for line in banner.lines() {
         info!("{line}");
     }
@@ -130,10 +130,9 @@ fn serve(sources: Sources, loaded: &Loaded, level: LogLevel) -> Result<(), Failu
         cpus: footing.cpus,
         listeners,
         connections_max: footing.connections_max,
-        findings,
         control,
     };
-    start::run(plan, |turns| {
+    start::run(plan, driver, |turns| {
         // A signal may have come during the recovery.
         if told.stage() != Stage::Running {
             return;

@@ -4,11 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use ringtide_net::Findings;
 use ringtide_net::host::{self, ExecutorOptions, ShardContext, ShardError};
-use ringtide_net::memlock;
-use ringtide_net::peers::Peers;
-use ringtide_net::uring::{self, UringConfig, UringDriver};
 use ringtide_ring::{Ports, Shared, mesh};
 use ringtide_shard::clock::SystemClock;
 use ringtide_shard::counters::{Counter, Counters};
@@ -17,8 +13,9 @@ use ringtide_shard::{Note, Parts, Shard};
 use ringtide_topics::interest::InterestTable;
 use tracing::{info, warn};
 
-use crate::config::{Config, Descriptors, Host};
+use crate::config::{Config, Host};
 use crate::control::Control;
+use crate::drivers::{Chosen, Drivers, EpollDrivers, UringDrivers};
 use crate::exit::Failure;
 use crate::keys;
 use crate::listen::Opened;
@@ -43,41 +40,8 @@ pub struct Plan {
     pub listeners: Vec<Opened>,
     /// Connections that there are descriptors for, all listeners together.
     pub connections_max: u64,
-    /// What the driver can do here.
-    pub findings: Findings,
     /// Shutdown and changed settings.
     pub control: Arc<Control>,
-}
-
-/// Tries the features that the driver uses.
-///
-/// # Errors
-/// When the kernel lacks what the driver cannot do without.
-pub fn probe() -> Result<Findings, Failure> {
-    ringtide_net::probe::probe().map_err(|error| Failure::host(error.to_string()))
-}
-
-/// Bytes of one shard's rings with their receive buffers, and of those the bytes that it locks.
-pub fn ring_bytes() -> (u64, u64) {
-    // Without peers no eventfd is made: only the sizes are asked for.
-    let Ok(peers) = Peers::new(0) else { return (0, 0) };
-    let config = UringConfig::new(0, peers, Vec::new());
-    let locked = memlock::driver_bytes(&config);
-    let buffers = u64::from(config.receive_buffers) * u64::from(config.receive_buffer_bytes);
-    (locked + buffers, locked)
-}
-
-/// What was found, as one line.
-pub fn describe(findings: &Findings) -> String {
-    let names = |works: bool| {
-        let found = findings.features.iter().filter(move |feature| feature.works == works);
-        found.map(|feature| feature.name).collect::<Vec<_>>().join(", ")
-    };
-    let missing = match names(false) {
-        none if none.is_empty() => none,
-        some => format!("; without {some}"),
-    };
-    format!("io_uring on Linux {}: {}{missing}", findings.release, names(true))
 }
 
 /// Runs the shards until the control's stage has left `Running` and they are done. `ready` is
@@ -86,12 +50,27 @@ pub fn describe(findings: &Findings) -> String {
 ///
 /// # Errors
 /// When a shard cannot be started, or fails.
-pub fn run(plan: Plan, ready: impl FnOnce(Arc<Shared>)) -> Result<(), Failure> {
+pub fn run(plan: Plan, driver: Chosen, ready: impl FnOnce(Arc<Shared>)) -> Result<(), Failure> {
     let shards = plan.cpus.len() as u16;
-    let peers = Peers::new(shards)
-        .map_err(|error| Failure::host(format!("cannot make the shards' wakers: {error}")))?;
+    let (descriptors, connections_max) = (plan.config.descriptors, plan.connections_max);
+    let wakers = |error| Failure::host(format!("cannot make the shards' wakers: {error}"));
+    match driver {
+        Chosen::Uring(findings) => {
+            let drivers = UringDrivers::new(shards, findings, descriptors, connections_max);
+            run_with(drivers.map_err(wakers)?, plan, ready)
+        }
+        Chosen::Epoll => run_with(EpollDrivers::new(shards).map_err(wakers)?, plan, ready),
+    }
+}
+
+fn run_with<D: Drivers>(
+    drivers: D,
+    plan: Plan,
+    ready: impl FnOnce(Arc<Shared>),
+) -> Result<(), Failure> {
+    let shards = plan.cpus.len() as u16;
     for shard in 0..shards {
-        if let Some(waker) = peers.waker(shard) {
+        if let Some(waker) = drivers.waker(shard) {
             plan.control.add_waker(waker);
         }
     }
@@ -122,9 +101,7 @@ pub fn run(plan: Plan, ready: impl FnOnce(Arc<Shared>)) -> Result<(), Failure> {
         partitions: Arc::new(PartitionMap::even(partition_key, shards)),
         counters: counters(shards, damage),
         steering,
-        peers,
-        descriptors: descriptors(plan.config.descriptors, plan.connections_max, shards),
-        findings: Arc::new(plan.findings),
+        drivers,
         seed: seed(),
         clock: SystemClock::new(),
     };
@@ -174,17 +151,6 @@ fn counters(shards: u16, damage: DamageFound) -> Arc<[Arc<Counters>]> {
     all
 }
 
-/// What one shard keeps its sockets in.
-fn descriptors(chosen: Descriptors, connections_max: u64, shards: u16) -> uring::Descriptors {
-    match chosen {
-        Descriptors::Plain => uring::Descriptors::Plain,
-        Descriptors::Direct => {
-            let slots = connections_max / u64::from(shards.max(1));
-            uring::Descriptors::Direct { slots_max: u32::try_from(slots).unwrap_or(u32::MAX) }
-        }
-    }
-}
-
 fn interest_segments(connections_max: u64) -> usize {
     let wanted = (connections_max / INTEREST_KEYS_PER_SEGMENT).next_power_of_two();
     usize::try_from(wanted).map_or(INTEREST_SEGMENTS_MAX, |n| n.clamp(64, INTEREST_SEGMENTS_MAX))
@@ -192,33 +158,27 @@ fn interest_segments(connections_max: u64) -> usize {
 
 /// What all shards are given.
 #[derive(Clone)]
-struct Common {
+struct Common<D> {
     interest: Arc<InterestTable>,
     partitions: Arc<PartitionMap>,
     counters: Arc<[Arc<Counters>]>,
     steering: Arc<ProgramSteering>,
-    peers: Arc<Peers>,
-    descriptors: uring::Descriptors,
-    findings: Arc<Findings>,
+    drivers: D,
     seed: u64,
     clock: SystemClock,
 }
 
 /// Builds one shard on its own thread.
-fn build(
-    common: Common,
+fn build<D: Drivers>(
+    common: Common<D>,
     ports: Ports<Note>,
     listeners: Vec<OwnedFd>,
     recovered: Option<Recovered>,
     context: ShardContext,
-) -> Result<Shard<UringDriver, ProgramStore, SystemClock>, ShardError> {
+) -> Result<Shard<D::Driver, ProgramStore, SystemClock>, ShardError> {
     let shard = context.shard;
     let count = listeners.len() as u16;
-    let mut config = UringConfig::new(shard, common.peers, listeners);
-    config.descriptors = common.descriptors;
-    common.findings.apply(&mut config);
-    let driver = UringDriver::new(config, context.watch)
-        .map_err(|error| format!("shard {shard}: cannot set up io_uring: {error}"))?;
+    let driver = common.drivers.make(listeners, context)?;
     let (log, restored) = match recovered {
         Some(Recovered { log, parts }) => (Some(log), Some(parts)),
         None => (None, None),

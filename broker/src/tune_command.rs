@@ -7,13 +7,13 @@ use std::path::Path;
 
 use ringtide_tuning::profile::BUILT_IN;
 use ringtide_tuning::{
-    Check, Done, Mode, Profile, Root, Step, Survey, TuneError, Verdict, apply, revert,
+    Check, Done, IoUring, Mode, Profile, Root, Step, Survey, TuneError, Verdict, apply, revert,
 };
 use serde::Serialize;
 
 use crate::args::{Look, TuneCommand};
 use crate::exit::{Exit, Failure};
-use crate::{preflight, program, start};
+use crate::{drivers, preflight, program};
 
 /// Does what was asked for.
 pub(crate) fn run(command: &TuneCommand) -> Exit {
@@ -53,13 +53,14 @@ fn no_profile(name: &str, error: &io::Error) -> Failure {
     ))
 }
 
-fn survey(look: &Look) -> Result<(Root, Survey), Failure> {
+/// The host as a look sees it, and what io_uring is to the configured broker.
+fn survey(look: &Look) -> Result<(Root, Survey, IoUring), Failure> {
     let profile = profile(&look.profile)?;
     let (_, loaded) = program::load(&look.settings)?;
     let root = Root::at(&look.root);
     let demand = preflight::demand(&loaded.config, look.connections)?;
     let survey = Survey::of(&root, &profile, &demand);
-    Ok((root, survey))
+    Ok((root, survey, demand.io_uring))
 }
 
 /// The output of `--json`.
@@ -74,10 +75,10 @@ struct Report<'a> {
 }
 
 fn check(look: &Look, json: bool) -> Result<(String, Exit), Failure> {
-    let (root, survey) = survey(look)?;
+    let (root, survey, io_uring) = survey(look)?;
     let mut checks = survey.checks();
     if root.is_host() {
-        checks.push(io_uring());
+        checks.extend(io_uring.weighs(tried()));
     }
     let worst = checks.iter().map(|check| check.verdict).max().unwrap_or(Verdict::Ok);
     let exit = match worst {
@@ -110,19 +111,21 @@ fn lines(checks: &[Check]) -> String {
 }
 
 /// The one sure way to know: the driver's own try.
-fn io_uring() -> Check {
+fn tried() -> Check {
     let (name, why) =
         ("io_uring", "tried here, by this user; filters and limits cannot hide from it");
-    match start::probe() {
-        Ok(findings) => Check::new(name, start::describe(&findings), "", why),
-        Err(failure) => Check::new(name, failure.text, "every feature that the driver needs", why)
-            .remedy("see above for what forbids it")
-            .verdict(Verdict::Short),
+    match drivers::probe() {
+        Ok(findings) => Check::new(name, drivers::describe(&findings), "", why),
+        Err(error) => {
+            Check::new(name, error.to_string(), "every feature that the driver needs", why)
+                .remedy("see above for what forbids it")
+                .verdict(Verdict::Short)
+        }
     }
 }
 
 fn change(look: &Look, dry_run: bool) -> Result<(String, Exit), Failure> {
-    let (root, survey) = survey(look)?;
+    let (root, survey, _) = survey(look)?;
     let mode = if dry_run { Mode::DryRun } else { Mode::Change };
     let steps = apply(&root, &survey, mode).map_err(refused)?;
     let (mut text, exit) = told(&steps, if dry_run { "would change" } else { "changed" });

@@ -34,6 +34,38 @@ pub struct Demand {
     pub memlock_bytes: u64,
     /// Ports that are listened on, besides those that the profile names.
     pub ports: Vec<u16>,
+    /// What io_uring is to the broker.
+    pub io_uring: IoUring,
+}
+
+/// What io_uring is to the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoUring {
+    /// It does not start without.
+    Needed,
+    /// It costs more CPU without.
+    Wanted,
+    /// Something else does the network I/O.
+    Unused,
+}
+
+impl IoUring {
+    /// A finding about io_uring as it weighs here; none where nobody asks.
+    pub fn weighs(self, check: Check) -> Option<Check> {
+        match self {
+            IoUring::Needed => Some(check),
+            IoUring::Unused => None,
+            IoUring::Wanted => {
+                let verdict = check.verdict.min(Verdict::Advice);
+                let remedy = format!(
+                    "{}; until then epoll does the network I/O, which takes more CPU for each \
+                     message",
+                    check.remedy
+                );
+                Some(Check { fatal: false, ..check }.verdict(verdict).remedy(remedy))
+            }
+        }
+    }
 }
 
 /// The least that a kernel setting must be.
@@ -267,7 +299,11 @@ fn limit(
 pub fn at_start(root: &Root, demand: &Demand) -> Vec<Check> {
     let cost = Cost::default();
     let needs = demand.needs(root, &cost);
-    let mut checks = vec![kernel::check_version(root), kernel::check_io_uring(root)];
+    // What is only wanted is tried before, and told then.
+    let mut checks = match demand.io_uring {
+        IoUring::Needed => vec![kernel::check_version(root), kernel::check_io_uring(root)],
+        IoUring::Wanted | IoUring::Unused => Vec::new(),
+    };
     checks.extend(
         needs.iter().map(|need| crate::item::sysctl(root, need.key, None, Some(need)).check),
     );

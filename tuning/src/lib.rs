@@ -33,7 +33,7 @@ mod unit;
 
 pub use apply::{Done, Mode, Step, apply};
 pub use check::{Check, Verdict};
-pub use demand::{Demand, RING_SLOTS_MAX, at_start};
+pub use demand::{Demand, IoUring, RING_SLOTS_MAX, at_start};
 pub use originals::{FOLDER as ORIGINALS_FOLDER, TuneError};
 pub use profile::Profile;
 pub use revert::revert;

@@ -1,7 +1,7 @@
 //! A look at the host: everything that the profile and the demand speak of, in one order.
 
 use crate::check::{Check, Verdict};
-use crate::demand::{Demand, limit_checks};
+use crate::demand::{Demand, IoUring, limit_checks};
 use crate::item::{Item, sysctl};
 use crate::profile::{HostItem, Profile, Rule};
 use crate::root::Root;
@@ -36,9 +36,7 @@ impl Survey {
         let mut ports = [profile.ports.clone(), demand.ports.clone()].concat();
         ports.sort_unstable();
         ports.dedup();
-        let mut items: Vec<Item> = vec![kernel::check_version(root).into()];
-        items.push(io_uring(root, profile));
-        items.push(kernel::check_seccomp(root).into());
+        let mut items = io_uring(root, profile, demand.io_uring);
         items.extend(machine::items(root, profile));
         items.extend(nic::items(root, profile));
         items.extend(conntrack::item(root, profile, &ports));
@@ -99,11 +97,15 @@ impl Survey {
     }
 }
 
-/// The switch for this process, and the profile's wish for it.
-fn io_uring(root: &Root, profile: &Profile) -> Item {
-    let check = kernel::check_io_uring(root);
-    match profile.sysctl(IO_URING_SWITCH) {
-        None => check.into(),
+/// What io_uring needs: the kernel, the switch for this process with the profile's wish for it, and
+/// no filter.
+fn io_uring(root: &Root, profile: &Profile, io_uring: IoUring) -> Vec<Item> {
+    let switch = |check| match profile.sysctl(IO_URING_SWITCH) {
+        None => Item::from(check),
         Some(rule) => Item { check, ..sysctl(root, IO_URING_SWITCH, Some(rule), None) },
-    }
+    };
+    let version = io_uring.weighs(kernel::check_version(root)).map(Item::from);
+    let allowed = io_uring.weighs(kernel::check_io_uring(root)).map(switch);
+    let filter = io_uring.weighs(kernel::check_seccomp(root)).map(Item::from);
+    [version, allowed, filter].into_iter().flatten().collect()
 }

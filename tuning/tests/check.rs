@@ -6,7 +6,9 @@ mod hosts;
 use hosts::Host;
 use proptest::prelude::*;
 use ringtide_tuning::profile::{APPLIANCE, SOURCE_E};
-use ringtide_tuning::{Check, Demand, Done, Mode, Profile, Root, Survey, Verdict, apply, at_start};
+use ringtide_tuning::{
+    Check, Demand, Done, IoUring, Mode, Profile, Root, Survey, Verdict, apply, at_start,
+};
 
 fn demand(connections: u64) -> Demand {
     Demand {
@@ -18,6 +20,7 @@ fn demand(connections: u64) -> Demand {
         ring_bytes: 4 << 20,
         memlock_bytes: 8 << 20,
         ports: vec![1884],
+        io_uring: IoUring::Needed,
     }
 }
 
@@ -247,8 +250,31 @@ fn a_start_tells_only_what_is_configured_for() {
     assert_eq!(short(&demand(2_000_000)), many);
     host.set("kernel.osrelease", "5.10.0");
     assert_eq!(short(&demand(0)), ["kernel"]);
+    for io_uring in [IoUring::Wanted, IoUring::Unused] {
+        assert_eq!(short(&Demand { io_uring, ..demand(0) }), [] as [&str; 0]);
+    }
     let nothing = at_start(&Root::at("/nonexistent"), &demand(1_000_000));
     assert!(nothing.iter().all(|check| check.verdict != Verdict::Short), "{nothing:?}");
+}
+
+#[test]
+fn a_host_without_io_uring_is_advised_where_the_broker_can_do_without() {
+    let host = Host::server();
+    host.set("kernel.osrelease", "5.10.0");
+    host.set("kernel.io_uring_disabled", "2");
+    let found = checks(&host, &demand(0));
+    told(&found, "kernel", Verdict::Short, "Linux 5.10.0");
+    told(&found, "io_uring_disabled", Verdict::Short, "2");
+    let found = checks(&host, &Demand { io_uring: IoUring::Wanted, ..demand(0) });
+    for (name, value) in [("kernel", "Linux 5.10.0"), ("io_uring_disabled", "2")] {
+        told(&found, name, Verdict::Advice, value);
+        let check = find(&found, name);
+        assert!(!check.failed() && check.to_string().contains("until then epoll"), "{check}");
+    }
+    let found = checks(&host, &Demand { io_uring: IoUring::Unused, ..demand(0) });
+    for name in ["kernel", "io_uring_disabled", "seccomp"] {
+        assert!(!found.iter().any(|check| check.name == name), "{name} matters to nobody");
+    }
 }
 
 /// Text of any kind in the place of what the kernel writes.

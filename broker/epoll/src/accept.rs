@@ -51,8 +51,7 @@ impl Acceptor {
         for fd in &fds {
             ioctl_fionbio(fd, true)?;
         }
-        let listener =
-            |fd| Listener { fd, wanted: false, watched: false, paused_until: None };
+        let listener = |fd| Listener { fd, wanted: false, watched: false, paused_until: None };
         Ok(Acceptor { listeners: fds.into_iter().map(listener).collect(), paused: 0 })
     }
 

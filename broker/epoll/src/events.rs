@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use ringtide_driver::{Completion, ListenerId, Socket, Token, Wait};
 use rustix::buffer::spare_capacity;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
@@ -88,7 +88,11 @@ impl EpollDriver {
         let mut flags = always();
         flags.set(EventFlags::OUT, on);
         epoll::modify(&self.epoll, fd, EventData::new_u64(number.into()), flags)?;
-        if on { entry.set(ARMED) } else { entry.clear(ARMED) }
+        if on {
+            entry.set(ARMED)
+        } else {
+            entry.clear(ARMED)
+        }
         Ok(())
     }
 
@@ -191,7 +195,8 @@ impl EpollDriver {
     /// Takes a socket in: owned, numbered, and registered once and for all but its room to send.
     fn adopt(&mut self, fd: OwnedFd) -> Result<u32, Errno> {
         let number = self.sockets.insert(fd);
-        let fd = self.sockets.open(number).and_then(|entry| entry.fd.as_ref()).ok_or(Errno::BADF)?;
+        let fd =
+            self.sockets.open(number).and_then(|entry| entry.fd.as_ref()).ok_or(Errno::BADF)?;
         let data = EventData::new_u64(number.into());
         if let Err(errno) = epoll::add(&self.epoll, fd, data, always()) {
             self.sockets.remove(number);

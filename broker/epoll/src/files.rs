@@ -111,8 +111,7 @@ impl Files {
 
     /// What has ended since the last call.
     pub(crate) fn ended(&mut self) -> Vec<Completion> {
-        let ended =
-            std::mem::take(&mut *self.done.lock().unwrap_or_else(PoisonError::into_inner));
+        let ended = std::mem::take(&mut *self.done.lock().unwrap_or_else(PoisonError::into_inner));
         if ended.iter().any(|completion| matches!(completion, Completion::LogWritten { .. })) {
             self.writing = false;
         }

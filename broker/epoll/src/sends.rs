@@ -157,7 +157,8 @@ mod tests {
             spares.keep(vec![1; SPARE_BYTES_MAX]);
         }
         let kept = std::iter::from_fn(|| spares.take());
-        let bytes: usize = kept.inspect(|vector| assert!(vector.is_empty())).map(|v| v.capacity()).sum();
+        let bytes: usize =
+            kept.inspect(|vector| assert!(vector.is_empty())).map(|v| v.capacity()).sum();
         assert_eq!(bytes, SPARE_TOTAL_BYTES_MAX);
         assert_eq!(spares.bytes, 0);
     }

@@ -27,12 +27,13 @@ impl Host {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Driver {
-    /// The best one that the host offers.
+    /// io_uring where the host has it and allows it, else epoll.
     #[default]
     Auto,
     /// io_uring, or no start.
-    IoUring,
-    /// epoll, for hosts that forbid io_uring.
+    #[serde(alias = "io_uring")]
+    Uring,
+    /// epoll, on plain threads.
     Epoll,
 }
 
@@ -41,7 +42,7 @@ impl Driver {
     pub fn name(self) -> &'static str {
         match self {
             Driver::Auto => "auto",
-            Driver::IoUring => "io_uring",
+            Driver::Uring => "uring",
             Driver::Epoll => "epoll",
         }
     }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::layers::{Layers, Origin};
 use super::load::Problem;
 use super::path::KeyPath;
-use super::{ClientCertificates, Config, Driver, Durability, Limits, Listener, SHARDS_MAX};
+use super::{ClientCertificates, Config, Driver, Durability, Host, Limits, Listener, SHARDS_MAX};
 
 /// The largest packet that the standard's length field can say, with its fixed header.
 const PACKET_BYTES_MAX: u64 = 268_435_455 + 5;
@@ -53,9 +53,12 @@ fn machine(config: &Config, report: &mut Report<'_>) {
     if let Some(cpu) = config.cpus.iter().find(|cpu| !seen.insert(**cpu)) {
         report.add(&root.key("cpus"), format!("names processor {cpu} twice"));
     }
-    if config.driver == Driver::Epoll {
-        let text = "is \"epoll\", which this version does not have; set \"auto\" or \"io_uring\"";
-        report.add(&root.key("driver"), text.to_owned());
+    let host = root.key("host");
+    let asked = !matches!(report.layers.origin(&host), Origin::Default);
+    if config.driver == Driver::Epoll && config.host == Host::Glommio && asked {
+        let text = "is \"glommio\", which needs io_uring, but driver is \"epoll\"; leave host out \
+                    or set it to \"threads\"";
+        report.add(&host, text.to_owned());
     }
 }
 

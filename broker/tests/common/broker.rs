@@ -37,7 +37,29 @@ pub struct Settings {
     pub data_dir: Option<PathBuf>,
     /// A write beyond a file size limit fails, instead of ending the process with SIGXFSZ.
     pub survives_file_size_limit: bool,
+    /// A filter of system calls refuses io_uring, as those of container runtimes do. Needs python3.
+    pub without_io_uring: bool,
 }
+
+/// Refuses io_uring_setup with EPERM and becomes the program that is named behind it.
+///
+/// The filter: load the call's number; if it is 425 (on every machine) answer EPERM, else allow.
+pub const WITHOUT_IO_URING: [&str; 3] = [
+    "python3",
+    "-c",
+    "
+import ctypes, os, struct, sys
+class Filter(ctypes.Structure):
+    _fields_ = [('length', ctypes.c_ushort), ('rules', ctypes.c_char_p)]
+rules = struct.pack('HBBIHBBIHBBIHBBI',
+    0x20, 0, 0, 0, 0x15, 0, 1, 425, 0x06, 0, 0, 0x00050001, 0x06, 0, 0, 0x7fff0000)
+libc, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = ctypes.CDLL(None, use_errno=True), 38, 22
+if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) \\
+        or libc.prctl(PR_SET_SECCOMP, 2, ctypes.byref(Filter(4, rules)), 0, 0):
+    sys.exit(f'no filter: {os.strerror(ctypes.get_errno())}')
+os.execvp(sys.argv[1], sys.argv[1:])
+",
+];
 
 impl Settings {
     pub fn new(shards: u32) -> Settings {
@@ -50,6 +72,7 @@ impl Settings {
             nofile: None,
             data_dir: None,
             survives_file_size_limit: false,
+            without_io_uring: false,
         };
         match std::env::var("RINGTIDE_TEST_STORE").as_deref() {
             Ok("disk") => settings.on_disk(),
@@ -271,6 +294,9 @@ pub fn without_settings(command: &mut Command) {
         }
     }
     command.env_remove("NOTIFY_SOCKET").env("RINGTIDE_CONFIG", "/dev/null");
+    if let Ok(driver) = std::env::var("RINGTIDE_TEST_DRIVER") {
+        command.env("RINGTIDE_DRIVER", driver);
+    }
 }
 
 // The shell passes the broker's pid on, then waits for the end of its input, which is the end of
@@ -292,6 +318,9 @@ fn command(s: &Settings, dir: &Path, guarded: bool, log: &Path) -> Command {
     let mut words = Vec::new();
     if s.survives_file_size_limit {
         words.extend(["sh", "-c", "trap '' XFSZ; exec \"$@\"", "sh"].map(str::to_owned));
+    }
+    if s.without_io_uring {
+        words.extend(WITHOUT_IO_URING.map(str::to_owned));
     }
     if let Some(limit) = s.nofile {
         words.extend(["prlimit".to_owned(), format!("--nofile={limit}:{limit}")]);

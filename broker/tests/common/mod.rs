@@ -11,6 +11,7 @@
 //!   turns chosen by this seed. The fixture always sets it for the broker, to 1 by default.
 //! - `RINGTIDE_TEST_TRANSPORT=ws`: brokers that a test gives no listener of its own listen for
 //!   WebSocket, and the tests' clients reach them through a tunnel.
+//! - `RINGTIDE_TEST_DRIVER=epoll`: the driver of the brokers under test.
 //! - `RINGTIDE_TEST_AUTH_METHOD=1` (set by the fixture where a test needs it): the broker offers
 //!   the enhanced authentication method `TEST-ECHO`.
 #![allow(

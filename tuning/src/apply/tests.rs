@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::IoUring;
 use crate::demand::Demand;
 use crate::profile::{APPLIANCE, Profile, SOURCE_E};
 use crate::revert::revert;
@@ -21,6 +22,7 @@ fn survey(host: &Host, profile: &str, connections: u64) -> Survey {
         ring_bytes: 4 << 20,
         memlock_bytes: 8 << 20,
         ports: vec![1883],
+        io_uring: IoUring::Needed,
     };
     Survey::of(&Root::at(host.path()), &profile, &demand)
 }
