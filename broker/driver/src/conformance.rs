@@ -2,10 +2,14 @@
 //!
 //! An implementation gives a [`World`]: its driver and the other ends of the connections. Each
 //! `check_*` function takes a fresh world and panics if a rule of the interface is broken;
-//! [`all`] lists them by name.
+//! [`all`] lists them by name. What needs real sockets, many of them or several drivers is in the
+//! modules.
 
+pub mod files;
 mod log;
 pub mod loopback;
+pub mod shards;
+pub mod strain;
 
 use std::collections::VecDeque;
 use std::time::Duration;

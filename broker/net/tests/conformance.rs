@@ -5,12 +5,12 @@ mod support;
 
 use ringtide_driver::conformance::all;
 use ringtide_net::{Descriptors, UringConfig};
-use support::Loopback;
+use support::loopback;
 
 fn check_all(adjust: fn(&mut UringConfig)) {
-    for (name, check) in all::<Loopback>() {
+    for (name, check) in all() {
         eprintln!("check {name}");
-        check(Loopback::new(adjust));
+        check(loopback(adjust));
     }
 }
 

@@ -7,10 +7,11 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ringtide_driver::conformance::loopback::until;
+use ringtide_driver::conformance::shards;
 use ringtide_driver::{
     Completion, Driver, ListenerId, Outgoing, Socket, Token, Turn, TurnEnd, Wait, Waker,
 };
@@ -20,24 +21,13 @@ use ringtide_net::{
     Descriptors, ListenAddr, ListenOptions, Peers, UringConfig, UringDriver, listen,
 };
 use socket2::SockRef;
-use support::{driver_of, turn, until};
+use support::driver_of;
 
 #[test]
 fn a_thread_wakes_a_sleeping_driver() {
     let peers = Peers::new(1).unwrap();
     let (mut driver, _) = driver_of(0, &peers, |_| {});
-    for _ in 0..20 {
-        let waker = peers.waker(0).unwrap();
-        let thread = thread::spawn(move || {
-            thread::sleep(Duration::from_millis(2));
-            waker.wake();
-            waker.wake();
-        });
-        until(&mut driver, |_, completion| matches!(completion, Completion::Woken).then_some(()));
-        thread.join().unwrap();
-        // The second wake may or may not have met the first; a later one must count again.
-        turn(&mut driver, Wait::AtMost(Duration::from_millis(5)));
-    }
+    shards::thread_wakes(&mut driver, &peers.waker(0).unwrap());
 }
 
 #[test]
@@ -51,100 +41,12 @@ fn a_wake_before_the_driver_exists_is_not_lost() {
 #[test]
 fn drivers_wake_each_other() {
     let peers = Peers::new(2).unwrap();
-    let (theirs, ours) = (Arc::clone(&peers), peers);
-    let rounds = 200;
-    // Shard 1 answers every wake with a wake.
-    let thread = thread::spawn(move || {
-        let (mut driver, _) = driver_of(1, &theirs, |_| {});
-        for _ in 0..rounds {
-            until(&mut driver, |driver, completion| {
-                matches!(completion, Completion::Woken).then(|| driver.wake(0))
-            });
-        }
-        turn(&mut driver, Wait::Poll);
-    });
-    let (mut driver, _) = driver_of(0, &ours, |_| {});
-    for _ in 0..rounds {
-        driver.wake(1);
-        until(&mut driver, |_, completion| matches!(completion, Completion::Woken).then_some(()));
-    }
-    thread.join().unwrap();
-    // A driver that has ended cannot be woken, and that harms nobody.
-    driver.wake(1);
-    assert!(turn(&mut driver, Wait::Poll).is_empty());
+    shards::wake_each_other(move |shard| driver_of(shard, &peers, |_| {}).0);
 }
 
-/// Accepts on shard 0, reads the first chunk there, hands the socket over with the next bytes
-/// already on their way, and lets shard 1 serve it.
 fn hand_over(adjust: fn(&mut UringConfig)) {
     let peers = Peers::new(2).unwrap();
-    let theirs = Arc::clone(&peers);
-    let (give, take) = mpsc::channel::<Option<Socket>>();
-    let (ready, is_ready) = mpsc::channel();
-    let (rounds, token) = (30, Token(5));
-    let home = thread::spawn(move || {
-        let (mut driver, _) = driver_of(1, &theirs, adjust);
-        ready.send(()).unwrap();
-        for round in 0..rounds {
-            let socket = match take.recv().unwrap() {
-                Some(socket) => socket,
-                None => until(&mut driver, |_, completion| match completion {
-                    Completion::Arrived { tag, socket } => {
-                        assert_eq!(tag, 1000 + round);
-                        Some(socket)
-                    }
-                    _ => None,
-                }),
-            };
-            driver.start_receive(token, socket);
-            let mut got = Vec::new();
-            until(&mut driver, |driver, completion| {
-                if let Completion::Received { buffer, .. } = completion {
-                    got.extend_from_slice(driver.bytes(buffer));
-                    driver.release(buffer);
-                }
-                (got.len() >= 6).then_some(())
-            });
-            assert_eq!(got, b"second");
-            driver.send(token, socket, Outgoing { head: b"home".to_vec(), shared: Vec::new() });
-            driver.close(token, socket);
-            until(&mut driver, |_, completion| {
-                matches!(completion, Completion::Closed { .. }).then_some(())
-            });
-        }
-    });
-    is_ready.recv().unwrap();
-    let (mut driver, address) = driver_of(0, &peers, adjust);
-    driver.start_accept(ListenerId(0));
-    for round in 0..rounds {
-        let mut client = TcpStream::connect(address).unwrap();
-        client.write_all(b"first").unwrap();
-        let socket = until(&mut driver, |_, completion| match completion {
-            Completion::Accepted { socket, .. } => Some(socket),
-            _ => None,
-        });
-        driver.receive_once(token, socket);
-        until(&mut driver, |driver, completion| {
-            let Completion::Received { buffer, .. } = completion else { return None };
-            assert_eq!(driver.bytes(buffer), b"first");
-            driver.release(buffer);
-            Some(())
-        });
-        client.write_all(b"second").unwrap();
-        give.send(driver.hand_over(socket, 1, 1000 + round)).unwrap();
-        turn(&mut driver, Wait::Poll);
-        let mut answer = Vec::new();
-        // Shard 0 must not keep the connection open either.
-        let reader = thread::spawn(move || {
-            client.read_to_end(&mut answer).unwrap();
-            answer
-        });
-        while !reader.is_finished() {
-            turn(&mut driver, Wait::AtMost(Duration::from_millis(1)));
-        }
-        assert_eq!(reader.join().unwrap(), b"home");
-    }
-    home.join().unwrap();
+    shards::hand_over(move |shard| driver_of(shard, &peers, adjust));
 }
 
 #[test]
@@ -163,24 +65,7 @@ fn a_hand_over_to_nobody_fails_and_closes() {
     let direct = |config: &mut UringConfig| {
         config.descriptors = Descriptors::Direct { slots_max: 8 };
     };
-    let (mut driver, address) = driver_of(0, &peers, direct);
-    driver.start_accept(ListenerId(0));
-    let mut client = TcpStream::connect(address).unwrap();
-    let socket = until(&mut driver, |_, completion| match completion {
-        Completion::Accepted { socket, .. } => Some(socket),
-        _ => None,
-    });
-    assert_eq!(driver.hand_over(socket, 1, 9), None);
-    until(&mut driver, |_, completion| match completion {
-        Completion::HandOverFailed { tag, errno } => {
-            assert_eq!(tag, 9);
-            assert_ne!(errno, 0);
-            Some(())
-        }
-        _ => None,
-    });
-    turn(&mut driver, Wait::Poll);
-    assert_eq!(client.read(&mut [0; 8]).unwrap(), 0);
+    shards::hand_over_to_nobody(driver_of(0, &peers, direct), 1);
 }
 
 #[test]

@@ -1,12 +1,10 @@
 //! The log operation: bytes at their place, errors told, sockets served meanwhile.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
-use std::process;
-use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::files::Scratch;
 use super::{Stage, T, World, pattern, plain};
 use crate::{Completion, Driver, LogOp, ReadOp, Wait};
 
@@ -17,23 +15,7 @@ const EBADF: i32 = 9;
 /// `ENOSPC`.
 const ENOSPC: i32 = 28;
 
-/// A file for one check, gone with it.
-struct Scratch {
-    path: PathBuf,
-    file: File,
-}
-
 impl Scratch {
-    fn new() -> Scratch {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("ringtide-conformance-{}-{number}", process::id());
-        let path = std::env::temp_dir().join(name);
-        let mut options = File::options();
-        let file = options.read(true).write(true).create_new(true).open(&path);
-        Scratch { path, file: file.expect("a temporary file can be made") }
-    }
-
     fn bytes_at(&self, offset: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         self.file.read_exact_at(&mut bytes, offset).expect("the file is long enough");
@@ -42,12 +24,6 @@ impl Scratch {
 
     fn len(&self) -> u64 {
         self.file.metadata().expect("the file is there").len()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
     }
 }
 
