@@ -17,7 +17,7 @@ HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 PROFILE := ci
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-disk test-websocket test-clients lint fmt bench bench-peer \
+.PHONY: help build run test test-disk test-epoll test-websocket test-clients lint fmt bench bench-peer \
 	bench-peers bench-run bench-compare bench-durable instructions fuzz miri loom install uninstall \
 	deb static tarball tune clean
 
@@ -37,6 +37,14 @@ test: ## format, lints, all tests, real clients against the broker
 	cargo clippy --workspace --all-targets --locked --profile $(PROFILE) -- -D warnings
 	RINGTIDE_REQUIRE_CLIENTS=1 RINGTIDE_TEST_SHARDS=$(SHARDS) \
 		cargo test --workspace --locked --profile $(PROFILE)
+	RINGTIDE_TEST_DRIVER=epoll RINGTIDE_TEST_SHARDS=3 \
+		cargo test --locked --profile $(PROFILE) -p ringtide --test cross_shard \
+		--test full_disk --test hard_cases_flow --test hard_cases_qos --test tls --test waiting
+
+test-epoll: ## the tests of the broker with epoll in place of io_uring
+	@scripts/ensure.sh test
+	RINGTIDE_TEST_DRIVER=epoll RINGTIDE_REQUIRE_CLIENTS=1 RINGTIDE_TEST_SHARDS=$(SHARDS) \
+		cargo test --locked --profile $(PROFILE) -p ringtide
 
 test-disk: ## the tests of the broker with the store on the disk in place of the tests' own
 	@scripts/ensure.sh test

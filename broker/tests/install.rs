@@ -222,12 +222,12 @@ impl Drop for Running {
 }
 
 /// The system calls of a broker that starts, serves a client that is kept on the disk, and ends.
-fn system_calls(scratch: &Scratch) -> Option<BTreeSet<String>> {
+fn system_calls(scratch: &Scratch, driver: &str) -> Option<BTreeSet<String>> {
     let trace = scratch.at("trace");
     let mut command = Command::new("strace");
     command.args(["-f", "-qq", "-c", "-o"]).arg(&trace);
     command.args([PROGRAM, "run", "--listen", "127.0.0.1:0", "--shards", "2", "--data-dir"]);
-    command.arg(scratch.at("data")).env("RINGTIDE_CONFIG", "/dev/null");
+    command.arg(scratch.at("data")).args(["--driver", driver]).env("RINGTIDE_CONFIG", "/dev/null");
     command.env_remove("NOTIFY_SOCKET").stderr(Stdio::piped());
     let mut child = Running(command.spawn().ok()?);
     let mut log = BufReader::new(child.0.stderr.take().unwrap());
@@ -298,8 +298,12 @@ fn the_container_profile_and_the_unit_allow_what_the_broker_calls() {
     if !traced.is_ok_and(|status| status.success()) {
         return skipped("no strace here: the profile is not held against what the broker calls");
     }
-    let called = system_calls(&Scratch::new("calls")).unwrap();
-    assert!(called.contains("io_uring_enter"), "{called:?}");
+    let mut called = BTreeSet::new();
+    for (driver, call) in [("uring", "io_uring_enter"), ("epoll", "epoll_ctl")] {
+        let more = system_calls(&Scratch::new(driver), driver).unwrap();
+        assert!(more.contains(call), "{driver}: {more:?}");
+        called.extend(more);
+    }
     // Answered with "no such call", for the C library to use clone.
     let missing = |allowed: &BTreeSet<String>| -> Vec<String> {
         called.difference(allowed).filter(|name| *name != "clone3").cloned().collect()

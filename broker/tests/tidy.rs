@@ -19,9 +19,10 @@ const FILE_LINES_MAX: usize = 800;
 const COLUMNS_MAX: usize = 100;
 
 /// Which of our crates each crate may be built on. A crate that is not listed may use none.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("ringtide-codec", &[]),
     ("ringtide-driver", &[]),
+    ("ringtide-epoll", &["driver"]),
     ("ringtide-filter", &["tls"]),
     ("ringtide-net", &["driver"]),
     ("ringtide-perf", &["codec", "driver", "net"]),
@@ -36,8 +37,8 @@ const ARROWS: [(&str, &[&str]); 14] = [
     (
         "ringtide",
         &[
-            "codec", "driver", "filter", "net", "ring", "session", "shard", "storage", "tls",
-            "topics", "tuning",
+            "codec", "driver", "epoll", "filter", "net", "ring", "session", "shard", "storage",
+            "tls", "topics", "tuning",
         ],
     ),
 ];

@@ -252,9 +252,17 @@ mod tests {
     }
 
     #[test]
-    fn a_driver_that_is_not_there_is_refused() {
-        let text = problems(|config| config.driver = Driver::Epoll);
-        assert!(text.contains("set \"auto\" or \"io_uring\""), "{text}");
+    fn epoll_does_not_run_where_io_uring_is_needed() {
+        assert_eq!(problems(|config| config.driver = Driver::Epoll), "", "the host is the default");
+        let mut layers = Layers::default();
+        let host = KeyPath::default().key("host");
+        layers.set(&host, "glommio".into(), Origin::Argument("--host")).unwrap();
+        let config = Config { driver: Driver::Epoll, ..Config::default() };
+        let problems = validate(&config, &layers);
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].text.contains("`host` is \"glommio\", which needs io_uring"));
+        let config = Config { host: Host::Threads, ..config };
+        assert_eq!(validate(&config, &layers).len(), 0);
     }
 
     #[test]
