@@ -96,7 +96,7 @@ fn slow_reader(client: &TcpStream, begin: &Arc<AtomicBool>) -> JoinHandle<Vec<u8
         let mut chunk = [0; 3_000];
         while let Ok(read @ 1..) = client.read(&mut chunk) {
             all.extend_from_slice(&chunk[..read]);
-            if all.len() % 7 == 0 {
+            if all.len().is_multiple_of(7) {
                 thread::sleep(Duration::from_micros(200));
             }
         }
@@ -114,7 +114,7 @@ fn send_more(
 ) {
     let head = pattern(10_000 + token.0 as usize, left);
     let mut parts = Vec::new();
-    if left % 2 == 0 {
+    if left.is_multiple_of(2) {
         sent.extend_from_slice(&head[..5]);
         sent.extend_from_slice(shared);
         sent.extend_from_slice(&head[5..]);
