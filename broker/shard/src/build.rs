@@ -142,6 +142,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             forward_scratch: Vec::new(),
             next_tag: 0,
             next_join: 0,
+            joins_restored: 0,
             started: false,
             disk: Disk::default(),
             draining: false,

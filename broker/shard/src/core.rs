@@ -108,8 +108,10 @@ pub(crate) struct Core<S: Store> {
     pub(crate) topic_scratch: String,
     pub(crate) forward_scratch: Vec<u8>,
     pub(crate) next_tag: u64,
-    /// Numbers the joins of shared groups.
+    /// Numbers the joins of shared groups, from 1; those of an earlier run's members have 0.
     pub(crate) next_join: u64,
+    /// Joins of an earlier run's members that not every shard knows of yet.
+    pub(crate) joins_restored: u64,
     /// State of [`Core::random`].
     pub(crate) random: u64,
     pub(crate) disk: Disk,

@@ -292,8 +292,12 @@ impl<S: Store> Core<S> {
         self.routes.groups.has_changed()
     }
 
-    /// Every shard knows of a member that joined: its SUBSCRIBE goes on.
+    /// Every shard knows of a member that joined: its SUBSCRIBE goes on, or the start.
     pub(crate) fn on_joined(&mut self, Joined { who, join }: Joined) {
+        if join == 0 {
+            self.joins_restored -= 1;
+            return;
+        }
         let session = self.clients.sessions.at(who.session);
         let Some(session) = session.filter(|session| session.generation == who.generation) else {
             return;

@@ -246,6 +246,7 @@ impl<S: Store> Core<S> {
             if let Some(session) = self.clients.sessions.at_mut(index) {
                 session.groups.get_or_insert_default().push(membership.clone());
             }
+            self.joins_restored += 1;
             self.tell_group(index, tenant, &membership, Change::Join(0));
             return;
         }

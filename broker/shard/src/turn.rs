@@ -187,7 +187,8 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
     fn accept_when_all_run(&mut self) {
         let Some(all) = &self.waits_for else { return };
         if !self.core.started {
-            if self.core.insertions.is_empty() {
+            // A message for a group of which a shard does not know yet would be nobody's.
+            if self.core.insertions.is_empty() && self.core.joins_restored == 0 {
                 // Whoever sees the counter sees the interest that was announced before.
                 fence(Ordering::Release);
                 self.core.clients.counters.set(Counter::ShardReady, 1);

@@ -3,6 +3,9 @@
 use ringtide_codec::QoS;
 use ringtide_shard::counters::Counter;
 
+use ringtide_storage::record::{Filter, SessionId, SessionRecord};
+use ringtide_storage::state::{Parts, SessionPart};
+
 use crate::harness::{World, quiet};
 use crate::packets::*;
 
@@ -76,4 +79,50 @@ fn a_join_of_an_earlier_connection_answers_no_later_subscribe() {
     assert_eq!(read(&world.sent(0, 2)), [], "the second group's members are not known yet");
     world.turns(10);
     assert_eq!(read(&world.sent(0, 2)), [Got::SubAck(2, vec![1])]);
+}
+
+/// What an earlier run has left of a session with these subscriptions.
+fn left(id: u64, client_id: &str, filters: &[String]) -> Parts {
+    let filter = |filter: &String| Filter { filter: filter.clone(), options: 1, id: 0 };
+    let record = SessionRecord {
+        id: SessionId(id),
+        client_id: client_id.to_owned(),
+        expiry_s: u32::MAX,
+        filters: filters.iter().map(filter).collect(),
+        ..SessionRecord::default()
+    };
+    let session = SessionPart { record, waiting: Vec::new() };
+    Parts { sessions: vec![session], last_session: SessionId(id), ..Parts::default() }
+}
+
+/// A publish that were let in before its shard knows the group would be acknowledged and nobody's.
+#[test]
+fn after_a_restart_nobody_is_let_in_before_every_shard_knows_the_groups() {
+    let mut names = World::new(3, quiet());
+    let member = names.name_at(1, "c");
+    let filters: Vec<String> = (0..200).map(|_| group_at(&mut names, 2)).collect();
+    let mut world = World::restored(
+        vec![Parts::default(), left(1, &member, &filters), Parts::default()],
+        quiet(),
+    );
+    // The groups' home has not the time for all of them in a turn, and shard 0 is quick.
+    world.look_takes_us(50);
+    let mut turns = 0;
+    while !world.accepts(0) {
+        world.turns(1);
+        turns += 1;
+        assert!(turns < 10_000, "the start does not go on");
+    }
+    let name = world.name_at(0, "c");
+    world.accept(0, 10, &connect(&name));
+    for (number, filter) in (1..).zip(&filters) {
+        let topic = filter.strip_prefix("$share/g/").unwrap();
+        world.send(0, 10, &publish(topic, QoS::AtLeastOnce, number, b"for one"));
+    }
+    (0..300).for_each(|_| world.turn(0));
+    world.look_takes_us(0);
+    world.turns(50);
+    world.accept(1, 11, &connect_lasting(&member, None));
+    world.turns(50);
+    assert_eq!(payloads(&read(&world.sent(1, 11))).len(), filters.len());
 }

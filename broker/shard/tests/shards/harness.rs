@@ -19,6 +19,7 @@ use ringtide_shard::clock::Clock;
 use ringtide_shard::counters::{Counter, Counters};
 use ringtide_shard::partition::PartitionMap;
 use ringtide_shard::{Limits, Methods, Parts, Settings, Shard, Stage, Steering};
+use ringtide_storage::state::Parts as Left;
 use ringtide_storage::{Lsn, RecordKind, Store};
 use ringtide_topics::TenantId;
 use ringtide_topics::interest::InterestTable;
@@ -33,6 +34,8 @@ enum Came {
 #[derive(Default)]
 pub(crate) struct Wire {
     connects: VecDeque<u32>,
+    /// It asked for connections; those of tests come all the same.
+    accepts: bool,
     arrivals: HashMap<u32, VecDeque<Came>>,
     /// Sockets with arrivals, in order.
     order: VecDeque<u32>,
@@ -87,8 +90,13 @@ pub(crate) struct MemoryDriver {
 }
 
 impl Driver for MemoryDriver {
-    fn start_accept(&mut self, _listener: ListenerId) {}
-    fn stop_accept(&mut self, _listener: ListenerId) {}
+    fn start_accept(&mut self, _listener: ListenerId) {
+        self.wire.borrow_mut().accepts = true;
+    }
+
+    fn stop_accept(&mut self, _listener: ListenerId) {
+        self.wire.borrow_mut().accepts = false;
+    }
 
     fn start_receive(&mut self, token: Token, socket: Socket) {
         self.wire.borrow_mut().receiving.insert(socket.0, (token, false));
@@ -342,6 +350,16 @@ impl World {
     }
 
     pub(crate) fn with_methods(shards: u16, limits: Limits, auth_methods: Methods) -> World {
+        World::build((0..shards).map(|_| None).collect(), limits, auth_methods)
+    }
+
+    /// One shard for each of these, which an earlier run has left.
+    pub(crate) fn restored(left: Vec<Left>, limits: Limits) -> World {
+        World::build(left.into_iter().map(Some).collect(), limits, Methods::default())
+    }
+
+    fn build(left: Vec<Option<Left>>, limits: Limits, auth_methods: Methods) -> World {
+        let shards = left.len() as u16;
         let clock = TestClock(Rc::new((Cell::new(1_700_000_000_000_000), Cell::new(0))));
         let told = Arc::new(Told {
             stage: AtomicU8::new(0),
@@ -357,12 +375,12 @@ impl World {
         let mut wires = Vec::new();
         let mut all = Vec::new();
         let mut shared = None;
-        for ports in mesh(shards, 1 << 20) {
+        for (ports, restored) in mesh(shards, 1 << 20).into_iter().zip(left) {
             shared = Some(Arc::clone(&ports.shared));
             let wire = Rc::new(RefCell::new(Wire::default()));
             wires.push(Rc::clone(&wire));
             all.push(Shard::new(Parts {
-                restored: None,
+                restored,
                 driver: MemoryDriver { wire, buffers: Vec::new() },
                 store: HeldStore {
                     appended: 0,
@@ -481,6 +499,11 @@ impl World {
     /// True if the shard reads from the socket.
     pub(crate) fn is_read(&self, shard: usize, socket: u32) -> bool {
         self.wires[shard].borrow().receiving.contains_key(&socket)
+    }
+
+    /// True if the shard takes connections.
+    pub(crate) fn accepts(&self, shard: usize) -> bool {
+        self.wires[shard].borrow().accepts
     }
 
     pub(crate) fn polls(&self, shard: usize) -> bool {
