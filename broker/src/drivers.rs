@@ -71,8 +71,8 @@ pub fn choose(config: &mut Config) -> Result<Chosen, Failure> {
 /// Why epoll is used although it was not asked for, and what that costs.
 fn instead(error: &ProbeError) -> String {
     format!(
-        "{error}. Until then epoll does the network I/O on plain threads, which takes more CPU for \
-         each message; `driver = \"epoll\"` says that this is meant"
+        "{error}. Until then epoll does the network I/O on plain threads, which can take more CPU \
+         for each message; `driver = \"epoll\"` says that this is meant"
     )
 }
 

@@ -58,8 +58,8 @@ impl IoUring {
             IoUring::Wanted => {
                 let verdict = check.verdict.min(Verdict::Advice);
                 let remedy = format!(
-                    "{}; until then epoll does the network I/O, which takes more CPU for each \
-                     message",
+                    "{}; until then epoll does the network I/O, which can take more CPU for \
+                     each message",
                     check.remedy
                 );
                 Some(Check { fatal: false, ..check }.verdict(verdict).remedy(remedy))
