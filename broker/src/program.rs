@@ -1,7 +1,6 @@
 //! The commands, from arguments to exit code.
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tracing::{error, info, warn};
@@ -118,7 +117,7 @@ fn serve(sources: Sources, loaded: &Loaded, level: LogLevel) -> Result<(), Failu
         level,
     })?;
     tls.watch()?;
-    let addresses: Vec<SocketAddr> = listeners.iter().map(|opened| opened.address).collect();
+    let addresses: Vec<_> = listeners.iter().map(|opened| opened.address.clone()).collect();
     let driver = start::describe(&findings);
     let banner = Banner { loaded, footing: &footing, addresses: &addresses, driver: &driver };
     for line in banner.lines() {

@@ -171,6 +171,13 @@ impl Clients {
         }
     }
 
+    /// The user name that a connection's proxy vouches for is of no use any more.
+    pub(crate) fn forget_name(&mut self, index: u32) {
+        if let Some(conn) = self.conns.at(index) {
+            self.filtering.take_name(conn.token(index));
+        }
+    }
+
     /// A connection's filter, if it has one, says goodbye with the last that is sent.
     pub(crate) fn end_filter(&mut self, index: u32, cause: Cause) {
         let Some(conn) = self.conns.at_mut(index).filter(|conn| conn.filter.is_some()) else {

@@ -6,6 +6,8 @@ use ringtide_session::{DropPolicy, ServerLimits};
 use ringtide_topics::TenantId;
 use ringtide_topics::shared::Strategy;
 
+use crate::gate::Gate;
+
 /// Limits and policies of a shard. All byte limits count encoded bytes.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -15,8 +17,8 @@ pub struct Limits {
     pub connect_bytes_max: u32,
     /// Settings of each listener, in the driver's order.
     pub listeners: Vec<ListenerLimits>,
-    /// What each listener's connections go through and its name for logs, in the same order; a
-    /// listener that is missing here has plain TCP and no name.
+    /// Who may connect to each listener, what its connections go through and its name for logs, in
+    /// the same order; a listener that is missing here is open, has plain TCP and no name.
     pub transports: Vec<Transport>,
     /// Connections at once on one shard, all listeners together.
     pub connections_max: u32,
@@ -90,6 +92,8 @@ pub struct ListenerLimits {
 pub struct Transport {
     /// The listener's name in logs.
     pub name: String,
+    /// Who may connect.
+    pub gate: Gate,
     /// What the bytes go through.
     pub layers: Layers,
 }
@@ -115,6 +119,11 @@ impl Limits {
     /// What the connections of a listener go through; `None` is plain TCP.
     pub(crate) fn layers(&self, listener: u16) -> Option<&Layers> {
         self.transports.get(usize::from(listener)).map(|transport| &transport.layers)
+    }
+
+    /// Who may connect to a listener; `None` is everybody.
+    pub(crate) fn gate(&self, listener: u16) -> Option<&Gate> {
+        self.transports.get(usize::from(listener)).map(|transport| &transport.gate)
     }
 
     /// A listener's name in logs; empty if it has none.

@@ -1,6 +1,7 @@
 //! A connection: socket, bytes on their way in and out. Knows no subscription and no session
 //! state; a slot is used again under a new generation.
 
+use std::fmt;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use bytes::{Bytes, BytesMut};
@@ -76,8 +77,10 @@ pub(crate) enum Peer {
 }
 
 impl Peer {
+    /// An IPv4 address in its mapped form, as a listener on `[::]` sees it, is taken for what it
+    /// is.
     pub(crate) fn new(address: Option<SocketAddr>) -> Peer {
-        match address {
+        match address.map(|own| SocketAddr::new(own.ip().to_canonical(), own.port())) {
             None => Peer::None,
             Some(SocketAddr::V4(address)) => Peer::V4(address),
             Some(SocketAddr::V6(address)) => Peer::V6(Box::new(address)),
@@ -89,6 +92,16 @@ impl Peer {
             Peer::None => None,
             Peer::V4(address) => Some(SocketAddr::V4(*address)),
             Peer::V6(address) => Some(SocketAddr::V6(**address)),
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::None => out.write_str("unix"),
+            Peer::V4(address) => address.fmt(out),
+            Peer::V6(address) => address.fmt(out),
         }
     }
 }

@@ -41,6 +41,8 @@ pub(crate) struct Identity {
     pub(crate) tenant: TenantId,
     auth: Option<Box<Exchange>>,
     auth_data: Option<Box<[u8]>>,
+    /// The user name that the client's proxy vouches for.
+    vouched: Option<Box<str>>,
 }
 
 impl<S: Store> Core<S> {
@@ -56,7 +58,7 @@ impl<S: Store> Core<S> {
             self.close(index, Cause::Lost);
             return;
         }
-        if let Err(fault) = self.filter_by_listener(index, listener) {
+        if let Err(fault) = self.judge_accepted(index, listener) {
             return self.on_fault(index, &fault);
         }
         self.commands.push(Command::ReceiveOnce(index));
@@ -119,6 +121,9 @@ impl<S: Store> Core<S> {
 
     /// A whole CONNECT has come.
     fn on_connect(&mut self, index: u32, header: &FixedHeader, held: Vec<u8>) {
+        if let Err(fault) = self.judge_client(index) {
+            return self.on_fault(index, &fault);
+        }
         let body = &held[usize::from(header.header_len)..header.total_len()];
         let connect = match Connect::decode(header.flags, body) {
             Ok(connect) => connect,
@@ -128,7 +133,7 @@ impl<S: Store> Core<S> {
         let checked = self
             .check_client(index, &connect)
             .and_then(|()| negotiate(&connect, &self.limits.server))
-            .and_then(|negotiated| self.check_will(&connect).map(|()| negotiated));
+            .and_then(|negotiated| self.check_will(index, &connect).map(|()| negotiated));
         let negotiated = match checked {
             Ok(negotiated) => negotiated,
             Err(refusal) => return self.turn_away(index, &refusal),
@@ -150,7 +155,7 @@ impl<S: Store> Core<S> {
         } else {
             connect.client_id.into()
         };
-        let identity = Identity { client_id, tenant: self.tenant_of(index), auth, auth_data };
+        let identity = self.identity(index, client_id, auth, auth_data);
         self.identified(index, identity, held);
     }
 
@@ -216,8 +221,7 @@ impl<S: Store> Core<S> {
                     Some(client_id) => client_id,
                     None => self.assign_client_id(self.tenant_of(index)),
                 };
-                let tenant = self.tenant_of(index);
-                let identity = Identity { client_id, tenant, auth, auth_data };
+                let identity = self.identity(index, client_id, auth, auth_data);
                 self.identified(index, identity, bytes);
             }
             Outcome::Send(bytes) => {
@@ -259,11 +263,29 @@ impl<S: Store> Core<S> {
             let text = "this version of the protocol is not offered here";
             return Err(Refusal { reason: ReasonCode::UnsupportedProtocolVersion, text });
         }
-        if connect.username.is_none() && !self.limits.allow_anonymous {
+        if self.name_of(index, connect).is_none() && !self.limits.allow_anonymous {
             let text = "a user name is needed here";
             return Err(Refusal { reason: ReasonCode::NotAuthorized, text });
         }
         Ok(())
+    }
+
+    fn identity(
+        &mut self,
+        index: u32,
+        client_id: Box<str>,
+        auth: Option<Box<Exchange>>,
+        auth_data: Option<Box<[u8]>>,
+    ) -> Identity {
+        let token = self.clients.conns.at(index).map(|conn| conn.token(index));
+        let vouched = token.and_then(|token| self.clients.filtering.take_name(token));
+        Identity { client_id, tenant: self.tenant_of(index), auth, auth_data, vouched }
+    }
+
+    /// The user name of a client whose CONNECT has come.
+    fn name_of<'a>(&'a self, index: u32, connect: &Connect<'a>) -> Option<&'a str> {
+        let conn = self.clients.conns.at(index)?;
+        self.user_name(index, connect, self.clients.filtering.named(conn.token(index)))
     }
 
     fn tenant_of(&self, index: u32) -> TenantId {
@@ -271,7 +293,7 @@ impl<S: Store> Core<S> {
         self.limits.listener(listener).tenant
     }
 
-    fn check_will(&mut self, connect: &Connect<'_>) -> Result<(), Refusal> {
+    fn check_will(&self, index: u32, connect: &Connect<'_>) -> Result<(), Refusal> {
         let Some(will) = &connect.will else { return Ok(()) };
         if valid_name(will.topic, self.limits.topic_levels_max).is_err() {
             let text = "the will's topic is not a valid topic name";
@@ -281,7 +303,8 @@ impl<S: Store> Core<S> {
             let text = "the will's topic is the broker's own";
             return Err(Refusal { reason: ReasonCode::NotAuthorized, text });
         }
-        let who = Who { client_id: connect.client_id, username: connect.username };
+        let username = self.name_of(index, connect);
+        let who = Who { client_id: connect.client_id, username };
         match self.access.authorize_now(who, Action::Publish, will.topic) {
             Verdict::Deny => {
                 let text = "the client may not publish its will";
@@ -322,8 +345,8 @@ impl<S: Store> Core<S> {
     fn turn_away(&mut self, index: u32, refusal: &Refusal) {
         let Some(conn) = self.clients.conns.at(index) else { return };
         let (version, packet_max) = (conn.version, conn.packet_max);
-        let (peer, reason) = (conn.peer.address(), refusal.reason);
-        tracing::debug!(?peer, ?reason, refusal.text, "refused");
+        let reason = refusal.reason;
+        tracing::debug!(peer = %conn.peer, ?reason, refusal.text, "refused");
         let limits = std::sync::Arc::clone(&self.limits);
         let mut packet = refusal_connack(refusal, &limits.server);
         if fit_connack(&mut packet, version, packet_max) {
@@ -360,6 +383,7 @@ impl<S: Store> Core<S> {
             tenant: identity.tenant,
             auth: identity.auth,
             auth_data: identity.auth_data,
+            vouched: identity.vouched,
             unsent: conn.out,
             wire: conn.cold.map_or_else(Vec::new, |cold| cold.wire),
             filter: conn.filter,
@@ -377,7 +401,7 @@ impl<S: Store> Core<S> {
     /// Takes a connection that another shard has accepted.
     pub(crate) fn adopt(&mut self, socket: Socket, hand_over: HandOver) {
         let HandOver { listener, peer, client_id, tenant, auth, auth_data, .. } = hand_over;
-        let (unsent, bytes) = (hand_over.unsent, hand_over.bytes);
+        let (unsent, bytes, vouched) = (hand_over.unsent, hand_over.bytes, hand_over.vouched);
         let index = self.add_conn(listener, socket, peer);
         if !unsent.is_empty() {
             self.clients.write(index, |_, out| out.extend_from_slice(&unsent));
@@ -389,7 +413,7 @@ impl<S: Store> Core<S> {
             self.clients.counters.add(Counter::ConnectionsRefused, 1);
             return self.close(index, Cause::Lost);
         }
-        self.open(index, Identity { client_id, tenant, auth, auth_data }, bytes);
+        self.open(index, Identity { client_id, tenant, auth, auth_data, vouched }, bytes);
     }
 
     /// Opens a client's session at its home.
@@ -524,6 +548,7 @@ impl<S: Store> Core<S> {
     ) {
         let will = connect.will.as_ref().map(|will| self.will_of(will, session, identity));
         let now_ms = self.clients.now_ms;
+        let username = self.user_name(index, connect, identity.vouched.as_deref());
         let Some(record) = self.clients.sessions.at_mut(session) else { return };
         let action =
             record.will.as_mut().map_or(WillAction::Nothing, |will| will.state.on_resumed());
@@ -536,7 +561,7 @@ impl<S: Store> Core<S> {
         let was_persistent = record.is_persistent();
         record.will = will.map(Box::new);
         record.conn = index;
-        record.username = connect.username.map(Into::into);
+        record.username = username.map(Into::into);
         record.expiry_s = negotiated.session_expiry_s;
         record.connect_expiry_s = negotiated.connect_expiry_s;
         record.expires_ms = None;
@@ -603,7 +628,7 @@ impl<S: Store> Core<S> {
         conn.phase = Phase::Open;
         let session = conn.session;
         let client = self.clients.sessions.at(session).map_or("", |session| &*session.client_id);
-        tracing::debug!(client, peer = ?conn.peer.address(), version = ?conn.version, "connected");
+        tracing::debug!(client, peer = %conn.peer, version = ?conn.version, "connected");
         let cold = conn.cold();
         let connack = mem::take(&mut cold.connect);
         conn.trim();

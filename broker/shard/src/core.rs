@@ -162,6 +162,9 @@ impl<S: Store> Core<S> {
         }
         self.clients.end_filter(index, cause);
         if phase != Phase::Open {
+            self.clients.forget_name(index);
+        }
+        if phase != Phase::Open {
             self.clients.counters.add(Counter::ConnectsFailed, 1);
         }
         self.log_end(index, session, cause, text);
@@ -189,9 +192,9 @@ impl<S: Store> Core<S> {
 
     /// Tells the log, at level debug, why a connection has ended.
     fn log_end(&self, index: u32, session: u32, cause: Cause, text: Option<&str>) {
-        let peer = self.clients.conns.at(index).and_then(|conn| conn.peer.address());
+        let peer = self.clients.conns.at(index).map(|conn| tracing::field::display(&conn.peer));
         let client = self.clients.sessions.at(session).map_or("", |session| &*session.client_id);
-        tracing::debug!(client, ?peer, ?cause, text, "connection ended");
+        tracing::debug!(client, peer, ?cause, text, "connection ended");
     }
 
     /// Asks for a receive, if none is under way and the connection may read.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use ringtide_filter::{Fault, Filter, Layers, Received, Scratch, websocket};
+use ringtide_filter::{Fault, Filter, Layers, Networks, Received, Scratch, websocket};
 
 const UPGRADE: &[u8] = b"GET /mqtt HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
@@ -22,7 +22,7 @@ fn filter(upgraded: bool) -> Box<Filter> {
     let settings = websocket::Settings {
         path: "/mqtt".to_owned(),
         origins: vec!["https://example.org".to_owned()],
-        trusted_proxies: Vec::new(),
+        trusted_proxies: Networks::default(),
         message_bytes_max: 1000,
     };
     let layers = Layers { websocket: Some(Arc::new(settings)), ..Layers::default() };
