@@ -21,6 +21,11 @@ pub struct Opened {
     pub file: Option<SocketFile>,
 }
 
+/// A value of which 0 says that it is not set.
+fn some(value: u32) -> Option<u32> {
+    (value > 0).then_some(value)
+}
+
 /// Opens one listener for `shards` shards.
 ///
 /// # Errors
@@ -29,6 +34,11 @@ pub struct Opened {
 pub fn open(listener: &Listener, shards: u16) -> Result<Opened, Failure> {
     let options = ListenOptions {
         backlog: listener.backlog,
+        nodelay: listener.tcp_nodelay,
+        keepalive_s: some(listener.tcp_keepalive_s.into()),
+        user_timeout_ms: some(listener.tcp_user_timeout_ms),
+        send_buffer_bytes: some(listener.send_buffer_bytes),
+        receive_buffer_bytes: some(listener.receive_buffer_bytes),
         unix_mode: listener.unix_mode,
         ..ListenOptions::default()
     };

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use ringtide_filter::{Layers, Networks, websocket};
 use ringtide_session::{DropPolicy, ServerLimits};
 use ringtide_shard::access::{Access, Acl, LateAccess};
-use ringtide_shard::{Gate, ListenerLimits, Proxied, Settings, Stage, Steering, Transport};
+use ringtide_shard::{
+    Gate, ListenerLimits, Pace, Proxied, Rate, Settings, Stage, Steering, Transport,
+};
 use ringtide_tls::Acceptor;
 use ringtide_topics::TenantId;
 use ringtide_topics::shared::Strategy;
@@ -64,6 +66,12 @@ impl ProgramSteering {
             versions: listener.versions.iter().fold(0, |bits, version| bits | 1 << version.level()),
             tenant: TenantId(listener.tenant),
             durable_acks: listener.durability != ListenerDurability::Memory,
+            packet_bytes_max: own_packet_bytes(listener),
+            connects: Rate::share(u64::from(listener.max_connects_per_s), self.shards),
+            pace: Pace {
+                bytes: Rate::share(u64::from(listener.max_client_bytes_per_s), 1),
+                messages: Rate::share(u64::from(listener.max_client_messages_per_s), 1),
+            },
         }
     }
 
@@ -73,7 +81,10 @@ impl ProgramSteering {
                 path: listener.websocket_path.clone(),
                 origins: listener.websocket_origins.clone(),
                 trusted_proxies: Networks::from(listener.trusted_proxies.clone()),
-                message_bytes_max: limits.max_packet_bytes.saturating_add(WEBSOCKET_SPARE_BYTES),
+                message_bytes_max: limits
+                    .max_packet_bytes
+                    .min(own_packet_bytes(listener))
+                    .saturating_add(WEBSOCKET_SPARE_BYTES),
             })
         });
         Transport {
@@ -128,6 +139,14 @@ impl ProgramSteering {
             sys_interval_ms: u64::from(live.sys_interval_s) * 1000,
             ..ringtide_shard::Limits::default()
         }
+    }
+}
+
+/// The largest packet that a listener takes, whatever the broker's own limit is.
+fn own_packet_bytes(listener: &Listener) -> u32 {
+    match listener.max_packet_bytes {
+        0 => u32::MAX,
+        max => max,
     }
 }
 

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process;
 
 use common::fleet::shard_counts;
-use common::{Broker, Client, Connect, Event, PATIENCE, Publish, Settings, V5, V311, eventually};
+use common::{Broker, Client, Connect, Event, PATIENCE, Publish, Settings, V5, V31, V311};
+use common::{code, eventually, prop, websocket};
 use socket2::{Domain, Socket, Type};
 
 const PLAIN: &str = "[[listeners]]\nname = \"plain\"\nbind = \"@LISTEN@\"\n";
@@ -181,4 +182,106 @@ fn networks_say_who_may_connect_and_a_reload_changes_them() {
     eventually("the new networks are in force", || is_let_in("127.0.0.2", &gated));
     assert!(is_let_in("127.0.0.9", &gated) && !is_let_in("127.0.0.3", &gated));
     stays.ping();
+}
+
+#[test]
+fn each_listener_has_its_own_limits() {
+    let text = format!(
+        "sys_interval_s = 1\n[limits]\nmax_packet_bytes = 100000\n{PLAIN}\
+         [[listeners]]\nname = \"small\"\nbind = \"@LISTEN@\"\nmax_packet_bytes = 2000\n\
+         versions = [\"3.1.1\", \"5.0\"]\nmax_connections = 2\n\
+         [[listeners]]\nname = \"old\"\nbind = \"@LISTEN@\"\nversions = [\"3.1\"]\n\
+         [[listeners]]\nname = \"above\"\nbind = \"@LISTEN@\"\nmax_packet_bytes = 200000\n"
+    );
+    let broker = Broker::start(&Settings::new(2).config(&text));
+    let maximum = |listener: &str| {
+        let client = Client::connect(&broker.address_of(listener), &Connect::new(V5, listener));
+        client.connack_props().number(prop::MAXIMUM_PACKET_SIZE)
+    };
+    assert_eq!(maximum("small"), Some(2000));
+    assert_eq!((maximum("plain"), maximum("above")), (Some(100_000), Some(100_000)));
+    let (plain, small) = (broker.address_of("plain"), broker.address_of("small"));
+    let large = vec![b'x'; 3000];
+    for number in 0..4 {
+        let mut client = Client::connect(&small, &Connect::new(V5, &format!("small{number}")));
+        client.publish(Publish::new("x", &large[..1900]).qos(1));
+        client.send_publish(&Publish::new("x", &large));
+        client.expect_disconnect(&[code::PACKET_TOO_LARGE]);
+        let mut other = Client::connect(&plain, &Connect::new(V5, &format!("plain{number}")));
+        other.publish(Publish::new("x", &large).qos(1));
+        other.disconnect();
+    }
+    let refused = |listener: &str, version: u8, codes: &[u8]| {
+        let mut client = Client::raw(&broker.address_of(listener), version);
+        client.send(&Connect::new(version, "version").encode());
+        client.expect_refused(codes);
+    };
+    refused("old", V5, &[code::UNSUPPORTED_VERSION]);
+    refused("old", V311, &[1]);
+    refused("small", V31, &[1]);
+    Client::connect(&broker.address_of("old"), &Connect::new(V31, "old")).ping();
+}
+
+#[test]
+fn connections_above_a_listener_s_rate_are_refused() {
+    let text = format!(
+        "sys_interval_s = 1\n{PLAIN}[[listeners]]\nname = \"slow\"\nbind = \"@LISTEN@\"\n\
+         max_connects_per_s = 1\n"
+    );
+    let broker = Broker::start(&Settings::new(1).config(&text));
+    let (plain, slow) = (broker.address_of("plain"), broker.address_of("slow"));
+    let attempt = |n: u32| {
+        let mut client = Client::raw(&slow, V5);
+        client.send(&Connect::new(V5, &format!("rate{n}")).encode());
+        matches!(client.event(PATIENCE), Event::Packet(_))
+    };
+    // One a second: of many at once some are refused, however slow this machine is.
+    eventually("one of many is refused", || !(0..100).all(attempt));
+    Client::connect(&plain, &Connect::new(V5, "elsewhere")).ping();
+    eventually("one is let in again", || attempt(1));
+    broker.expect_log(&["listener=\"slow\"", "max_connects_per_s"]);
+    let mut watcher = Client::connect(&plain, &Connect::new(V5, "sys"));
+    watcher.subscribe("$SYS/broker/connections/rate_refused", 0);
+    eventually("it is counted", || watcher.raw_message().text().parse().is_ok_and(|n: u64| n > 0));
+}
+
+#[test]
+fn a_client_above_its_rates_is_slowed_down_and_loses_nothing() {
+    let text = format!(
+        "sys_interval_s = 1\n{PLAIN}[[listeners]]\nname = \"paced\"\nbind = \"@LISTEN@\"\n\
+         max_client_messages_per_s = 200\n[[listeners]]\nname = \"thin\"\nbind = \"@LISTEN@\"\n\
+         max_client_bytes_per_s = 50000\ntransport = \"ws\"\n"
+    );
+    let broker = Broker::start(&Settings::new(2).config(&text));
+    let (plain, paced) = (broker.address_of("plain"), broker.address_of("paced"));
+    let mut watcher = Client::connect(&plain, &Connect::new(V5, "watcher"));
+    watcher.subscribe("paced", 1);
+    watcher.subscribe("thin", 1);
+    let mut writer = Client::connect(&paced, &Connect::new(V311, "writer").keep_alive(1));
+    for n in 0..700 {
+        writer.send_publish(&Publish::new("paced", n.to_string()).qos(0));
+    }
+    assert_eq!(watcher.texts(700), (0..700).map(|n| n.to_string()).collect::<Vec<_>>());
+    writer.ping();
+    let mut delays = Client::connect(&plain, &Connect::new(V5, "delays"));
+    delays.subscribe("$SYS/broker/connections/rate_delays", 0);
+    let mut counted = |least: u64| {
+        let mut last = 0;
+        eventually("delays are counted", || {
+            last = delays.raw_message().text().parse().expect("a number");
+            last >= least
+        });
+        last
+    };
+    // 500 are more than the first second's worth.
+    let before = counted(1);
+    let tunnel = websocket::tunnel(&broker.address_of("thin"));
+    let mut thin = Client::connect(&tunnel, &Connect::new(V5, "thin"));
+    // 100 KB more than the first second's worth.
+    for n in 0..30 {
+        let payload = [vec![b'x'; 5000], n.to_string().into_bytes()].concat();
+        thin.publish(Publish::new("thin", &payload).qos(1));
+        assert_eq!(watcher.message().payload, payload);
+    }
+    counted(before + 1);
 }

@@ -14,10 +14,12 @@ use std::str::FromStr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
 /// How far apart a bind is tried while the port is taken.
 const BIND_PAUSE: Duration = Duration::from_millis(50);
+/// Questions without an answer after which a silent peer is given up.
+const KEEPALIVE_PROBES: u32 = 3;
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -67,8 +69,14 @@ impl FromStr for ListenAddr {
 pub struct ListenOptions {
     /// Connections that wait to be accepted; the kernel clips it to net.core.somaxconn.
     pub backlog: u32,
-    /// Send small segments at once. Accepted sockets inherit it.
+    /// Send small segments at once. Accepted sockets inherit this, and all that follows.
     pub nodelay: bool,
+    /// Seconds of silence after which the kernel asks whether the peer's host is still there, and
+    /// gives it up after three more thirds of that; `None` = it does not ask.
+    pub keepalive_s: Option<u32>,
+    /// Milliseconds that sent bytes may stay unacknowledged before a connection is given up;
+    /// `None` leaves it to the kernel.
+    pub user_timeout_ms: Option<u32>,
     /// Bytes of the kernel's send buffer per connection; `None` leaves it to the kernel.
     pub send_buffer_bytes: Option<u32>,
     /// Bytes of the kernel's receive buffer per connection; `None` leaves it to the kernel.
@@ -85,6 +93,8 @@ impl Default for ListenOptions {
         ListenOptions {
             backlog: 4096,
             nodelay: true,
+            keepalive_s: None,
+            user_timeout_ms: None,
             send_buffer_bytes: None,
             receive_buffer_bytes: None,
             unix_mode: 0o660,
@@ -179,6 +189,16 @@ fn tcp_socket(address: SocketAddr, options: &ListenOptions) -> io::Result<Socket
     socket.set_reuse_address(true)?;
     if options.nodelay {
         socket.set_tcp_nodelay(true)?;
+    }
+    if let Some(seconds) = options.keepalive_s {
+        let keepalive = TcpKeepalive::new()
+            .with_time(Duration::from_secs(seconds.into()))
+            .with_interval(Duration::from_secs(seconds.div_ceil(KEEPALIVE_PROBES).into()))
+            .with_retries(KEEPALIVE_PROBES);
+        socket.set_tcp_keepalive(&keepalive)?;
+    }
+    if let Some(ms) = options.user_timeout_ms {
+        socket.set_tcp_user_timeout(Some(Duration::from_millis(ms.into())))?;
     }
     if let Some(bytes) = options.send_buffer_bytes {
         socket.set_send_buffer_size(bytes as usize)?;

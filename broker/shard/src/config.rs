@@ -1,12 +1,16 @@
 //! What a shard is told: limits with their units and defaults. The program fills it in from the
 //! configuration file; tests and the simulator fill it in directly.
 
+use std::borrow::Cow;
+
 use ringtide_filter::Layers;
 use ringtide_session::{DropPolicy, ServerLimits};
 use ringtide_topics::TenantId;
 use ringtide_topics::shared::Strategy;
 
 use crate::gate::Gate;
+use crate::pace::Pace;
+use crate::rate::Rate;
 
 /// Limits and policies of a shard. All byte limits count encoded bytes.
 #[derive(Clone, Debug)]
@@ -85,6 +89,12 @@ pub struct ListenerLimits {
     pub tenant: TenantId,
     /// Acknowledgements wait for what the store must hold before them.
     pub durable_acks: bool,
+    /// The largest packet that a client may send, if that is less than the broker's own limit.
+    pub packet_bytes_max: u32,
+    /// Connections a second on one shard.
+    pub connects: Rate,
+    /// What each client may send.
+    pub pace: Pace,
 }
 
 /// How a listener's connections carry MQTT.
@@ -106,6 +116,9 @@ impl Default for ListenerLimits {
             versions: 1 << 3 | 1 << 4 | 1 << 5,
             tenant: TenantId(0),
             durable_acks: true,
+            packet_bytes_max: u32::MAX,
+            connects: Rate::default(),
+            pace: Pace::default(),
         }
     }
 }
@@ -114,6 +127,15 @@ impl Limits {
     /// The settings of one listener; the defaults for one that does not exist.
     pub fn listener(&self, listener: u16) -> ListenerLimits {
         self.listeners.get(usize::from(listener)).copied().unwrap_or_default()
+    }
+
+    /// The limits that are negotiated with clients of a listener.
+    pub(crate) fn server_of(&self, listener: u16) -> Cow<'_, ServerLimits> {
+        let max = self.listener(listener).packet_bytes_max;
+        match max < self.server.maximum_packet_bytes {
+            true => Cow::Owned(ServerLimits { maximum_packet_bytes: max, ..self.server.clone() }),
+            false => Cow::Borrowed(&self.server),
+        }
     }
 
     /// What the connections of a listener go through; `None` is plain TCP.

@@ -50,13 +50,19 @@ impl<S: Store> Core<S> {
     pub(crate) fn on_accepted(&mut self, listener: u16, socket: Socket, peer: Option<SocketAddr>) {
         let counters = &self.clients.counters;
         counters.add(Counter::ConnectionsAccepted, 1);
+        let own = self.limits.listener(listener);
         let full = self.clients.conns.len() >= self.limits.connections_max as usize
-            || self.clients.of_listener(listener) >= self.limits.listener(listener).connections_max;
+            || self.clients.of_listener(listener) >= own.connections_max;
+        let too_fast = !full && !self.clients.takes_connection(listener, own.connects);
         let index = self.add_conn(listener, socket, peer);
         if full || self.draining {
             self.clients.counters.add(Counter::ConnectionsRefused, 1);
             self.close(index, Cause::Lost);
             return;
+        }
+        if too_fast {
+            let text = "more connections came than the listener's max_connects_per_s allows";
+            return self.on_fault(index, &Fault::new(Class::ConnectRate, text));
         }
         if let Err(fault) = self.judge_accepted(index, listener) {
             return self.on_fault(index, &fault);
@@ -455,7 +461,8 @@ impl<S: Store> Core<S> {
         self.configure(index, session, &connect, &negotiated, &identity);
         let after = self.store.appended().0;
         let assigned = Some(&*identity.client_id);
-        let mut packet = connack(&negotiated, &limits.server, present, assigned);
+        let server = limits.server_of(self.clients.conns.at(index).map_or(0, |c| c.listener));
+        let mut packet = connack(&negotiated, &server, present, assigned);
         if let Some(exchange) = &identity.auth {
             packet.properties.authentication_method = Some(exchange.method());
             packet.properties.authentication_data = identity.auth_data.as_deref();
@@ -468,7 +475,7 @@ impl<S: Store> Core<S> {
         // What was recorded of this client: its new session, the end of its old one.
         let needs = self.awaited(index, if after > before { after } else { 0 });
         let Some(conn) = self.clients.conns.at_mut(index) else { return };
-        conn.promised = self.promises.give();
+        conn.promised = self.promises.give(server.maximum_packet_bytes);
         conn.partial = rest.to_vec();
         conn.phase = Phase::Opening;
         let generation = conn.generation;
@@ -635,6 +642,7 @@ impl<S: Store> Core<S> {
         self.clients.write(index, |_, out| out.extend_from_slice(&connack));
         self.clients.recycle(Vec::new());
         self.arm_keep_alive(index, true);
+        self.start_meter(index);
         self.tell_online(session);
         // What waits for it has a share of the next turn: many may come back in this one.
         self.clients.want_pump(session);

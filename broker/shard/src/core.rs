@@ -36,6 +36,8 @@ pub(crate) enum Due {
     Conn(u32),
     /// A session without a connection: its will or its expiry.
     Session(u32),
+    /// A connection whose client has sent more than its rates allow.
+    Rested(u32),
     /// Once a second: the retained sweep, backlogs of shared groups.
     Second,
     /// `$SYS`.
@@ -168,6 +170,7 @@ impl<S: Store> Core<S> {
             self.clients.counters.add(Counter::ConnectsFailed, 1);
         }
         self.log_end(index, session, cause, text);
+        self.end_meter(index);
         self.give_up_parked(index);
         let Some(conn) = self.clients.conns.at_mut(index) else { return };
         //= [MQTT-3.14.4-1]

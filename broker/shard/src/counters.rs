@@ -51,6 +51,9 @@ counters! {
     ProxyUntrusted => "connections/proxy_untrusted",
     /// Connections refused because more came in a second than the listener takes.
     ConnectRateRefused => "connections/rate_refused",
+    /// Times that a client was not read from for a while because it had sent more bytes or messages
+    /// than it may in a second.
+    RateDelays => "connections/rate_delays",
     /// HTTP requests that did not become a WebSocket.
     UpgradesRefused => "websocket/upgrades_refused",
     /// Connections closed for breaking WebSocket's rules.

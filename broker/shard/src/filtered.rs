@@ -1,5 +1,5 @@
-//! Connections whose bytes go through a filter: PROXY headers, TLS, WebSocket. Nothing here runs for
-//! plain TCP.
+//! Connections whose bytes go through a filter: PROXY headers, TLS, WebSocket. Nothing here runs
+//! for plain TCP.
 //!
 //! What arrives is filtered at once, whatever the connection waits for: all that lies unread in a
 //! connection is MQTT. What leaves is MQTT until its turn's flush, so every limit counts the same

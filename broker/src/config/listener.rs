@@ -133,6 +133,27 @@ pub struct Listener {
     pub versions: Vec<Version>,
     /// Seconds within which a client's CONNECT must have come, 1 to 3600.
     pub handshake_timeout_s: u16,
+    /// Connections a second, dealt out over the shards; 0 = no bound.
+    pub max_connects_per_s: u32,
+    /// Largest packet that a client may send, in bytes; 0 = `limits.max_packet_bytes`, which also
+    /// bounds it.
+    pub max_packet_bytes: u32,
+    /// Bytes a second that each client may send; 0 = no bound.
+    pub max_client_bytes_per_s: u32,
+    /// Messages a second that each client may publish; 0 = no bound.
+    pub max_client_messages_per_s: u32,
+    /// Small segments are sent at once (TCP_NODELAY).
+    pub tcp_nodelay: bool,
+    /// Seconds of silence after which the kernel asks whether a client's host is still there
+    /// (SO_KEEPALIVE); 0 = it does not ask. At most 32767.
+    pub tcp_keepalive_s: u16,
+    /// Milliseconds that sent bytes may stay unacknowledged by a client's host before its
+    /// connection is given up (TCP_USER_TIMEOUT); 0 = as long as the kernel's own rules say.
+    pub tcp_user_timeout_ms: u32,
+    /// Bytes of the kernel's send buffer for each connection; 0 = as the kernel sees fit.
+    pub send_buffer_bytes: u32,
+    /// Bytes of the kernel's receive buffer for each connection; 0 = as the kernel sees fit.
+    pub receive_buffer_bytes: u32,
     /// Tenant that all clients of this listener belong to.
     pub tenant: u32,
     /// What an acknowledgement promises to its clients; not more than the broker's `durability`.
@@ -164,8 +185,19 @@ pub struct Listener {
 }
 
 /// Keys of a listener, beside those of its TLS, that a running broker can change.
-pub const LIVE_LISTENER_KEYS: [&str; 5] =
-    ["allow", "deny", "handshake_timeout_s", "proxy_header_timeout_s", "trusted_proxies"];
+pub const LIVE_LISTENER_KEYS: [&str; 11] = [
+    "allow",
+    "deny",
+    "handshake_timeout_s",
+    "max_client_bytes_per_s",
+    "max_client_messages_per_s",
+    "max_connections",
+    "max_connects_per_s",
+    "max_packet_bytes",
+    "proxy_header_timeout_s",
+    "trusted_proxies",
+    "versions",
+];
 
 impl Listener {
     /// Takes over from a new configuration what a running listener can change.
@@ -173,9 +205,15 @@ impl Listener {
         self.allow.clone_from(&new.allow);
         self.deny.clone_from(&new.deny);
         self.handshake_timeout_s = new.handshake_timeout_s;
+        self.max_client_bytes_per_s = new.max_client_bytes_per_s;
+        self.max_client_messages_per_s = new.max_client_messages_per_s;
+        self.max_connections = new.max_connections;
+        self.max_connects_per_s = new.max_connects_per_s;
+        self.max_packet_bytes = new.max_packet_bytes;
         self.proxy_header_timeout_s = new.proxy_header_timeout_s;
         self.trusted_proxies.clone_from(&new.trusted_proxies);
         self.tls.clone_from(&new.tls);
+        self.versions.clone_from(&new.versions);
     }
 }
 
@@ -242,6 +280,15 @@ impl Default for Listener {
             max_connections: 0,
             versions: vec![Version::V3_1, Version::V3_1_1, Version::V5_0],
             handshake_timeout_s: 10,
+            max_connects_per_s: 0,
+            max_packet_bytes: 0,
+            max_client_bytes_per_s: 0,
+            max_client_messages_per_s: 0,
+            tcp_nodelay: true,
+            tcp_keepalive_s: 0,
+            tcp_user_timeout_ms: 0,
+            send_buffer_bytes: 0,
+            receive_buffer_bytes: 0,
             tenant: 0,
             durability: ListenerDurability::Inherit,
             websocket_path: "/mqtt".to_owned(),
@@ -285,7 +332,10 @@ mod tests {
         let new: Listener = toml::from_str(
             "bind = \"127.0.0.1:1\"\nname = \"n\"\nallow = [\"10.0.0.0/8\"]\ndeny = \
              [\"10.0.0.1\"]\nhandshake_timeout_s = 1\nproxy_header_timeout_s = 1\n\
-             trusted_proxies = [\"::1\"]\nbacklog = 1\nproxy_protocol = true\n",
+             trusted_proxies = [\"::1\"]\nbacklog = 1\nproxy_protocol = true\n\
+             max_client_bytes_per_s = 1\nmax_client_messages_per_s = 1\nmax_connections = 1\n\
+             max_connects_per_s = 1\nmax_packet_bytes = 99\nversions = [\"3.1\"]\n\
+             tcp_nodelay = false\n",
         )
         .unwrap();
         running.change(&new);

@@ -116,10 +116,24 @@ fn listeners(listeners: &[Listener], durability: Durability, report: &mut Report
         }
         websocket(listener, &at, report);
         origin(listener, &at, report);
+        tcp(listener, &at, report);
+        if listener.max_packet_bytes != 0 {
+            let key = at.key("max_packet_bytes");
+            report.range(&key, listener.max_packet_bytes, 32, PACKET_BYTES_MAX);
+        }
         tls(listener, &at, report);
         report.range(&at.key("backlog"), listener.backlog, 1, i32::MAX as u64);
         report.range(&at.key("handshake_timeout_s"), listener.handshake_timeout_s, 1, 3600);
     }
+}
+
+/// Options of a listener's sockets.
+fn tcp(listener: &Listener, at: &KeyPath, report: &mut Report<'_>) {
+    report.range(&at.key("tcp_keepalive_s"), listener.tcp_keepalive_s, 0, 32_767);
+    let high = i32::MAX as u64;
+    report.range(&at.key("tcp_user_timeout_ms"), listener.tcp_user_timeout_ms, 0, high);
+    report.range(&at.key("send_buffer_bytes"), listener.send_buffer_bytes, 0, high / 2);
+    report.range(&at.key("receive_buffer_bytes"), listener.receive_buffer_bytes, 0, high / 2);
 }
 
 /// Where clients come from, and who says so.
@@ -346,6 +360,17 @@ mod tests {
         assert!(text.contains("`listeners[0].tls.crl` has no effect"), "{text}");
         let text = with(Transport::Tls, Some(Tls { versions: Vec::new(), ..good }));
         assert!(text.contains("`listeners[0].tls.versions` is empty"), "{text}");
+    }
+
+    #[test]
+    fn a_listener_s_own_limits_have_ranges() {
+        let with = |change: &dyn Fn(&mut Listener)| problems(|c| change(&mut c.listeners[0]));
+        assert!(with(&|own| own.max_packet_bytes = 31).contains("max_packet_bytes` is 31, must"));
+        assert_eq!(with(&|own| own.max_packet_bytes = 32), "");
+        assert!(with(&|own| own.tcp_keepalive_s = 32_768).contains("tcp_keepalive_s"));
+        assert!(with(&|own| own.tcp_user_timeout_ms = u32::MAX).contains("tcp_user_timeout_ms"));
+        assert!(with(&|own| own.send_buffer_bytes = u32::MAX).contains("send_buffer_bytes"));
+        assert!(with(&|own| own.receive_buffer_bytes = u32::MAX).contains("receive_buffer_bytes"));
     }
 
     #[test]
