@@ -65,7 +65,7 @@ fn believed(config: &Config) -> Option<&'static str> {
     let names_users = !config.access.allow_anonymous || config.access.acl_file().is_some();
     let unproven = |listener: &Listener| {
         let asked = listener.tls.as_ref().map(|tls| tls.client_certificates);
-        asked != Some(ClientCertificates::Required)
+        asked != Some(ClientCertificates::Required) && !listener.user_name_from_proxy
     };
     (names_users && config.listeners.iter().any(unproven)).then_some(
         "access: passwords are not checked, whoever gives a user name is believed: let only those \

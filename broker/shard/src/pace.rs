@@ -4,10 +4,10 @@
 
 use std::collections::HashMap;
 
-use ringtide_codec::{FixedHeader, PacketType};
+use ringtide_codec::{FixedHeader, PacketType, fixed_header};
 use ringtide_storage::Store;
 
-use crate::conn::Held;
+use crate::conn::{Conn, Held, Phase};
 use crate::core::{Core, Due};
 use crate::counters::Counter;
 use crate::rate::{Bucket, Rate};
@@ -84,6 +84,30 @@ impl<S: Store> Core<S> {
         {
             meter.messages.charge(1);
         }
+    }
+
+    /// Handles the whole packets in `bytes` as far as a metered client's rates go; the rest waits.
+    pub(crate) fn consume_metered(&mut self, index: u32, mut bytes: &[u8]) {
+        let max = self.promised(index).packet_bytes_max;
+        while !bytes.is_empty() && !self.must_rest(index) {
+            let whole = match fixed_header(bytes, max) {
+                Ok(Some(header)) if header.total_len() <= bytes.len() => {
+                    self.charge_bytes(index, header.total_len());
+                    self.charge_packet(index, &header);
+                    header.total_len()
+                }
+                // A packet that has been cut pays when it is whole, or for each piece.
+                Ok(_) | Err(_) => bytes.len(),
+            };
+            let (packet, rest) = bytes.split_at(whole);
+            bytes = rest;
+            self.consume_all(index, max, packet);
+            let stops = |conn: &Conn| conn.phase != Phase::Open || conn.waits();
+            if self.clients.conns.at(index).is_none_or(stops) {
+                break;
+            }
+        }
+        self.keep(index, bytes);
     }
 
     /// Whether a metered client has used its rates up: then it rests, and the rest of what it has

@@ -12,6 +12,7 @@ use crate::conn::{Cause, Frame, Held, Phase};
 use crate::core::{Core, Flow};
 use crate::counters::Counter;
 use crate::message::HEADER_BYTES;
+use crate::promise::NOTHING;
 
 /// A PUBLISH above this many bytes is gathered in a buffer of its own.
 const FRAME_OWN_BYTES: usize = 8192;
@@ -48,15 +49,20 @@ impl<S: Store> Core<S> {
     }
 
     /// Handles every whole packet in `bytes`; the rest is kept.
-    pub(crate) fn consume(&mut self, index: u32, mut bytes: &[u8]) {
-        let max = self.promised(index).packet_bytes_max;
-        let metered = self.clients.conns.at(index).is_some_and(|conn| conn.metered);
+    pub(crate) fn consume(&mut self, index: u32, bytes: &[u8]) {
+        let conn = self.clients.conns.at(index);
+        let (promised, metered) =
+            conn.map_or((NOTHING, false), |conn| (conn.promised, conn.metered));
+        if metered {
+            return self.consume_metered(index, bytes);
+        }
+        self.consume_all(index, self.promises.of(promised).packet_bytes_max, bytes);
+    }
+
+    /// The same whatever rates its client is held to.
+    pub(crate) fn consume_all(&mut self, index: u32, max: u32, mut bytes: &[u8]) {
         let mut packets = 0;
         while !bytes.is_empty() {
-            if metered && self.must_rest(index) {
-                self.keep(index, bytes);
-                break;
-            }
             //= [MQTT-3.2.2-15]
             let header = match fixed_header(bytes, max) {
                 Ok(Some(header)) => header,
@@ -76,10 +82,6 @@ impl<S: Store> Core<S> {
             };
             bytes = &bytes[total..];
             packets += 1;
-            if metered {
-                self.charge_bytes(index, total);
-                self.charge_packet(index, &header);
-            }
             if self.dispatch(index, &header, frame) == Flow::Stop {
                 self.keep(index, bytes);
                 break;
@@ -100,7 +102,7 @@ impl<S: Store> Core<S> {
     }
 
     /// Keeps bytes that cannot be handled yet.
-    fn keep(&mut self, index: u32, bytes: &[u8]) {
+    pub(crate) fn keep(&mut self, index: u32, bytes: &[u8]) {
         let Some(conn) = self.clients.conns.at_mut(index) else { return };
         if bytes.is_empty() || conn.phase == Phase::Closing {
             return;

@@ -112,6 +112,20 @@ fn a_client_that_rests_may_be_taken_over_and_its_timer_harms_nobody() {
 }
 
 #[test]
+fn nothing_behind_the_end_of_a_connection_is_handled() {
+    const DISCONNECT: [u8; 2] = [0xE0, 0];
+    const RESERVED: [u8; 2] = [0xF7, 0];
+    for end in [DISCONNECT, RESERVED] {
+        let mut world = world(paced(1_000_000, 1000));
+        let one = |text: &[u8]| publish("x", QoS::AtMostOnce, 0, text);
+        world.send(0, WRITER, &[one(b"before"), end.to_vec(), one(b"behind")].concat());
+        world.turns(5);
+        assert_eq!(payloads(&read(&world.sent(0, READER))), ["before"]);
+        assert!(world.is_closed(0, WRITER));
+    }
+}
+
+#[test]
 fn rates_of_a_reload_are_in_force_at_once() {
     let mut world = world(paced(0, 1));
     world.send(0, WRITER, &publish("x", QoS::AtMostOnce, 0, b"1").repeat(200));
