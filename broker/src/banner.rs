@@ -1,6 +1,6 @@
 //! The first lines of the log: what was started and how.
 
-use std::net::SocketAddr;
+use ringtide_net::ListenAddr;
 
 use crate::config::{
     ClientCertificates, Config, Durability, Host, Listener, ListenerDurability, Loaded, Transport,
@@ -17,7 +17,7 @@ pub struct Banner<'a> {
     /// What the host gives.
     pub footing: &'a Footing,
     /// The addresses that are listened on, one per listener of the configuration.
-    pub addresses: &'a [SocketAddr],
+    pub addresses: &'a [ListenAddr],
     /// What hosts the shards' threads.
     pub host: Host,
     /// The driver and what it found in the kernel.
@@ -67,7 +67,7 @@ fn believed(config: &Config) -> Option<&'static str> {
     let names_users = !config.access.allow_anonymous || config.access.acl_file().is_some();
     let unproven = |listener: &Listener| {
         let asked = listener.tls.as_ref().map(|tls| tls.client_certificates);
-        asked != Some(ClientCertificates::Required)
+        asked != Some(ClientCertificates::Required) && !listener.user_name_from_proxy
     };
     (names_users && config.listeners.iter().any(unproven)).then_some(
         "access: passwords are not checked, whoever gives a user name is believed: let only those \
@@ -84,7 +84,7 @@ fn durability(config: &Config) -> String {
     format!("durability: {}: {}{kept}", config.durability.name(), config.durability.meaning())
 }
 
-fn listener((listener, address): (&Listener, &SocketAddr)) -> String {
+fn listener((listener, address): (&Listener, &ListenAddr)) -> String {
     let versions: Vec<&str> = listener.versions.iter().map(|version| version.name()).collect();
     let limit = match listener.max_connections {
         0 => String::new(),
@@ -99,13 +99,17 @@ fn listener((listener, address): (&Listener, &SocketAddr)) -> String {
         own => format!(", durability: {}", own.over(Durability::Sync).name()),
     };
     let over = match listener.transport {
-        Transport::Tcp => "TCP".to_owned(),
+        Transport::Tcp => match address {
+            ListenAddr::Tcp(_) => "TCP".to_owned(),
+            ListenAddr::Unix(_) => "a Unix socket".to_owned(),
+        },
         Transport::Ws => format!("WebSocket at {}", listener.websocket_path),
         Transport::Tls => "TLS".to_owned(),
         Transport::Wss => format!("WebSocket in TLS at {}", listener.websocket_path),
     };
+    let behind = if listener.proxy_protocol { ", behind a proxy (PROXY protocol)" } else { "" };
     format!(
-        "listening on {address}{name}, MQTT {} over {over}{limit}{promise}",
+        "listening on {address}{name}, MQTT {} over {over}{behind}{limit}{promise}",
         versions.join(", ")
     )
 }

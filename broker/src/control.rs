@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use ringtide_driver::Waker;
 use ringtide_tls::Acceptor;
 
-use crate::config::{Access, Config, Limits, Log, Shared};
+use crate::config::{Access, Config, Limits, Listener, Log, Shared};
 
 /// How far a shutdown has come.
 ///
@@ -43,6 +43,8 @@ impl Stage {
 pub struct Live {
     /// Limits; they hold for connections made from now on.
     pub limits: Limits,
+    /// The listeners, in their order; of each only what a running one can change is changed.
+    pub listeners: Vec<Listener>,
     /// Who may connect, publish and subscribe; the rules' file is read again.
     pub access: Access,
     /// How shared subscriptions pick a member.
@@ -59,6 +61,7 @@ impl From<&Config> for Live {
     fn from(config: &Config) -> Live {
         Live {
             limits: config.limits.clone(),
+            listeners: config.listeners.clone(),
             access: config.access.clone(),
             shared: config.shared.clone(),
             log: config.log,

@@ -85,7 +85,7 @@ pub fn demand(config: &Config, target: Option<u64>) -> Result<Demand, Failure> {
         backlog: listeners.iter().map(|l| u64::from(l.backlog)).max().unwrap_or(0),
         ring_bytes,
         memlock_bytes: (shards as u64 * locked).max(glommio),
-        ports: listeners.iter().map(|l| l.bind.port()).filter(|port| *port != 0).collect(),
+        ports: listeners.iter().filter_map(|l| l.bind.port()).filter(|port| *port != 0).collect(),
         io_uring,
     })
 }

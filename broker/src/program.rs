@@ -1,7 +1,6 @@
 //! The commands, from arguments to exit code.
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tracing::{error, info, warn};
@@ -113,7 +112,7 @@ fn serve(sources: Sources, loaded: &Loaded, level: LogLevel) -> Result<(), Failu
         level,
     })?;
     tls.watch()?;
-    let addresses: Vec<SocketAddr> = listeners.iter().map(|opened| opened.address).collect();
+    let addresses: Vec<_> = listeners.iter().map(|opened| opened.address.clone()).collect();
     let banner = Banner {
         loaded,
         footing: &footing,

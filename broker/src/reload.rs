@@ -1,7 +1,9 @@
 //! SIGHUP: reads the configuration again, applies what a running broker can change and says what
 //! needs a restart.
 
-use crate::config::{Config, ConfigError, KeyPath, Sources, Step, flatten, load};
+use crate::config::{
+    Config, ConfigError, KeyPath, LIVE_LISTENER_KEYS, Sources, Step, flatten, load,
+};
 use crate::control::{Control, Live};
 use crate::preflight;
 use crate::tls::TlsFiles;
@@ -30,7 +32,7 @@ pub fn compare(running: &Config, new: &Config) -> Changes {
     let mut paths: Vec<&KeyPath> = before.iter().chain(&after).map(|(path, _)| path).collect();
     paths.sort();
     paths.dedup();
-    let tls = same_listeners(running, new);
+    let same = same_listeners(running, new);
     for path in paths {
         let (old, new) = (find(&before, path), find(&after, path));
         if old == new {
@@ -38,26 +40,25 @@ pub fn compare(running: &Config, new: &Config) -> Changes {
         }
         let show = |value: Option<String>| value.unwrap_or_else(|| "nothing".to_owned());
         let line = format!("{path}: {} -> {}", show(old), show(new));
-        let live = is_live(path) || tls && is_listener_tls(path);
+        let live = is_live(path) || same && is_live_in_listener(path);
         let list = if live { &mut changes.applied } else { &mut changes.restart };
         list.push(line);
     }
     changes
 }
 
-/// Whether a running broker's listeners are those of a new configuration: then their `tls` sections
-/// belong together and can be taken over.
+/// Whether a running broker's listeners are those of a new configuration: then the
+/// settings of each belong together, and what is live can be taken over.
 fn same_listeners(running: &Config, new: &Config) -> bool {
     let what = |config: &Config| -> Vec<_> {
-        config.listeners.iter().map(|listener| (listener.bind, listener.transport)).collect()
+        config.listeners.iter().map(|own| (own.bind.clone(), own.transport)).collect()
     };
     what(running) == what(new)
 }
 
-fn is_listener_tls(path: &KeyPath) -> bool {
-    let is = |step: &Step, name: &str| matches!(step, Step::Key(key) if key == name);
-    matches!(path.0.as_slice(), [list, Step::Index(_), section, ..]
-        if is(list, "listeners") && is(section, "tls"))
+fn is_live_in_listener(path: &KeyPath) -> bool {
+    matches!(path.0.as_slice(), [Step::Key(list), Step::Index(_), Step::Key(own), ..]
+        if list == "listeners" && (own == "tls" || LIVE_LISTENER_KEYS.contains(&own.as_str())))
 }
 
 fn is_live(path: &KeyPath) -> bool {
@@ -84,7 +85,7 @@ pub fn reload(
     let mut listeners = running.listeners.clone();
     if same_listeners(running, &new) {
         for (own, new) in listeners.iter_mut().zip(&new.listeners) {
-            own.tls.clone_from(&new.tls);
+            own.change(new);
         }
     }
     if tls.reload(&listeners)? {
@@ -156,7 +157,7 @@ mod tests {
                 ciphers: ciphers.iter().map(ToString::to_string).collect(),
                 ..Tls::default()
             };
-            let bind = ([127, 0, 0, 1], port).into();
+            let bind = format!("127.0.0.1:{port}").parse().unwrap();
             let listener = Listener { bind, tls: Some(tls), ..Listener::default() };
             Config { listeners: vec![listener], ..Config::default() }
         };

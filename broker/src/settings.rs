@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use ringtide_filter::{Layers, websocket};
+use ringtide_filter::{Layers, Networks, websocket};
 use ringtide_session::{DropPolicy, ServerLimits};
 use ringtide_shard::access::{Access, Acl, LateAccess};
-use ringtide_shard::{ListenerLimits, Settings, Stage, Steering, Transport};
+use ringtide_shard::{
+    Gate, ListenerLimits, Pace, Proxied, Rate, Settings, Stage, Steering, Transport,
+};
 use ringtide_tls::Acceptor;
 use ringtide_topics::TenantId;
 use ringtide_topics::shared::Strategy;
@@ -23,7 +25,6 @@ const WEBSOCKET_SPARE_BYTES: u32 = 64 << 10;
 /// Reads [`Control`] for the shards.
 pub(crate) struct ProgramSteering {
     control: Arc<Control>,
-    listeners: Vec<Listener>,
     shards: u16,
     connections_max: u64,
     store_backlog_bytes_max: u64,
@@ -39,7 +40,6 @@ impl ProgramSteering {
     ) -> ProgramSteering {
         ProgramSteering {
             control,
-            listeners: config.listeners.clone(),
             shards,
             connections_max,
             store_backlog_bytes_max: config.store.backlog_bytes_max,
@@ -66,6 +66,12 @@ impl ProgramSteering {
             versions: listener.versions.iter().fold(0, |bits, version| bits | 1 << version.level()),
             tenant: TenantId(listener.tenant),
             durable_acks: listener.durability != ListenerDurability::Memory,
+            packet_bytes_max: own_packet_bytes(listener),
+            connects: Rate::share(u64::from(listener.max_connects_per_s), self.shards),
+            pace: Pace {
+                bytes: Rate::share(u64::from(listener.max_client_bytes_per_s), 1),
+                messages: Rate::share(u64::from(listener.max_client_messages_per_s), 1),
+            },
         }
     }
 
@@ -74,20 +80,27 @@ impl ProgramSteering {
             Arc::new(websocket::Settings {
                 path: listener.websocket_path.clone(),
                 origins: listener.websocket_origins.clone(),
-                trusted_proxies: listener.trusted_proxies.clone(),
-                message_bytes_max: limits.max_packet_bytes.saturating_add(WEBSOCKET_SPARE_BYTES),
+                trusted_proxies: Networks::from(listener.trusted_proxies.clone()),
+                message_bytes_max: limits
+                    .max_packet_bytes
+                    .min(own_packet_bytes(listener))
+                    .saturating_add(WEBSOCKET_SPARE_BYTES),
             })
         });
-        Transport { name: listener.name.clone(), layers: Layers { tls, websocket } }
+        Transport {
+            name: listener.name.clone(),
+            gate: gate(listener),
+            layers: Layers { tls, websocket },
+        }
     }
 
-    fn transports(&self, limits: &config::Limits) -> Vec<Transport> {
+    fn transports(&self, live: &Live) -> Vec<Transport> {
         let tls = self.control.tls();
         let transport = |(index, listener)| {
             let tls = tls.get(index).cloned().flatten();
-            Self::transport(listener, tls, limits)
+            Self::transport(listener, tls, &live.limits)
         };
-        self.listeners.iter().enumerate().map(transport).collect()
+        live.listeners.iter().enumerate().map(transport).collect()
     }
 
     fn limits(&self, live: &Live) -> ringtide_shard::Limits {
@@ -95,8 +108,8 @@ impl ProgramSteering {
         ringtide_shard::Limits {
             server: server_limits(limits),
             connect_bytes_max: limits.max_connect_bytes,
-            listeners: self.listeners.iter().map(|own| self.listener_limits(own)).collect(),
-            transports: self.transports(limits),
+            listeners: live.listeners.iter().map(|own| self.listener_limits(own)).collect(),
+            transports: self.transports(live),
             connections_max: self.part_u32(self.connections_max),
             sessions_max: self.part_u32(u64::from(limits.session_count_max)),
             allow_anonymous: live.access.allow_anonymous,
@@ -126,6 +139,27 @@ impl ProgramSteering {
             sys_interval_ms: u64::from(live.sys_interval_s) * 1000,
             ..ringtide_shard::Limits::default()
         }
+    }
+}
+
+/// The largest packet that a listener takes, whatever the broker's own limit is.
+fn own_packet_bytes(listener: &Listener) -> u32 {
+    match listener.max_packet_bytes {
+        0 => u32::MAX,
+        max => max,
+    }
+}
+
+/// Who may connect to a listener.
+fn gate(listener: &Listener) -> Gate {
+    Gate {
+        allow: Networks::from(listener.allow.clone()),
+        deny: Networks::from(listener.deny.clone()),
+        proxies: Networks::from(listener.trusted_proxies.clone()),
+        proxied: listener.proxy_protocol.then(|| Proxied {
+            header_timeout_ms: u64::from(listener.proxy_header_timeout_s) * 1000,
+            names_user: listener.user_name_from_proxy,
+        }),
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ringtide_net::host::{self, ExecutorOptions, ShardContext, ShardError};
+use ringtide_net::listen::SocketFile;
 use ringtide_ring::{Ports, Shared, mesh};
 use ringtide_shard::clock::SystemClock;
 use ringtide_shard::counters::{Counter, Counters};
@@ -105,12 +106,7 @@ fn run_with<D: Drivers>(
         seed: seed(),
         clock: SystemClock::new(),
     };
-    let mut listeners: Vec<_> = (0..shards).map(|_| Vec::new()).collect();
-    for opened in plan.listeners {
-        for (own, socket) in listeners.iter_mut().zip(opened.sockets) {
-            own.push(OwnedFd::from(socket));
-        }
-    }
+    let (listeners, files) = deal_out(plan.listeners, shards);
     let ports = mesh(shards, LANE_BYTES);
     let turns = ports.first().map(|ports| Arc::clone(&ports.shared));
     let builders = ports
@@ -130,8 +126,21 @@ fn run_with<D: Drivers>(
         started.map_err(|error| Failure::host(format!("cannot start the shards: {error}")))?;
     ready(turns.unwrap_or_else(|| Arc::new(Shared::new(0))));
     let ended = running.join().map_err(|error| Failure::runtime(error.to_string()));
-    drop(dir);
+    drop((dir, files));
     ended
+}
+
+/// The listening sockets of each shard, and the paths of those that are Unix sockets.
+fn deal_out(opened: Vec<Opened>, shards: u16) -> (Vec<Vec<OwnedFd>>, Vec<SocketFile>) {
+    let mut listeners: Vec<_> = (0..shards).map(|_| Vec::new()).collect();
+    let mut files = Vec::new();
+    for Opened { sockets, file, .. } in opened {
+        for (own, socket) in listeners.iter_mut().zip(sockets) {
+            own.push(socket);
+        }
+        files.extend(file);
+    }
+    (listeners, files)
 }
 
 /// The key of the partitions where nothing is kept, and with it the seed of the topics' hashes.

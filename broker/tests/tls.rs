@@ -91,6 +91,30 @@ fn messages_go_between_tls_and_tcp_in_both_versions_on_any_shard() {
 }
 
 #[test]
+fn tls_lies_behind_a_proxy_s_header() {
+    let files = Files::new();
+    let keys = "proxy_protocol = true\ntrusted_proxies = [\"127.0.0.1\"]";
+    for shards in shard_counts() {
+        let listeners = files.listener("secured", "tls", keys, "");
+        let debug = "[log]\nlevel = \"debug\"\n".to_owned();
+        let broker = Broker::start(&Settings::new(shards).config(&(debug + &listeners)));
+        let address = address_of(&broker, "secured");
+        for number in 0..6_u16 {
+            let mut stream = TcpStream::connect(&address).unwrap();
+            let line = format!("PROXY TCP4 203.0.113.7 198.51.100.1 {} 8883\r\n", 40_000 + number);
+            stream.write_all(line.as_bytes()).unwrap();
+            let tls = Secured::over(stream, &files.client(TLS_1_3, None), NAME).unwrap();
+            let id = format!("behind-{number}");
+            let mut client = tls.into_client(&Connect::new(V5, &id));
+            client.ping();
+            let peer = format!("peer=203.0.113.7:{}", 40_000 + number);
+            broker.expect_log(&["connected", &id, &peer]);
+            broker.expect_log(&["TLS handshake done", &peer]);
+        }
+    }
+}
+
+#[test]
 fn websocket_in_tls_carries_everything() {
     let files = Files::new();
     let plain = "[[listeners]]\nname = \"plain\"\nbind = \"@LISTEN@\"\n";

@@ -22,11 +22,19 @@ pub enum Class {
     TlsAlert,
     /// TLS: what came is no proper TLS, or was tampered with.
     TlsProtocol,
+    /// A PROXY header is broken, or did not come in time.
+    ProxyHeader,
+    /// A connection from an address that is no trusted proxy, where only proxies may connect.
+    ProxyUntrusted,
+    /// The client's address is not let in.
+    Address,
+    /// More connections a second than the listener takes.
+    ConnectRate,
 }
 
 impl Class {
     /// Every class, in the order of its numbers.
-    pub const ALL: [Class; 7] = [
+    pub const ALL: [Class; 11] = [
         Class::WrongProtocol,
         Class::Upgrade,
         Class::Frames,
@@ -34,6 +42,10 @@ impl Class {
         Class::TlsClientCertificate,
         Class::TlsAlert,
         Class::TlsProtocol,
+        Class::ProxyHeader,
+        Class::ProxyUntrusted,
+        Class::Address,
+        Class::ConnectRate,
     ];
 }
 

@@ -1,5 +1,5 @@
-//! What lies between a socket's bytes and MQTT's: TLS, WebSocket. No I/O, no clock, no MQTT, no
-//! shard.
+//! What lies between a socket's bytes and MQTT's: PROXY headers, TLS, WebSocket. No I/O, no clock,
+//! no MQTT, no shard.
 //!
 //! A connection holds a [`Filter`], boxed, or none when its bytes are MQTT's own. Whatever arrives
 //! goes through [`Filter::receive`], whatever leaves through [`Filter::send`], and
@@ -7,13 +7,16 @@
 //! shard: all that it has not passed on is inside it.
 //!
 //! Layers lie over each other: the one nearest to the socket (TLS) is first when bytes arrive and
-//! last when they leave.
+//! last when they leave. A PROXY header comes before all of them: a filter that waits for one
+//! ([`Filter::behind_proxy`]) passes nothing on, and gives way to the layers' own when it has come.
 //!
 //! An idle filter owns no buffer. What a call needs for its results is the shard's [`Scratch`];
 //! only what a buffer's end has cut, a frame's header or a part of a TLS record, stays here.
 #![forbid(unsafe_code)]
 
 mod fault;
+mod networks;
+pub mod proxy;
 mod secured;
 pub mod websocket;
 
@@ -24,6 +27,7 @@ use bytes::Bytes;
 use ringtide_tls::{Acceptor, Peer};
 
 pub use fault::{Class, Fault};
+pub use networks::Networks;
 use secured::Secured;
 use websocket::WebSocket;
 
@@ -45,6 +49,8 @@ enum Layered {
     WebSocket(WebSocket),
     /// In a box of its own, so that a WebSocket without TLS does not pay for it.
     Secured(Box<Secured>),
+    /// A PROXY header has not come whole.
+    Proxied(proxy::Receiver),
 }
 
 /// Where [`Filter::receive`] puts its results: one for all connections of a shard.
@@ -74,7 +80,7 @@ impl Scratch {
 }
 
 /// What [`Filter::receive`] has found beside bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Received {
     /// The peer has ended its side: nothing more comes, and nothing more need be sent.
     pub ended: bool,
@@ -82,6 +88,9 @@ pub struct Received {
     pub handshake_done: bool,
     /// The client's own address, told by a proxy that is trusted; port 0 if it did not tell that.
     pub client: Option<SocketAddr>,
+    /// A PROXY header has come whole: how many of the bytes are its own, and what it tells. The
+    /// others were not looked at, and this filter has done its work.
+    pub proxied: Option<(usize, Box<proxy::Told>)>,
 }
 
 /// Why the broker ends a connection, as far as a layer can tell the peer.
@@ -117,6 +126,12 @@ impl Filter {
         Ok(Some(Box::new(Filter(layered))))
     }
 
+    /// The filter of a connection that must begin with a PROXY header. Once that has come
+    /// ([`Received::proxied`]) the connection gets the one that [`Filter::new`] makes.
+    pub fn behind_proxy() -> Box<Filter> {
+        Box::new(Filter(Layered::Proxied(proxy::Receiver::default())))
+    }
+
     /// Takes what arrived, in any pieces. `bytes` are worked on in place and are of no use
     /// afterwards. The results are appended to `scratch`: they hold even if a fault follows them.
     ///
@@ -129,6 +144,10 @@ impl Filter {
                 websocket.receive(bytes, &mut scratch.plain, &mut scratch.wire)
             }
             Layered::Secured(secured) => secured.receive(bytes, scratch),
+            Layered::Proxied(header) => {
+                let proxied = header.receive(bytes)?;
+                Ok(Received { proxied, ..Received::default() })
+            }
         }
     }
 
@@ -150,6 +169,12 @@ impl Filter {
                 Ok(())
             }
             Layered::Secured(secured) => secured.send(head, shared, scratch),
+            Layered::Proxied(_) => {
+                // Nobody is there yet who could be answered.
+                head.clear();
+                shared.clear();
+                Ok(())
+            }
         }
     }
 
@@ -158,6 +183,7 @@ impl Filter {
         match &mut self.0 {
             Layered::WebSocket(websocket) => websocket.end(why),
             Layered::Secured(secured) => secured.end(why),
+            Layered::Proxied(_) => {}
         }
     }
 
@@ -166,7 +192,13 @@ impl Filter {
         match &self.0 {
             Layered::WebSocket(websocket) => websocket.has_ended(),
             Layered::Secured(secured) => secured.has_ended(),
+            Layered::Proxied(_) => false,
         }
+    }
+
+    /// A PROXY header has not come whole.
+    pub fn awaits_proxy_header(&self) -> bool {
+        matches!(&self.0, Layered::Proxied(_))
     }
 
     /// A TLS handshake is under way: what arrives costs far more than it will later.
@@ -182,7 +214,7 @@ impl Filter {
     /// What a TLS handshake has agreed on.
     pub fn peer(&self) -> Option<Peer> {
         match &self.0 {
-            Layered::WebSocket(_) => None,
+            Layered::WebSocket(_) | Layered::Proxied(_) => None,
             Layered::Secured(secured) => Some(secured.peer()),
         }
     }

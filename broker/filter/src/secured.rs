@@ -35,7 +35,7 @@ impl Secured {
             let taken = self.tls.receive(bytes, plain, wire)?;
             self.ended |= taken.ended;
             let (ended, handshake_done) = (taken.ended, taken.handshake_done);
-            return Ok(Received { ended, handshake_done, client: None });
+            return Ok(Received { ended, handshake_done, ..Received::default() });
         };
         inner_plain.clear();
         inner_wire.clear();
@@ -54,7 +54,7 @@ impl Secured {
         Ok(Received {
             ended: taken.ended || inner.ended,
             handshake_done: taken.handshake_done,
-            client: inner.client,
+            ..inner
         })
     }
 

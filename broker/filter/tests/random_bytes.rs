@@ -1,5 +1,5 @@
 //! No bytes of a peer panic or are taken for something else when they are cut: the laws over
-//! random bytes, over bytes shaped like frames, and over damaged requests.
+//! random bytes, over bytes shaped like frames, and over damaged requests and headers.
 
 mod laws;
 
@@ -41,6 +41,22 @@ fn request() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+/// A PROXY header of version 2 with a few bytes replaced.
+fn header() -> impl Strategy<Value = Vec<u8>> {
+    let tlvs = b"\x01\0\x04mqtt\x05\0\x02id\x20\0\x0b\x07\0\0\0\0\x22\0\x03abc";
+    let fixed = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0";
+    let length = 12 + tlvs.len() as u8;
+    let whole = [&fixed[..], &[length], &[7; 12], &tlvs[..], b"\x10rest"].concat();
+    let edits = vec((0..whole.len(), any::<u8>()), 0..3);
+    edits.prop_map(move |edits| {
+        let mut bytes = whole.clone();
+        for (at, byte) in edits {
+            bytes[at] = byte;
+        }
+        bytes
+    })
+}
+
 /// Found by the fuzz target: an empty line that was one only if it came in one piece.
 #[test]
 fn a_line_of_returns_alone_is_not_empty() {
@@ -56,6 +72,11 @@ proptest! {
     #[test]
     fn random_frames(choice in any::<u8>(), frames in vec(frame(), 0..12)) {
         laws::websocket(&[&[choice | 1], frames.concat().as_slice()].concat());
+    }
+
+    #[test]
+    fn damaged_headers(choice in any::<u8>(), header in header()) {
+        laws::proxy(&[&[choice], header.as_slice()].concat());
     }
 
     #[test]

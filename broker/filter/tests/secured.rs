@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use common::authority::Authority;
 use common::{ClientSide, NAME, TLS_1_2, TLS_1_3, acceptor, material};
-use ringtide_filter::{Class, End, Filter, Layers, Scratch, websocket};
+use ringtide_filter::{Class, End, Filter, Layers, Networks, Scratch, websocket};
 use rustls::ClientConnection;
 
 const REQUEST: &[u8] = b"GET /mqtt HTTP/1.1\r\nHost: broker.example\r\nUpgrade: websocket\r\n\
@@ -35,7 +35,7 @@ impl Pair {
         let settings = websocket::Settings {
             path: "/mqtt".to_owned(),
             origins: Vec::new(),
-            trusted_proxies: Vec::new(),
+            trusted_proxies: Networks::default(),
             message_bytes_max: 1 << 21,
         };
         let layers = Layers {

@@ -4,7 +4,7 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -71,7 +71,7 @@ fn a_hand_over_to_nobody_fails_and_closes() {
 #[test]
 fn accepted_sockets_inherit_nodelay() {
     let (fd, address) = support::listener();
-    let listener = std::net::TcpListener::from(fd);
+    let listener = TcpListener::from(fd);
     let _client = TcpStream::connect(address).unwrap();
     let (accepted, _) = listener.accept().unwrap();
     assert!(accepted.nodelay().unwrap());
@@ -125,7 +125,7 @@ fn connections_are_spread_over_the_listeners_of_an_address() {
     let listeners = listen_shared(&any, &ListenOptions::default(), 4).unwrap();
     let address = SockRef::from(&listeners[0]).local_addr().unwrap().as_socket().unwrap();
     let clients: Vec<_> = (0..200).map(|_| TcpStream::connect(address).unwrap()).collect();
-    let listeners: Vec<_> = listeners.into_iter().map(std::net::TcpListener::from).collect();
+    let listeners: Vec<_> = listeners.into_iter().map(TcpListener::from).collect();
     let mut accepted = vec![0; listeners.len()];
     // The kernel may be a moment behind with what its clients take for connected.
     let end = Instant::now() + Duration::from_secs(60);
@@ -155,6 +155,37 @@ fn a_unix_path_is_taken_over_only_when_nobody_listens() {
     assert!(listen(&addr, &options).is_err(), "a file is not taken over");
     assert_eq!(std::fs::read(&path).unwrap(), b"not a socket");
     std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn accepted_sockets_have_the_options_of_their_listener() {
+    let options = ListenOptions {
+        nodelay: false,
+        keepalive_s: Some(90),
+        user_timeout_ms: Some(12_345),
+        send_buffer_bytes: Some(16_384),
+        receive_buffer_bytes: Some(8192),
+        ..ListenOptions::default()
+    };
+    let any = ListenAddr::Tcp("127.0.0.1:0".parse().unwrap());
+    for (options, set) in [(options, true), (ListenOptions::default(), false)] {
+        let listener = TcpListener::from(listen(&any, &options).unwrap());
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let stream = listener.accept().unwrap().0;
+        let accepted = SockRef::from(&stream);
+        assert_eq!(accepted.tcp_nodelay().unwrap(), !set);
+        assert_eq!(accepted.keepalive().unwrap(), set);
+        let timeout = set.then_some(Duration::from_millis(12_345));
+        assert_eq!(accepted.tcp_user_timeout().unwrap(), timeout);
+        if set {
+            assert_eq!(accepted.tcp_keepalive_time().unwrap(), Duration::from_secs(90));
+            assert_eq!(accepted.tcp_keepalive_interval().unwrap(), Duration::from_secs(30));
+            assert_eq!(accepted.tcp_keepalive_retries().unwrap(), 3);
+            // The kernel doubles them for its own needs.
+            assert_eq!(accepted.send_buffer_size().unwrap(), 2 * 16_384);
+            assert_eq!(accepted.recv_buffer_size().unwrap(), 2 * 8192);
+        }
+    }
 }
 
 /// A shard that echoes until it is told to stop.

@@ -8,7 +8,7 @@ use ringtide_session::{Acked, OwedAck, PubrecReply};
 use ringtide_storage::Store;
 use ringtide_storage::record::{SessionId, Step};
 
-use crate::conn::Cause;
+use crate::conn::{Cause, Held};
 use crate::core::{Core, Flow};
 use crate::persist::count_kept;
 use crate::publish::acked;
@@ -222,7 +222,7 @@ impl<S: Store> Core<S> {
             if left == OWED_MAX / 2
                 && let Some(record) = self.clients.conns.at_mut(conn)
             {
-                record.owed_much = false;
+                record.let_go(Held::OwedMuch);
                 self.resume(conn);
             }
         }

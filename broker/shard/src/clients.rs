@@ -16,7 +16,9 @@ use crate::counters::{Counter, Counters};
 use crate::filtered::Filtering;
 use crate::journal::Journal;
 use crate::ledger::{DropReason, Dropped};
+use crate::pace::Meters;
 use crate::pages::Pages;
+use crate::rate::{Bucket, Rate};
 use crate::session::Session;
 use crate::slab::Slab;
 
@@ -24,6 +26,14 @@ use crate::slab::Slab;
 const POOL_MAX: usize = 1024;
 /// The largest that is kept.
 const POOLED_BYTES_MAX: usize = 64 << 10;
+
+/// One listener's connections.
+#[derive(Clone, Copy, Debug)]
+struct OfListener {
+    count: u32,
+    /// What is left of the connections that it takes in a second.
+    connects: Bucket,
+}
 
 pub(crate) struct Clients {
     pub(crate) now_ms: u64,
@@ -43,10 +53,11 @@ pub(crate) struct Clients {
     pub(crate) pages: Pages,
     pub(crate) write_buffer_max: usize,
     pub(crate) filtering: Filtering,
+    pub(crate) meters: Meters,
     /// Sessions with a connection.
     pub(crate) online: usize,
     /// Connections by listener.
-    by_listener: Vec<u32>,
+    by_listener: Vec<OfListener>,
     next_generation: u32,
 }
 
@@ -71,6 +82,7 @@ impl Clients {
             pages: Pages::new(limits.waiting_memory_bytes_max),
             write_buffer_max: limits.write_buffer_max_bytes,
             filtering: Filtering::default(),
+            meters: Meters::default(),
             online: 0,
             by_listener: Vec::new(),
             next_generation: 0,
@@ -132,17 +144,28 @@ impl Clients {
 
     /// Connections of a listener now.
     pub(crate) fn of_listener(&self, listener: u16) -> u32 {
-        self.by_listener.get(usize::from(listener)).copied().unwrap_or(0)
+        self.by_listener.get(usize::from(listener)).map_or(0, |own| own.count)
+    }
+
+    /// Whether a listener takes another connection in this second; if so, it is counted.
+    pub(crate) fn takes_connection(&mut self, listener: u16, rate: Rate) -> bool {
+        let now_ms = self.now_ms;
+        !rate.is_bounded() || self.listener(listener).connects.take_one(rate, now_ms)
+    }
+
+    fn listener(&mut self, listener: u16) -> &mut OfListener {
+        let listener = usize::from(listener);
+        if self.by_listener.len() <= listener {
+            let connects = Bucket::full();
+            self.by_listener.resize(listener + 1, OfListener { count: 0, connects });
+        }
+        &mut self.by_listener[listener]
     }
 
     /// Counts a listener's connections up or down.
     pub(crate) fn count_listener(&mut self, listener: u16, by: i32) {
-        let listener = usize::from(listener);
-        if self.by_listener.len() <= listener {
-            self.by_listener.resize(listener + 1, 0);
-        }
-        let count = &mut self.by_listener[listener];
-        *count = count.saturating_add_signed(by);
+        let own = self.listener(listener);
+        own.count = own.count.saturating_add_signed(by);
     }
 
     /// Sessions without a connection.
@@ -168,6 +191,13 @@ impl Clients {
         if !wire.is_empty() {
             conn.cold().wire = wire;
             prepare(conn, index, &mut self.dirty, &mut self.pool);
+        }
+    }
+
+    /// The user name that a connection's proxy vouches for is of no use any more.
+    pub(crate) fn forget_name(&mut self, index: u32) {
+        if let Some(conn) = self.conns.at(index) {
+            self.filtering.take_name(conn.token(index));
         }
     }
 

@@ -1,10 +1,16 @@
 //! What a shard is told: limits with their units and defaults. The program fills it in from the
 //! configuration file; tests and the simulator fill it in directly.
 
+use std::borrow::Cow;
+
 use ringtide_filter::Layers;
 use ringtide_session::{DropPolicy, ServerLimits};
 use ringtide_topics::TenantId;
 use ringtide_topics::shared::Strategy;
+
+use crate::gate::Gate;
+use crate::pace::Pace;
+use crate::rate::Rate;
 
 /// Limits and policies of a shard. All byte limits count encoded bytes.
 #[derive(Clone, Debug)]
@@ -15,8 +21,8 @@ pub struct Limits {
     pub connect_bytes_max: u32,
     /// Settings of each listener, in the driver's order.
     pub listeners: Vec<ListenerLimits>,
-    /// What each listener's connections go through and its name for logs, in the same order; a
-    /// listener that is missing here has plain TCP and no name.
+    /// Who may connect to each listener, what its connections go through and its name for logs, in
+    /// the same order; a listener that is missing here is open, has plain TCP and no name.
     pub transports: Vec<Transport>,
     /// Connections at once on one shard, all listeners together.
     pub connections_max: u32,
@@ -83,6 +89,12 @@ pub struct ListenerLimits {
     pub tenant: TenantId,
     /// Acknowledgements wait for what the store must hold before them.
     pub durable_acks: bool,
+    /// The largest packet that a client may send, if that is less than the broker's own limit.
+    pub packet_bytes_max: u32,
+    /// Connections a second on one shard.
+    pub connects: Rate,
+    /// What each client may send.
+    pub pace: Pace,
 }
 
 /// How a listener's connections carry MQTT.
@@ -90,6 +102,8 @@ pub struct ListenerLimits {
 pub struct Transport {
     /// The listener's name in logs.
     pub name: String,
+    /// Who may connect.
+    pub gate: Gate,
     /// What the bytes go through.
     pub layers: Layers,
 }
@@ -102,6 +116,9 @@ impl Default for ListenerLimits {
             versions: 1 << 3 | 1 << 4 | 1 << 5,
             tenant: TenantId(0),
             durable_acks: true,
+            packet_bytes_max: u32::MAX,
+            connects: Rate::default(),
+            pace: Pace::default(),
         }
     }
 }
@@ -112,9 +129,23 @@ impl Limits {
         self.listeners.get(usize::from(listener)).copied().unwrap_or_default()
     }
 
+    /// The limits that are negotiated with clients of a listener.
+    pub(crate) fn server_of(&self, listener: u16) -> Cow<'_, ServerLimits> {
+        let max = self.listener(listener).packet_bytes_max;
+        match max < self.server.maximum_packet_bytes {
+            true => Cow::Owned(ServerLimits { maximum_packet_bytes: max, ..self.server.clone() }),
+            false => Cow::Borrowed(&self.server),
+        }
+    }
+
     /// What the connections of a listener go through; `None` is plain TCP.
     pub(crate) fn layers(&self, listener: u16) -> Option<&Layers> {
         self.transports.get(usize::from(listener)).map(|transport| &transport.layers)
+    }
+
+    /// Who may connect to a listener; `None` is everybody.
+    pub(crate) fn gate(&self, listener: u16) -> Option<&Gate> {
+        self.transports.get(usize::from(listener)).map(|transport| &transport.gate)
     }
 
     /// A listener's name in logs; empty if it has none.

@@ -1,6 +1,7 @@
 //! A connection: socket, bytes on their way in and out. Knows no subscription and no session
 //! state; a slot is used again under a new generation.
 
+use std::fmt;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use bytes::{Bytes, BytesMut};
@@ -34,6 +35,18 @@ pub(crate) enum Phase {
     Open,
     /// Told to close; nothing is read or written any more.
     Closing,
+}
+
+/// Why received packets wait in their connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Held {
+    /// Until the client reads what it was sent.
+    Choked = 1,
+    /// Until the log has caught up with what the client is owed.
+    OwedMuch = 2,
+    /// Until the client is within its rates again.
+    Resting = 4,
 }
 
 /// Parts that few connections need.
@@ -76,8 +89,10 @@ pub(crate) enum Peer {
 }
 
 impl Peer {
+    /// An IPv4 address in its mapped form, as a listener on `[::]` sees it, is taken for what it
+    /// is.
     pub(crate) fn new(address: Option<SocketAddr>) -> Peer {
-        match address {
+        match address.map(|own| SocketAddr::new(own.ip().to_canonical(), own.port())) {
             None => Peer::None,
             Some(SocketAddr::V4(address)) => Peer::V4(address),
             Some(SocketAddr::V6(address)) => Peer::V6(Box::new(address)),
@@ -89,6 +104,16 @@ impl Peer {
             Peer::None => None,
             Peer::V4(address) => Some(SocketAddr::V4(*address)),
             Peer::V6(address) => Some(SocketAddr::V6(**address)),
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::None => out.write_str("unix"),
+            Peer::V4(address) => address.fmt(out),
+            Peer::V6(address) => address.fmt(out),
         }
     }
 }
@@ -111,10 +136,10 @@ pub(crate) struct Conn {
     pub(crate) receiving: bool,
     /// A stop of the receive has been asked for.
     pub(crate) pausing: bool,
-    /// Its packets wait until it reads what it was sent.
-    pub(crate) choked: bool,
-    /// Its packets wait until the log has caught up with what it is owed.
-    pub(crate) owed_much: bool,
+    /// Why its packets wait: a bit for each [`Held`].
+    held: u8,
+    /// Its client is held to rates.
+    pub(crate) metered: bool,
     /// The peer has finished sending: close once what it sent is handled.
     pub(crate) ended: bool,
     /// Reason strings and user properties are welcome (Request Problem Information).
@@ -160,8 +185,8 @@ impl Conn {
             dirty: false,
             receiving: false,
             pausing: false,
-            choked: false,
-            owed_much: false,
+            held: 0,
+            metered: false,
             ended: false,
             problem_information: true,
             promised: NOTHING,
@@ -193,14 +218,33 @@ impl Conn {
 
     /// True while received packets must wait.
     pub(crate) fn waits(&self) -> bool {
-        self.choked || self.owed_much || self.is_parked()
+        self.held != 0 || self.is_parked()
+    }
+
+    /// Lets received packets wait. True if they waited for that before.
+    pub(crate) fn hold(&mut self, why: Held) -> bool {
+        let before = self.is_held(why);
+        self.held |= why as u8;
+        before
+    }
+
+    /// Received packets need not wait for that any more. True if they did.
+    pub(crate) fn let_go(&mut self, why: Held) -> bool {
+        let before = self.is_held(why);
+        self.held &= !(why as u8);
+        before
+    }
+
+    fn is_held(&self, why: Held) -> bool {
+        self.held & why as u8 != 0
     }
 
     /// When a client that does not read is given up: its keep alive is not held against it while
     /// its packets wait, but only so much longer.
     pub(crate) fn choked_until_ms(&self, choked_max_ms: u64) -> Option<u64> {
         let keep_alive_ms = keepalive::timeout_ms(self.keep_alive_s).unwrap_or(0);
-        self.choked.then(|| u64::from(self.choked_s) * 1000 + keep_alive_ms + choked_max_ms)
+        self.is_held(Held::Choked)
+            .then(|| u64::from(self.choked_s) * 1000 + keep_alive_ms + choked_max_ms)
     }
 
     pub(crate) fn alias_out(&mut self) -> Option<&mut AliasOut> {

@@ -41,6 +41,8 @@ pub(crate) struct Identity {
     pub(crate) tenant: TenantId,
     auth: Option<Box<Exchange>>,
     auth_data: Option<Box<[u8]>>,
+    /// The user name that the client's proxy vouches for.
+    vouched: Option<Box<str>>,
 }
 
 impl<S: Store> Core<S> {
@@ -48,15 +50,21 @@ impl<S: Store> Core<S> {
     pub(crate) fn on_accepted(&mut self, listener: u16, socket: Socket, peer: Option<SocketAddr>) {
         let counters = &self.clients.counters;
         counters.add(Counter::ConnectionsAccepted, 1);
+        let own = self.limits.listener(listener);
         let full = self.clients.conns.len() >= self.limits.connections_max as usize
-            || self.clients.of_listener(listener) >= self.limits.listener(listener).connections_max;
+            || self.clients.of_listener(listener) >= own.connections_max;
+        let too_fast = !full && !self.clients.takes_connection(listener, own.connects);
         let index = self.add_conn(listener, socket, peer);
         if full || self.draining {
             self.clients.counters.add(Counter::ConnectionsRefused, 1);
             self.close(index, Cause::Lost);
             return;
         }
-        if let Err(fault) = self.filter_by_listener(index, listener) {
+        if too_fast {
+            let text = "more connections came than the listener's max_connects_per_s allows";
+            return self.on_fault(index, &Fault::new(Class::ConnectRate, text));
+        }
+        if let Err(fault) = self.judge_accepted(index, listener) {
             return self.on_fault(index, &fault);
         }
         self.commands.push(Command::ReceiveOnce(index));
@@ -119,6 +127,9 @@ impl<S: Store> Core<S> {
 
     /// A whole CONNECT has come.
     fn on_connect(&mut self, index: u32, header: &FixedHeader, held: Vec<u8>) {
+        if let Err(fault) = self.judge_client(index) {
+            return self.on_fault(index, &fault);
+        }
         let body = &held[usize::from(header.header_len)..header.total_len()];
         let connect = match Connect::decode(header.flags, body) {
             Ok(connect) => connect,
@@ -128,7 +139,7 @@ impl<S: Store> Core<S> {
         let checked = self
             .check_client(index, &connect)
             .and_then(|()| negotiate(&connect, &self.limits.server))
-            .and_then(|negotiated| self.check_will(&connect).map(|()| negotiated));
+            .and_then(|negotiated| self.check_will(index, &connect).map(|()| negotiated));
         let negotiated = match checked {
             Ok(negotiated) => negotiated,
             Err(refusal) => return self.turn_away(index, &refusal),
@@ -150,7 +161,7 @@ impl<S: Store> Core<S> {
         } else {
             connect.client_id.into()
         };
-        let identity = Identity { client_id, tenant: self.tenant_of(index), auth, auth_data };
+        let identity = self.identity(index, client_id, auth, auth_data);
         self.identified(index, identity, held);
     }
 
@@ -216,8 +227,7 @@ impl<S: Store> Core<S> {
                     Some(client_id) => client_id,
                     None => self.assign_client_id(self.tenant_of(index)),
                 };
-                let tenant = self.tenant_of(index);
-                let identity = Identity { client_id, tenant, auth, auth_data };
+                let identity = self.identity(index, client_id, auth, auth_data);
                 self.identified(index, identity, bytes);
             }
             Outcome::Send(bytes) => {
@@ -259,11 +269,29 @@ impl<S: Store> Core<S> {
             let text = "this version of the protocol is not offered here";
             return Err(Refusal { reason: ReasonCode::UnsupportedProtocolVersion, text });
         }
-        if connect.username.is_none() && !self.limits.allow_anonymous {
+        if self.name_of(index, connect).is_none() && !self.limits.allow_anonymous {
             let text = "a user name is needed here";
             return Err(Refusal { reason: ReasonCode::NotAuthorized, text });
         }
         Ok(())
+    }
+
+    fn identity(
+        &mut self,
+        index: u32,
+        client_id: Box<str>,
+        auth: Option<Box<Exchange>>,
+        auth_data: Option<Box<[u8]>>,
+    ) -> Identity {
+        let token = self.clients.conns.at(index).map(|conn| conn.token(index));
+        let vouched = token.and_then(|token| self.clients.filtering.take_name(token));
+        Identity { client_id, tenant: self.tenant_of(index), auth, auth_data, vouched }
+    }
+
+    /// The user name of a client whose CONNECT has come.
+    fn name_of<'a>(&'a self, index: u32, connect: &Connect<'a>) -> Option<&'a str> {
+        let conn = self.clients.conns.at(index)?;
+        self.user_name(index, connect, self.clients.filtering.named(conn.token(index)))
     }
 
     fn tenant_of(&self, index: u32) -> TenantId {
@@ -271,7 +299,7 @@ impl<S: Store> Core<S> {
         self.limits.listener(listener).tenant
     }
 
-    fn check_will(&mut self, connect: &Connect<'_>) -> Result<(), Refusal> {
+    fn check_will(&self, index: u32, connect: &Connect<'_>) -> Result<(), Refusal> {
         let Some(will) = &connect.will else { return Ok(()) };
         if valid_name(will.topic, self.limits.topic_levels_max).is_err() {
             let text = "the will's topic is not a valid topic name";
@@ -281,7 +309,8 @@ impl<S: Store> Core<S> {
             let text = "the will's topic is the broker's own";
             return Err(Refusal { reason: ReasonCode::NotAuthorized, text });
         }
-        let who = Who { client_id: connect.client_id, username: connect.username };
+        let username = self.name_of(index, connect);
+        let who = Who { client_id: connect.client_id, username };
         match self.access.authorize_now(who, Action::Publish, will.topic) {
             Verdict::Deny => {
                 let text = "the client may not publish its will";
@@ -322,8 +351,8 @@ impl<S: Store> Core<S> {
     fn turn_away(&mut self, index: u32, refusal: &Refusal) {
         let Some(conn) = self.clients.conns.at(index) else { return };
         let (version, packet_max) = (conn.version, conn.packet_max);
-        let (peer, reason) = (conn.peer.address(), refusal.reason);
-        tracing::debug!(?peer, ?reason, refusal.text, "refused");
+        let reason = refusal.reason;
+        tracing::debug!(peer = %conn.peer, ?reason, refusal.text, "refused");
         let limits = std::sync::Arc::clone(&self.limits);
         let mut packet = refusal_connack(refusal, &limits.server);
         if fit_connack(&mut packet, version, packet_max) {
@@ -360,6 +389,7 @@ impl<S: Store> Core<S> {
             tenant: identity.tenant,
             auth: identity.auth,
             auth_data: identity.auth_data,
+            vouched: identity.vouched,
             unsent: conn.out,
             wire: conn.cold.map_or_else(Vec::new, |cold| cold.wire),
             filter: conn.filter,
@@ -377,7 +407,7 @@ impl<S: Store> Core<S> {
     /// Takes a connection that another shard has accepted.
     pub(crate) fn adopt(&mut self, socket: Socket, hand_over: HandOver) {
         let HandOver { listener, peer, client_id, tenant, auth, auth_data, .. } = hand_over;
-        let (unsent, bytes) = (hand_over.unsent, hand_over.bytes);
+        let (unsent, bytes, vouched) = (hand_over.unsent, hand_over.bytes, hand_over.vouched);
         let index = self.add_conn(listener, socket, peer);
         if !unsent.is_empty() {
             self.clients.write(index, |_, out| out.extend_from_slice(&unsent));
@@ -389,7 +419,7 @@ impl<S: Store> Core<S> {
             self.clients.counters.add(Counter::ConnectionsRefused, 1);
             return self.close(index, Cause::Lost);
         }
-        self.open(index, Identity { client_id, tenant, auth, auth_data }, bytes);
+        self.open(index, Identity { client_id, tenant, auth, auth_data, vouched }, bytes);
     }
 
     /// Opens a client's session at its home.
@@ -431,7 +461,8 @@ impl<S: Store> Core<S> {
         self.configure(index, session, &connect, &negotiated, &identity);
         let after = self.store.appended().0;
         let assigned = Some(&*identity.client_id);
-        let mut packet = connack(&negotiated, &limits.server, present, assigned);
+        let server = limits.server_of(self.clients.conns.at(index).map_or(0, |c| c.listener));
+        let mut packet = connack(&negotiated, &server, present, assigned);
         if let Some(exchange) = &identity.auth {
             packet.properties.authentication_method = Some(exchange.method());
             packet.properties.authentication_data = identity.auth_data.as_deref();
@@ -444,7 +475,7 @@ impl<S: Store> Core<S> {
         // What was recorded of this client: its new session, the end of its old one.
         let needs = self.awaited(index, if after > before { after } else { 0 });
         let Some(conn) = self.clients.conns.at_mut(index) else { return };
-        conn.promised = self.promises.give();
+        conn.promised = self.promises.give(server.maximum_packet_bytes);
         conn.partial = rest.to_vec();
         conn.phase = Phase::Opening;
         let generation = conn.generation;
@@ -524,6 +555,7 @@ impl<S: Store> Core<S> {
     ) {
         let will = connect.will.as_ref().map(|will| self.will_of(will, session, identity));
         let now_ms = self.clients.now_ms;
+        let username = self.user_name(index, connect, identity.vouched.as_deref());
         let Some(record) = self.clients.sessions.at_mut(session) else { return };
         let action =
             record.will.as_mut().map_or(WillAction::Nothing, |will| will.state.on_resumed());
@@ -536,7 +568,7 @@ impl<S: Store> Core<S> {
         let was_persistent = record.is_persistent();
         record.will = will.map(Box::new);
         record.conn = index;
-        record.username = connect.username.map(Into::into);
+        record.username = username.map(Into::into);
         record.expiry_s = negotiated.session_expiry_s;
         record.connect_expiry_s = negotiated.connect_expiry_s;
         record.expires_ms = None;
@@ -603,13 +635,14 @@ impl<S: Store> Core<S> {
         conn.phase = Phase::Open;
         let session = conn.session;
         let client = self.clients.sessions.at(session).map_or("", |session| &*session.client_id);
-        tracing::debug!(client, peer = ?conn.peer.address(), version = ?conn.version, "connected");
+        tracing::debug!(client, peer = %conn.peer, version = ?conn.version, "connected");
         let cold = conn.cold();
         let connack = mem::take(&mut cold.connect);
         conn.trim();
         self.clients.write(index, |_, out| out.extend_from_slice(&connack));
         self.clients.recycle(Vec::new());
         self.arm_keep_alive(index, true);
+        self.start_meter(index);
         self.tell_online(session);
         // What waits for it has a share of the next turn: many may come back in this one.
         self.clients.want_pump(session);

@@ -36,6 +36,8 @@ pub(crate) enum Due {
     Conn(u32),
     /// A session without a connection: its will or its expiry.
     Session(u32),
+    /// A connection whose client has sent more than its rates allow.
+    Rested(u32),
     /// Once a second: the retained sweep, backlogs of shared groups.
     Second,
     /// `$SYS`.
@@ -164,9 +166,13 @@ impl<S: Store> Core<S> {
         }
         self.clients.end_filter(index, cause);
         if phase != Phase::Open {
+            self.clients.forget_name(index);
+        }
+        if phase != Phase::Open {
             self.clients.counters.add(Counter::ConnectsFailed, 1);
         }
         self.log_end(index, session, cause, text);
+        self.end_meter(index);
         self.give_up_parked(index);
         let Some(conn) = self.clients.conns.at_mut(index) else { return };
         //= [MQTT-3.14.4-1]
@@ -191,9 +197,9 @@ impl<S: Store> Core<S> {
 
     /// Tells the log, at level debug, why a connection has ended.
     fn log_end(&self, index: u32, session: u32, cause: Cause, text: Option<&str>) {
-        let peer = self.clients.conns.at(index).and_then(|conn| conn.peer.address());
+        let peer = self.clients.conns.at(index).map(|conn| tracing::field::display(&conn.peer));
         let client = self.clients.sessions.at(session).map_or("", |session| &*session.client_id);
-        tracing::debug!(client, ?peer, ?cause, text, "connection ended");
+        tracing::debug!(client, peer, ?cause, text, "connection ended");
     }
 
     /// Asks for a receive, if none is under way and the connection may read.

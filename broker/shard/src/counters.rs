@@ -43,6 +43,17 @@ counters! {
     ProtocolErrors => "connections/protocol_errors",
     /// Connections closed because their first bytes were another protocol's than the listener's.
     WrongProtocol => "connections/wrong_protocol",
+    /// Connections refused for the client's address, by the listener's `allow` and `deny`.
+    AddressesRefused => "connections/address_refused",
+    /// Connections closed for a broken PROXY header, or one that did not come in time.
+    ProxyErrors => "connections/proxy_errors",
+    /// Connections refused to a listener for proxies because they came from nobody it trusts.
+    ProxyUntrusted => "connections/proxy_untrusted",
+    /// Connections refused because more came in a second than the listener takes.
+    ConnectRateRefused => "connections/rate_refused",
+    /// Times that a client was not read from for a while because it had sent more bytes or messages
+    /// than it may in a second.
+    RateDelays => "connections/rate_delays",
     /// HTTP requests that did not become a WebSocket.
     UpgradesRefused => "websocket/upgrades_refused",
     /// Connections closed for breaking WebSocket's rules.

@@ -4,6 +4,7 @@
 use std::num::NonZeroU64;
 
 use ringtide_codec::ReasonCode;
+use ringtide_filter::{Class, Fault};
 use ringtide_session::{EndKind, Unfinished, WillAction, expiry, keepalive};
 use ringtide_storage::Store;
 use ringtide_storage::record::{ANEW, MessageHead, SessionId};
@@ -16,6 +17,10 @@ use crate::message::{Message, View};
 use crate::note::{Change, Chosen};
 use crate::persist::count_kept;
 use crate::session::{Session, Will};
+
+/// Why a connection is closed whose PROXY header has not come in time.
+const NO_PROXY_HEADER: &str = "no PROXY header came within the listener's proxy_header_timeout_s: \
+                               does the proxy send it?";
 
 impl Cause {
     fn end_kind(self) -> EndKind {
@@ -266,7 +271,9 @@ impl<S: Store> Core<S> {
             Phase::Closing => {}
             Phase::Connecting | Phase::Opening => {
                 let connect_timeout_ms = limits.listener(conn.listener).connect_timeout_ms;
-                if now_ms >= conn.heard_ms + connect_timeout_ms {
+                if conn.filter.as_ref().is_some_and(|filter| filter.awaits_proxy_header()) {
+                    self.on_fault(index, &Fault::new(Class::ProxyHeader, NO_PROXY_HEADER));
+                } else if now_ms >= conn.heard_ms + connect_timeout_ms {
                     self.close(index, Cause::Lost);
                 }
             }

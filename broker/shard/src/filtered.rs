@@ -1,4 +1,5 @@
-//! Connections whose bytes go through a filter: TLS, WebSocket. Nothing here runs for plain TCP.
+//! Connections whose bytes go through a filter: PROXY headers, TLS, WebSocket. Nothing here runs
+//! for plain TCP.
 //!
 //! What arrives is filtered at once, whatever the connection waits for: all that lies unread in a
 //! connection is MQTT. What leaves is MQTT until its turn's flush, so every limit counts the same
@@ -9,12 +10,12 @@
 //! those who are connected never wait behind a storm of handshakes. While a connection's handshake
 //! goes on its bytes are received one buffer at a time, so one buffer waits at most.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::mem;
 
 use ringtide_codec::ReasonCode;
 use ringtide_driver::{BufferId, Driver, Outgoing, Token};
-use ringtide_filter::{Class, End, Fault, Filter, Received, Scratch};
+use ringtide_filter::{Class, End, Fault, Filter, Scratch, proxy};
 use ringtide_storage::Store;
 
 use crate::clients::prepare;
@@ -41,6 +42,8 @@ pub(crate) struct Filtering {
     /// First bytes of TLS handshakes, which come behind those: what has cost something is finished
     /// first, or in a storm no handshake would be done before its deadline.
     handshakes: VecDeque<(Token, Vec<u8>)>,
+    /// User names that proxies vouch for, of connections whose CONNECT has not come.
+    names: HashMap<Token, Box<str>>,
 }
 
 impl Filtering {
@@ -51,6 +54,21 @@ impl Filtering {
 
     fn next_handshake(&mut self) -> Option<(Token, Vec<u8>)> {
         self.begun.pop_front().or_else(|| self.handshakes.pop_front())
+    }
+
+    /// Keeps the user name of a connection until its CONNECT has come.
+    pub(crate) fn name(&mut self, token: Token, name: Box<str>) {
+        self.names.insert(token, name);
+    }
+
+    /// The user name that a connection's proxy vouches for.
+    pub(crate) fn named(&self, token: Token) -> Option<&str> {
+        self.names.get(&token).map(|name| &**name)
+    }
+
+    /// The same, to be kept no longer.
+    pub(crate) fn take_name(&mut self, token: Token) -> Option<Box<str>> {
+        self.names.remove(&token)
     }
 
     /// How many faults of its class a line that is due now also stands for; `None` if none is due.
@@ -123,6 +141,10 @@ pub(crate) fn foreign(bytes: &[u8]) -> Option<&'static str> {
             "a TLS handshake came to a listener without TLS: let the client use another port, or \
              none of its TLS options",
         ),
+        _ if proxy::is_header(bytes) => Some(
+            "a PROXY header came to a listener without proxy_protocol: set it there if the sender \
+             is a proxy of yours, and name that in trusted_proxies",
+        ),
         [b'G', b'E', b'T', b' ', ..] => {
             Some("an HTTP request came to a listener of MQTT over TCP: WebSocket has another port")
         }
@@ -145,18 +167,33 @@ impl<S: Store> Core<S> {
     pub(crate) fn on_buffer<D: Driver>(&mut self, io: &mut D, token: Token, buffer: BufferId) {
         self.clients.counters.add(Counter::BytesReceived, u64::from(buffer.len));
         let Some((index, conn)) = self.clients.by_token(token) else { return };
-        let Some(filter) = &conn.filter else {
+        if conn.filter.is_none() {
             return self.on_received(index, io.bytes(buffer));
-        };
-        if filter.is_handshaking() {
+        }
+        self.on_filtered_wire(index, token, io.bytes_mut(buffer));
+    }
+
+    /// Bytes of a connection that began with a PROXY header: what its filter lies over now.
+    pub(crate) fn on_wire(&mut self, index: u32, token: Token, bytes: &mut [u8]) {
+        match self.clients.conns.at(index).map(|conn| conn.filter.is_some()) {
+            Some(true) => self.on_filtered_wire(index, token, bytes),
+            Some(false) => self.on_received(index, bytes),
+            None => {}
+        }
+    }
+
+    /// Bytes for a connection's filter have come.
+    fn on_filtered_wire(&mut self, index: u32, token: Token, bytes: &mut [u8]) {
+        let filter = self.clients.conns.at(index).and_then(|conn| conn.filter.as_ref());
+        if let Some(filter) = filter.filter(|filter| filter.is_handshaking()) {
             let begun = filter.has_begun_handshake();
             let Filtering { begun: second, handshakes: first, .. } = &mut self.clients.filtering;
             let queue = if begun { second } else { first };
-            queue.push_back((token, io.bytes(buffer).to_vec()));
+            queue.push_back((token, bytes.to_vec()));
             return;
         }
         let mut scratch = mem::take(&mut self.clients.filtering.scratch);
-        self.on_filtered(index, token, io.bytes_mut(buffer), &mut scratch);
+        self.on_filtered(index, token, bytes, &mut scratch);
         scratch.clear();
         self.clients.filtering.scratch = scratch;
     }
@@ -205,7 +242,7 @@ impl<S: Store> Core<S> {
         self.clients.counters.add(Counter::TlsResumed, u64::from(tls.resumed));
         tracing::debug!(
             listener = self.limits.listener_name(conn.listener),
-            peer = ?conn.peer.address(),
+            peer = %conn.peer,
             version = tls.version,
             cipher = tls.cipher,
             server_name = tls.server_name.as_deref().unwrap_or(""),
@@ -223,9 +260,16 @@ impl<S: Store> Core<S> {
             return;
         }
         let Some(filter) = conn.filter.as_mut() else { return };
-        let result = filter.receive(bytes, scratch);
-        if let Ok(Received { client: Some(client), .. }) = result {
-            conn.peer = Peer::new(Some(client));
+        let mut result = filter.receive(bytes, scratch);
+        if let Ok(received) = &mut result {
+            if let Some((used, told)) = received.proxied.take() {
+                conn.filter = None;
+                let rest = bytes.get_mut(used..).unwrap_or_default();
+                return self.on_proxied(index, token, *told, rest);
+            }
+            if let Some(client) = received.client {
+                conn.peer = Peer::new(Some(client));
+            }
         }
         if !scratch.wire.is_empty() {
             prepare(conn, index, &mut self.clients.dirty, &mut self.clients.pool);
@@ -269,6 +313,10 @@ impl<S: Store> Core<S> {
             Class::TlsClientCertificate => Counter::TlsClientCertificate,
             Class::TlsAlert => Counter::TlsAlerts,
             Class::TlsProtocol => Counter::TlsErrors,
+            Class::ProxyHeader => Counter::ProxyErrors,
+            Class::ProxyUntrusted => Counter::ProxyUntrusted,
+            Class::Address => Counter::AddressesRefused,
+            Class::ConnectRate => Counter::ConnectRateRefused,
         };
         self.clients.counters.add(counter, 1);
         let now_ms = self.clients.now_ms;
@@ -276,7 +324,7 @@ impl<S: Store> Core<S> {
             && let Some(conn) = self.clients.conns.at(index)
         {
             let listener = self.limits.listener_name(conn.listener);
-            let peer = conn.peer.address().map(tracing::field::display);
+            let peer = tracing::field::display(&conn.peer);
             let not_logged = (silent > 0).then_some(silent);
             tracing::warn!(listener, peer, not_logged, "connection closed: {fault}");
         }

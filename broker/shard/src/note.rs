@@ -109,6 +109,8 @@ pub struct HandOver {
     pub(crate) auth: Option<Box<crate::auth::Exchange>>,
     /// The enhanced authentication's last data for CONNACK.
     pub auth_data: Option<Box<[u8]>>,
+    /// The user name that the client's proxy vouches for.
+    pub vouched: Option<Box<str>>,
     /// What was to be sent and has not been: the end of an authentication exchange.
     pub(crate) unsent: Vec<u8>,
     /// The same of the filter's own.

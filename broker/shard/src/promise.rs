@@ -54,9 +54,15 @@ impl Promises {
 
     /// New limits are in force.
     pub(crate) fn change(&mut self, limits: &ServerLimits) {
-        let new = Promise::of(limits);
+        self.current = self.make(Promise::of(limits));
+    }
+
+    /// The number of a promise, which may be another's that nobody holds any more.
+    fn make(&mut self, new: Promise) -> u16 {
         let same = self.made.iter().position(|(promise, _)| *promise == new);
-        let place = same.or_else(|| self.made.iter().position(|(_, holders)| *holders == 0));
+        let current = usize::from(self.current);
+        let free = |(at, (_, holders)): (usize, &(Promise, u32))| *holders == 0 && at != current;
+        let place = same.or_else(|| self.made.iter().enumerate().position(free));
         let place = place.unwrap_or(self.made.len());
         // 65 535 different promises held at once: then the last ones are told apart no more.
         let place = place.min(usize::from(NOTHING - 1));
@@ -64,15 +70,21 @@ impl Promises {
             Some(made) => made.0 = new,
             None => self.made.push((new, 0)),
         }
-        self.current = place as u16;
+        place as u16
     }
 
-    /// A connection is told the limits in force now: the number that it keeps.
-    pub(crate) fn give(&mut self) -> u16 {
-        if let Some((_, holders)) = self.made.get_mut(usize::from(self.current)) {
+    /// A connection is told the limits in force now, and the largest packet that its listener
+    /// takes: the number that it keeps.
+    pub(crate) fn give(&mut self, packet_bytes_max: u32) -> u16 {
+        let current = *self.of(NOTHING);
+        let number = match current.packet_bytes_max == packet_bytes_max {
+            true => self.current,
+            false => self.make(Promise { packet_bytes_max, ..current }),
+        };
+        if let Some((_, holders)) = self.made.get_mut(usize::from(number)) {
             *holders += 1;
         }
-        self.current
+        number
     }
 
     /// A connection is gone.
@@ -101,9 +113,9 @@ mod tests {
     #[test]
     fn a_promise_is_kept_while_somebody_holds_it() {
         let mut promises = Promises::new(&limits(100));
-        let first = promises.give();
+        let first = promises.give(u32::MAX);
         promises.change(&limits(5));
-        let second = promises.give();
+        let second = promises.give(u32::MAX);
         let maximum =
             |promises: &Promises, number| promises.of(number).receive_maximum(Some(Version::V5));
         assert_eq!(maximum(&promises, first), 100);
@@ -111,14 +123,28 @@ mod tests {
         assert_eq!(maximum(&promises, NOTHING), 5);
         assert_eq!(promises.of(first).receive_maximum(Some(Version::V3_1_1)), u16::MAX);
         promises.change(&limits(100));
-        assert_eq!(promises.give(), first, "the same limits are the same promise");
+        assert_eq!(promises.give(u32::MAX), first, "the same limits are the same promise");
+    }
+
+    #[test]
+    fn a_listener_s_own_limit_is_a_promise_of_its_own() {
+        let mut promises = Promises::new(&limits(100));
+        let (small, large) = (promises.give(1000), promises.give(u32::MAX));
+        assert_eq!(promises.of(small).packet_bytes_max, 1000);
+        assert_eq!(promises.of(large).packet_bytes_max, u32::MAX);
+        assert_eq!(promises.give(1000), small);
+        assert_eq!(promises.of(NOTHING).packet_bytes_max, u32::MAX);
+        promises.change(&limits(5));
+        let new = promises.give(1000);
+        assert_eq!(promises.of(new).receive_maximum(Some(Version::V5)), 5);
+        assert_eq!(promises.of(small).receive_maximum(Some(Version::V5)), 100);
     }
 
     #[test]
     fn what_nobody_holds_makes_room() {
         let mut promises = Promises::new(&limits(1));
         for round in 0..1000 {
-            let held = promises.give();
+            let held = promises.give(u32::MAX);
             promises.change(&limits(round));
             promises.take_back(held);
         }

@@ -12,7 +12,7 @@ use ringtide_topics::{SessionRef, topic_hash, valid_name};
 
 use crate::access::{Action, Verdict, Who};
 use crate::acks::OWED_MAX;
-use crate::conn::NONE;
+use crate::conn::{Held, NONE};
 use crate::core::{Core, Flow, WaitsFor};
 use crate::counters::Counter;
 use crate::deliver::Fan;
@@ -378,7 +378,7 @@ impl<S: Store> Core<S> {
         owed.push(kind, id, code, needs);
         let many = owed.len() > OWED_MAX;
         if let Some(conn) = self.clients.conns.at_mut(index).filter(|_| many) {
-            conn.owed_much = true;
+            conn.hold(Held::OwedMuch);
         }
         self.owing.push_back(WaitsFor { lsn: needs, index: session_index, generation });
     }

@@ -8,10 +8,11 @@ use ringtide_codec::{AckKind, FixedHeader, PacketType, ReasonCode, fixed_header}
 use ringtide_driver::Token;
 use ringtide_storage::Store;
 
-use crate::conn::{Cause, Frame, Phase};
+use crate::conn::{Cause, Frame, Held, Phase};
 use crate::core::{Core, Flow};
 use crate::counters::Counter;
 use crate::message::HEADER_BYTES;
+use crate::promise::NOTHING;
 
 /// A PUBLISH above this many bytes is gathered in a buffer of its own.
 const FRAME_OWN_BYTES: usize = 8192;
@@ -48,8 +49,18 @@ impl<S: Store> Core<S> {
     }
 
     /// Handles every whole packet in `bytes`; the rest is kept.
-    pub(crate) fn consume(&mut self, index: u32, mut bytes: &[u8]) {
-        let max = self.promised(index).packet_bytes_max;
+    pub(crate) fn consume(&mut self, index: u32, bytes: &[u8]) {
+        let conn = self.clients.conns.at(index);
+        let (promised, metered) =
+            conn.map_or((NOTHING, false), |conn| (conn.promised, conn.metered));
+        if metered {
+            return self.consume_metered(index, bytes);
+        }
+        self.consume_all(index, self.promises.of(promised).packet_bytes_max, bytes);
+    }
+
+    /// The same whatever rates its client is held to.
+    pub(crate) fn consume_all(&mut self, index: u32, max: u32, mut bytes: &[u8]) {
         let mut packets = 0;
         while !bytes.is_empty() {
             //= [MQTT-3.2.2-15]
@@ -91,7 +102,7 @@ impl<S: Store> Core<S> {
     }
 
     /// Keeps bytes that cannot be handled yet.
-    fn keep(&mut self, index: u32, bytes: &[u8]) {
+    pub(crate) fn keep(&mut self, index: u32, bytes: &[u8]) {
         let Some(conn) = self.clients.conns.at_mut(index) else { return };
         if bytes.is_empty() || conn.phase == Phase::Closing {
             return;
@@ -112,8 +123,10 @@ impl<S: Store> Core<S> {
         let mut gathered = self.large.take(until);
         gathered.resize(HEADER_BYTES, 0);
         gathered.extend_from_slice(bytes);
-        if let Some(conn) = self.clients.conns.at_mut(index) {
-            conn.cold().frame = Some(Frame { bytes: gathered, until });
+        let Some(conn) = self.clients.conns.at_mut(index) else { return };
+        conn.cold().frame = Some(Frame { bytes: gathered, until });
+        if conn.metered {
+            self.charge_bytes(index, bytes.len());
         }
     }
 
@@ -123,15 +136,27 @@ impl<S: Store> Core<S> {
         let Some(frame) = conn.cold.as_mut().and_then(|cold| cold.frame.as_mut()) else { return };
         let (own, rest) = bytes.split_at(bytes.len().min(frame.until - frame.bytes.len()));
         frame.bytes.extend_from_slice(own);
-        if frame.bytes.len() < frame.until {
+        let whole = frame.bytes.len() == frame.until;
+        let metered = conn.metered;
+        if metered {
+            self.charge_bytes(index, own.len());
+            if !whole && self.must_rest(index) {
+                return;
+            }
+        }
+        if !whole {
             return;
         }
+        let Some(conn) = self.clients.conns.at_mut(index) else { return };
         let Some(frame) = conn.cold.as_mut().and_then(|cold| cold.frame.take()) else { return };
         let raw = frame.bytes;
         let Ok(Some(header)) = fixed_header(&raw[HEADER_BYTES..], u32::MAX) else {
             self.protocol_error(index, ReasonCode::MalformedPacket);
             return;
         };
+        if metered {
+            self.charge_packet(index, &header);
+        }
         let flow = self.on_large_publish(index, &header, raw);
         self.heard(index, 1);
         if flow == Flow::Stop {
@@ -241,7 +266,7 @@ impl<S: Store> Core<S> {
         let max = 2 * self.clients.write_buffer_max;
         let Some(conn) = self.clients.conns.at_mut(index) else { return };
         if conn.stalled && conn.phase == Phase::Open && conn.out_len() > max {
-            if !mem::replace(&mut conn.choked, true) {
+            if !conn.hold(Held::Choked) {
                 conn.choked_s = (self.clients.now_ms / 1000) as u32;
             }
             let idle = conn.timer.is_none();
@@ -264,7 +289,7 @@ impl<S: Store> Core<S> {
     pub(crate) fn on_sent(&mut self, token: Token) {
         let Some((index, conn)) = self.clients.by_token(token) else { return };
         conn.stalled = false;
-        let choked = mem::take(&mut conn.choked);
+        let choked = conn.let_go(Held::Choked);
         let session = conn.session;
         if conn.out_len() > 0 && !conn.dirty {
             conn.dirty = true;

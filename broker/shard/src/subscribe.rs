@@ -414,7 +414,7 @@ impl<S: Store> Core<S> {
         }
         let many = owed.len() > OWED_MAX;
         if let Some(conn) = self.clients.conns.at_mut(index).filter(|_| many) {
-            conn.owed_much = true;
+            conn.hold(crate::conn::Held::OwedMuch);
         }
         self.owing.push_back(WaitsFor { lsn: needs, index: session, generation });
     }

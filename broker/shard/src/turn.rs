@@ -287,6 +287,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             match due {
                 Due::Conn(index) => core.conn_due(index),
                 Due::Session(index) => core.session_due(index),
+                Due::Rested(index) => core.rested(index),
                 Due::Second => {
                     second = true;
                     core.every_second();

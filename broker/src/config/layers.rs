@@ -184,8 +184,8 @@ mod tests {
         layers.set(&path(&["listeners", "1", "bind"]), bind.clone(), origin.clone()).unwrap();
         let config = layers.resolve().unwrap();
         assert_eq!(config.listeners.len(), 2);
-        assert_eq!(config.listeners[0].bind.port(), 1883);
-        assert_eq!(config.listeners[1].bind.port(), 2000);
+        assert_eq!(config.listeners[0].bind.to_string(), "0.0.0.0:1883");
+        assert_eq!(config.listeners[1].bind.port(), Some(2000));
         let error = layers.set(&path(&["listeners", "5", "bind"]), bind, origin).unwrap_err();
         assert!(error.contains("the next number is 2"), "{error}");
     }

@@ -247,7 +247,7 @@ mod tests {
         let sources = Sources { file: Some(file.0.clone()), listen, ..Sources::default() };
         let loaded = load(&sources).unwrap();
         assert_eq!(loaded.config.listeners.len(), 1);
-        assert_eq!(loaded.config.listeners[0].bind.port(), 3);
+        assert_eq!(loaded.config.listeners[0].bind.to_string(), "127.0.0.1:3");
         let listen = vec!["ws://127.0.0.1:4".to_owned(), "tcp://127.0.0.1:5".to_owned()];
         let loaded = load(&Sources { listen, ..Sources::default() }).unwrap();
         let transports: Vec<_> = loaded.config.listeners.iter().map(|l| l.transport).collect();

@@ -30,7 +30,9 @@ use serde::{Deserialize, Serialize};
 pub use access::Access;
 pub use layers::{Layers, Origin};
 pub use limits::{Limits, QueuePolicy};
-pub use listener::{Listener, ListenerDurability, MAX_VERSIONS, Transport, Version};
+pub use listener::{
+    LIVE_LISTENER_KEYS, Listener, ListenerDurability, MAX_VERSIONS, Transport, Version,
+};
 pub use load::{ConfigError, Loaded, Problem, Sources, load};
 pub use log::{Format, Level, Log};
 pub use machine::{Descriptors, Driver, Durability, Host};

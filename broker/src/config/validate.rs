@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use ringtide_net::ListenAddr;
+
 use super::layers::{Layers, Origin};
 use super::load::Problem;
 use super::path::KeyPath;
@@ -9,6 +11,9 @@ use super::{ClientCertificates, Config, Driver, Durability, Host, Limits, Listen
 
 /// The largest packet that the standard's length field can say, with its fixed header.
 const PACKET_BYTES_MAX: u64 = 268_435_455 + 5;
+
+/// The longest path of a Unix socket: `sun_path` without the byte that ends it.
+const UNIX_PATH_BYTES_MAX: usize = 107;
 
 /// What is wrong with a configuration whose types are right. Empty = nothing.
 pub(super) fn validate(config: &Config, layers: &Layers) -> Vec<Problem> {
@@ -100,7 +105,7 @@ fn listeners(listeners: &[Listener], durability: Durability, report: &mut Report
         if !names.insert(listener.name.as_str()) {
             report.add(&at.key("name"), format!("\"{}\" is used twice", listener.name));
         }
-        if listener.bind.port() != 0 && !binds.insert(listener.bind) {
+        if listener.bind.port() != Some(0) && !binds.insert(&listener.bind) {
             report.add(&at.key("bind"), format!("{} is used twice", listener.bind));
         }
         if listener.versions.is_empty() {
@@ -113,9 +118,53 @@ fn listeners(listeners: &[Listener], durability: Durability, report: &mut Report
             report.add(&at.key("durability"), text);
         }
         websocket(listener, &at, report);
+        origin(listener, &at, report);
+        tcp(listener, &at, report);
+        if listener.max_packet_bytes != 0 {
+            let key = at.key("max_packet_bytes");
+            report.range(&key, listener.max_packet_bytes, 32, PACKET_BYTES_MAX);
+        }
         tls(listener, &at, report);
         report.range(&at.key("backlog"), listener.backlog, 1, i32::MAX as u64);
         report.range(&at.key("handshake_timeout_s"), listener.handshake_timeout_s, 1, 3600);
+    }
+}
+
+/// Options of a listener's sockets.
+fn tcp(listener: &Listener, at: &KeyPath, report: &mut Report<'_>) {
+    report.range(&at.key("tcp_keepalive_s"), listener.tcp_keepalive_s, 0, 32_767);
+    let high = i32::MAX as u64;
+    report.range(&at.key("tcp_user_timeout_ms"), listener.tcp_user_timeout_ms, 0, high);
+    report.range(&at.key("send_buffer_bytes"), listener.send_buffer_bytes, 0, high / 2);
+    report.range(&at.key("receive_buffer_bytes"), listener.receive_buffer_bytes, 0, high / 2);
+}
+
+/// Where clients come from, and who says so.
+fn origin(listener: &Listener, at: &KeyPath, report: &mut Report<'_>) {
+    let unix = matches!(listener.bind, ListenAddr::Unix(_));
+    report.range(&at.key("proxy_header_timeout_s"), listener.proxy_header_timeout_s, 1, 3600);
+    if listener.proxy_protocol && listener.trusted_proxies.is_empty() && !unix {
+        let text =
+            "is empty, but proxy_protocol is true: name the proxies, or nobody could connect";
+        report.add(&at.key("trusted_proxies"), text.to_owned());
+    }
+    if listener.user_name_from_proxy && !listener.proxy_protocol {
+        let text = "has no effect while proxy_protocol is false";
+        report.add(&at.key("user_name_from_proxy"), text.to_owned());
+    }
+    for (key, networks) in [("allow", &listener.allow), ("deny", &listener.deny)] {
+        if unix && !listener.proxy_protocol && !networks.is_empty() {
+            let text = "has no effect: clients of a Unix socket have no address; its mode and its \
+                        directory say who may connect";
+            report.add(&at.key(key), text.to_owned());
+        }
+    }
+    if let ListenAddr::Unix(path) = &listener.bind {
+        let bytes = path.as_os_str().len();
+        if bytes == 0 || bytes > UNIX_PATH_BYTES_MAX {
+            let text = format!("has a path of {bytes} bytes, must be 1 to {UNIX_PATH_BYTES_MAX}");
+            report.add(&at.key("bind"), text);
+        }
     }
 }
 
@@ -322,6 +371,40 @@ mod tests {
         assert!(text.contains("`listeners[0].tls.crl` has no effect"), "{text}");
         let text = with(Transport::Tls, Some(Tls { versions: Vec::new(), ..good }));
         assert!(text.contains("`listeners[0].tls.versions` is empty"), "{text}");
+    }
+
+    #[test]
+    fn a_listener_s_own_limits_have_ranges() {
+        let with = |change: &dyn Fn(&mut Listener)| problems(|c| change(&mut c.listeners[0]));
+        assert!(with(&|own| own.max_packet_bytes = 31).contains("max_packet_bytes` is 31, must"));
+        assert_eq!(with(&|own| own.max_packet_bytes = 32), "");
+        assert!(with(&|own| own.tcp_keepalive_s = 32_768).contains("tcp_keepalive_s"));
+        assert!(with(&|own| own.tcp_user_timeout_ms = u32::MAX).contains("tcp_user_timeout_ms"));
+        assert!(with(&|own| own.send_buffer_bytes = u32::MAX).contains("send_buffer_bytes"));
+        assert!(with(&|own| own.receive_buffer_bytes = u32::MAX).contains("receive_buffer_bytes"));
+    }
+
+    #[test]
+    fn who_tells_where_clients_come_from_must_be_known() {
+        let with = |change: &dyn Fn(&mut Listener)| problems(|c| change(&mut c.listeners[0]));
+        let text = with(&|own| own.proxy_protocol = true);
+        assert!(text.contains("`listeners[0].trusted_proxies` is empty"), "{text}");
+        let text = with(&|own| {
+            own.proxy_protocol = true;
+            own.bind = ListenAddr::Unix("mqtt.sock".into());
+        });
+        assert_eq!(text, "", "the socket's mode says who connects");
+        let text = with(&|own| own.user_name_from_proxy = true);
+        assert!(text.contains("`listeners[0].user_name_from_proxy` has no effect"), "{text}");
+        let text = with(&|own| {
+            own.allow = vec!["10.0.0.0/8".parse().unwrap()];
+            own.bind = ListenAddr::Unix("mqtt.sock".into());
+        });
+        assert!(text.contains("`listeners[0].allow` has no effect"), "{text}");
+        for path in [String::new(), "x".repeat(108)] {
+            let text = with(&|own| own.bind = ListenAddr::Unix(path.clone().into()));
+            assert!(text.contains("`listeners[0].bind` has a path of"), "{text}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{PATIENCE, websocket};
+use super::{PATIENCE, eventually, websocket};
 
 /// The address of an already running broker, if the suite is to use one.
 pub fn target() -> Option<String> {
@@ -170,6 +170,36 @@ impl Broker {
             address = websocket::tunnel(&address);
         }
         Broker { address, shards: settings.shards, process: Some(process), log: Some(log) }
+    }
+
+    /// The address of a listener that has a name of its own.
+    pub fn address_of(&self, listener: &str) -> String {
+        let mut found = None;
+        eventually(&format!("the address of the listener {listener}"), || {
+            let log = self.log_text();
+            let mut lines = log.lines().filter_map(|line| line.split_once("listening on "));
+            found = lines.find_map(|(_, rest)| {
+                let (address, rest) = rest.split_once(' ')?;
+                rest.starts_with(&format!("({listener})")).then(|| address.to_owned())
+            });
+            found.is_some()
+        });
+        found.expect("found above")
+    }
+
+    /// Waits for a line of the log that has all of these in it.
+    pub fn expect_log(&self, texts: &[&str]) {
+        eventually(&format!("a line of the log with {texts:?}"), || {
+            self.log_text().lines().any(|line| texts.iter().all(|text| line.contains(text)))
+        });
+    }
+
+    /// Writes another configuration file in place of the one that the broker was started with. It
+    /// is read at the next HUP.
+    pub fn reconfigure(&self, text: &str) {
+        let log = self.log.as_ref().expect("a broker of our own");
+        let text = text.replace("@LISTEN@", ANY_PORT);
+        fs::write(log.with_file_name("ringtide.toml"), text).expect("a configuration file");
     }
 
     /// The broker's process id; none for a broker that someone else runs.

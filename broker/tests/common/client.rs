@@ -39,7 +39,8 @@ impl Client {
 
     /// Takes over a stream.
     pub fn on(stream: TcpStream, version: u8) -> Client {
-        stream.set_nodelay(true).expect("no delay");
+        // A Unix socket has no such option, and no need of it.
+        let _ = stream.set_nodelay(true);
         stream.set_write_timeout(Some(PATIENCE)).expect("a write timeout");
         Client {
             stream,

@@ -134,7 +134,11 @@ pub struct Secured {
 impl Secured {
     /// Connects and asks for the certificate of `name`.
     pub fn connect(address: &str, config: &ClientConfig, name: &str) -> io::Result<Secured> {
-        let mut tcp = TcpStream::connect(address)?;
+        Secured::over(TcpStream::connect(address)?, config, name)
+    }
+
+    /// The same over a connection on which something else may have been sent before.
+    pub fn over(mut tcp: TcpStream, config: &ClientConfig, name: &str) -> io::Result<Secured> {
         tcp.set_nodelay(true)?;
         tcp.set_read_timeout(Some(PATIENCE))?;
         tcp.set_write_timeout(Some(PATIENCE))?;

@@ -31,7 +31,7 @@ fn nearest(hops: Vec<Option<SocketAddr>>, settings: &Settings) -> Option<SocketA
     for hop in hops.into_iter().rev() {
         let Some(hop) = hop else { break };
         found = Some(hop);
-        if !settings.trusts(hop.ip()) {
+        if !settings.trusted_proxies.contain(hop.ip()) {
             break;
         }
     }

@@ -17,14 +17,13 @@ mod forwarded;
 mod frames;
 mod request;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ipnet::IpNet;
 use tungstenite::protocol::frame::coding::CloseCode;
 
-use crate::{End, Fault, Received};
+use crate::{End, Fault, Networks, Received};
 use request::Outcome;
 
 /// What upgrades and frames are checked against.
@@ -36,16 +35,9 @@ pub struct Settings {
     /// always do, are let in.
     pub origins: Vec<String>,
     /// Who may say, by `X-Forwarded-For` or `Forwarded`, for whom it connects.
-    pub trusted_proxies: Vec<IpNet>,
+    pub trusted_proxies: Networks,
     /// The largest message in bytes, whether one frame or in fragments.
     pub message_bytes_max: u32,
-}
-
-impl Settings {
-    fn trusts(&self, address: IpAddr) -> bool {
-        // A listener on [::] sees IPv4 addresses in their mapped form.
-        self.trusted_proxies.iter().any(|network| network.contains(&address.to_canonical()))
-    }
 }
 
 /// One connection's WebSocket.
@@ -91,7 +83,7 @@ fn code_of(why: End) -> CloseCode {
 
 impl WebSocket {
     pub(crate) fn new(settings: Arc<Settings>, peer: Option<SocketAddr>) -> WebSocket {
-        let trusted = peer.is_some_and(|peer| settings.trusts(peer.ip()));
+        let trusted = peer.is_some_and(|peer| settings.trusted_proxies.contain(peer.ip()));
         WebSocket {
             settings,
             held: Vec::new(),

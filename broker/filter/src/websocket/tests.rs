@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Settings;
-use crate::{Fault, Filter, Layers, Received, Scratch};
+use crate::{Fault, Filter, Layers, Networks, Received, Scratch};
 
 /// The example of RFC 6455, section 1.2.
 const REQUEST: &str = "GET /mqtt HTTP/1.1\r\nHost: server.example.com\r\nUpgrade: websocket\r\n\
@@ -25,7 +25,7 @@ fn settings() -> Settings {
     Settings {
         path: "/mqtt".to_owned(),
         origins: Vec::new(),
-        trusted_proxies: Vec::new(),
+        trusted_proxies: Networks::default(),
         message_bytes_max: MESSAGE_BYTES_MAX,
     }
 }

@@ -1,9 +1,11 @@
 //! What holds for any bytes that a peer sends: shared by the tests over random bytes and the fuzz
 //! target.
 
+#![allow(dead_code, reason = "each user takes the laws that it tests")]
+
 use std::sync::Arc;
 
-use ringtide_filter::{Fault, Filter, Layers, Received, Scratch, websocket};
+use ringtide_filter::{Fault, Filter, Layers, Networks, Received, Scratch, websocket};
 
 const UPGRADE: &[u8] = b"GET /mqtt HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
@@ -22,7 +24,7 @@ fn filter(upgraded: bool) -> Box<Filter> {
     let settings = websocket::Settings {
         path: "/mqtt".to_owned(),
         origins: vec!["https://example.org".to_owned()],
-        trusted_proxies: Vec::new(),
+        trusted_proxies: Networks::default(),
         message_bytes_max: 1000,
     };
     let layers = Layers { websocket: Some(Arc::new(settings)), ..Layers::default() };
@@ -48,6 +50,34 @@ fn seen<'b>(filter: &mut Filter, pieces: impl Iterator<Item = &'b [u8]>) -> Seen
         }
     }
     Seen { plain: scratch.plain, wire: scratch.wire, ..seen }
+}
+
+/// A PROXY header tells the same however it is cut, and takes no byte that is not its own; until it
+/// is whole nothing is passed on. The first byte chooses the cut.
+pub(crate) fn proxy(bytes: &[u8]) {
+    let Some((&choice, bytes)) = bytes.split_first() else { return };
+    let length = usize::from(choice) + 1;
+    let told = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+        let mut filter = Filter::behind_proxy();
+        let mut scratch = Scratch::default();
+        let mut before = 0;
+        for piece in pieces {
+            let received = filter.receive(&mut piece.to_vec(), &mut scratch)?;
+            assert!(scratch.plain.is_empty() && scratch.wire.is_empty());
+            if let Some((used, told)) = received.proxied {
+                return Ok(Some((before + used, told)));
+            }
+            before += piece.len();
+        }
+        Ok::<_, Fault>(None)
+    };
+    let whole = told(&mut std::iter::once(bytes));
+    assert_eq!(whole, told(&mut bytes.chunks(length)), "in pieces of {length}");
+    assert_eq!(whole, told(&mut bytes.chunks(1)));
+    if let Ok(Some((used, _))) = whole {
+        assert!(used <= bytes.len());
+        assert_eq!(told(&mut std::iter::once(&bytes[..used - 1])), Ok(None));
+    }
 }
 
 /// A stream is the same however it is cut, gives no more than it has, and what is answered after

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use ringtide_driver::{
     BufferId, Completion, Driver, ListenerId, LogOp, Outgoing, ReadOp, Socket, Token, Wait,
 };
-use ringtide_filter::{Layers, websocket};
+use ringtide_filter::{Layers, Networks, websocket};
 use ringtide_ring::mesh;
 use ringtide_shard::access::Access;
 use ringtide_shard::clock::Clock;
@@ -179,7 +179,7 @@ impl Carrier {
         let settings = || websocket::Settings {
             path: "/".to_owned(),
             origins: Vec::new(),
-            trusted_proxies: Vec::new(),
+            trusted_proxies: Networks::default(),
             message_bytes_max: 1 << 20,
         };
         let websocket = (self == Carrier::WebSocket).then(|| Arc::new(settings()));
@@ -227,7 +227,8 @@ pub(crate) fn shard<C: Clock>(
     carrier: Carrier,
     clock: C,
 ) -> (Shard<MemoryDriver, MemoryStore, C>, Rc<RefCell<Wire>>) {
-    let transport = Transport { name: String::new(), layers: carrier.layers() };
+    let transport =
+        Transport { name: String::new(), layers: carrier.layers(), ..Transport::default() };
     let limits = Limits { sys_interval_ms: 0, transports: vec![transport], ..Limits::default() };
     let wire = Rc::new(RefCell::new(Wire::default()));
     let driver = MemoryDriver {

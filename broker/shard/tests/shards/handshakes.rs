@@ -19,7 +19,7 @@ const HANDSHAKE_RECORD: u8 = 22;
 
 fn secured(authority: &Authority) -> Limits {
     let layers = Layers { tls: Some(acceptor(&material(authority))), ..Layers::default() };
-    let transport = Transport { name: "secured".to_owned(), layers };
+    let transport = Transport { name: "secured".to_owned(), layers, ..Transport::default() };
     Limits { transports: vec![transport], ..quiet() }
 }
 

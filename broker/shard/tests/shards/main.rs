@@ -9,6 +9,7 @@ mod handshakes;
 mod harness;
 mod limits;
 mod order;
+mod pace;
 mod packets;
 mod reload;
 mod sessions;

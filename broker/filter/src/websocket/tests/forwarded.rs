@@ -5,7 +5,8 @@ use super::*;
 /// The client that comes of these headers when this peer sends them.
 fn client(peer: &str, headers: &str) -> Option<String> {
     let networks = ["10.0.0.0/8", "2001:db8::/32"];
-    let trusted_proxies = networks.map(|network| network.parse().expect("a network")).to_vec();
+    let networks = networks.map(|network| network.parse().expect("a network"));
+    let trusted_proxies = Networks::from(networks.to_vec());
     let mut filter = filter_with(Settings { trusted_proxies, ..settings() }, peer);
     let request = REQUEST.replace("Origin: ", &format!("{headers}Origin: "));
     let seen = Seen::of(&mut filter, cut(request.as_bytes(), &[70]));
