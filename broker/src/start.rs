@@ -13,6 +13,7 @@ use ringtide_ring::{Ports, Shared, mesh};
 use ringtide_shard::clock::SystemClock;
 use ringtide_shard::counters::{Counter, Counters};
 use ringtide_shard::partition::PartitionMap;
+use ringtide_shard::password::Unchecked;
 use ringtide_shard::{Note, Parts, Shard};
 use ringtide_topics::interest::InterestTable;
 use tracing::{info, warn};
@@ -234,6 +235,7 @@ fn build(
         counters: common.counters,
         steering: common.steering,
         auth_methods: store::test_methods(),
+        passwords: Box::new(Unchecked),
         listeners: count,
         seed: common.seed ^ (u64::from(shard) << 48),
         version: crate::banner::VERSION,

@@ -264,7 +264,7 @@ impl<S: Store> Core<S> {
         conn.timer = None;
         match conn.phase {
             Phase::Closing => {}
-            Phase::Connecting | Phase::Opening => {
+            Phase::Connecting | Phase::Checking | Phase::Opening => {
                 let connect_timeout_ms = limits.listener(conn.listener).connect_timeout_ms;
                 if now_ms >= conn.heard_ms + connect_timeout_ms {
                     self.close(index, Cause::Lost);

@@ -11,6 +11,7 @@ use ringtide_driver::{Turn, TurnEnd, Wait};
 use ringtide_ring::{Shared, mesh};
 use ringtide_shard::counters::{Counter, Counters};
 use ringtide_shard::partition::PartitionMap;
+use ringtide_shard::password::Unchecked;
 use ringtide_shard::{Limits, Parts, Settings, Shard, Stage, Steering};
 use ringtide_storage::state::Parts as Restored;
 use ringtide_topics::interest::InterestTable;
@@ -177,6 +178,7 @@ impl World {
                 counters: Arc::clone(&self.counters),
                 steering: Arc::clone(&self.control) as Arc<dyn Steering>,
                 auth_methods: Default::default(),
+                passwords: Box::new(Unchecked),
                 listeners: 1,
                 seed: seed ^ (u64::from(me) << 32) ^ (start << 48),
                 version: "simulated",

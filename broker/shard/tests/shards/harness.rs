@@ -14,10 +14,11 @@ use ringtide_driver::{
     TurnEnd, Wait,
 };
 use ringtide_ring::{Shared, mesh};
-use ringtide_shard::access::Access;
+use ringtide_shard::access::{Access, Ticket};
 use ringtide_shard::clock::Clock;
 use ringtide_shard::counters::{Counter, Counters};
 use ringtide_shard::partition::PartitionMap;
+use ringtide_shard::password::{Answer, Passwords, Question};
 use ringtide_shard::{Limits, Methods, Parts, Settings, Shard, Stage, Steering};
 use ringtide_storage::{Lsn, RecordKind, Store};
 use ringtide_topics::TenantId;
@@ -316,6 +317,42 @@ impl Steering for Told {
     }
 }
 
+/// Who judges the passwords for one shard: everybody is believed, unless the test judges.
+#[derive(Default)]
+pub(crate) struct Judge {
+    /// The test judges.
+    pub(crate) by_test: Cell<bool>,
+    /// What was asked and not taken by the test: user, password, milliseconds of patience.
+    pub(crate) asked: RefCell<VecDeque<(Ticket, String, Vec<u8>, u64)>>,
+    pub(crate) answers: RefCell<VecDeque<(Ticket, Answer)>>,
+}
+
+impl Judge {
+    /// Answers the oldest question that has no answer.
+    pub(crate) fn answer(&self, answer: Answer) {
+        let (ticket, ..) = self.asked.borrow_mut().pop_front().expect("a question");
+        self.answers.borrow_mut().push_back((ticket, answer));
+    }
+}
+
+struct Judges(Rc<Judge>);
+
+impl Passwords for Judges {
+    fn ask(&mut self, ticket: Ticket, question: &Question<'_>) -> Option<Answer> {
+        if !self.0.by_test.get() {
+            return Some(Answer::Right);
+        }
+        let Question { username, password, patience_ms, .. } = *question;
+        let password = password.unwrap_or_default().to_vec();
+        self.0.asked.borrow_mut().push_back((ticket, username.to_owned(), password, patience_ms));
+        None
+    }
+
+    fn answer(&mut self) -> Option<(Ticket, Answer)> {
+        self.0.answers.borrow_mut().pop_front()
+    }
+}
+
 pub(crate) struct World {
     shards: Vec<Shard<MemoryDriver, HeldStore, TestClock>>,
     pub(crate) wires: Vec<Rc<RefCell<Wire>>>,
@@ -328,6 +365,8 @@ pub(crate) struct World {
     pub(crate) shelf: Rc<Shelf>,
     /// Shard by shard.
     pub(crate) space: Vec<Rc<Space>>,
+    /// Shard by shard.
+    pub(crate) judges: Vec<Rc<Judge>>,
     names: u32,
 }
 
@@ -354,6 +393,7 @@ impl World {
         let partitions = Arc::new(PartitionMap::even(1, shards));
         let shelf = Rc::new(Shelf::default());
         let space: Vec<Rc<Space>> = (0..shards).map(|_| Rc::default()).collect();
+        let judges: Vec<Rc<Judge>> = (0..shards).map(|_| Rc::default()).collect();
         let mut wires = Vec::new();
         let mut all = Vec::new();
         let mut shared = None;
@@ -370,6 +410,7 @@ impl World {
                     shelf: Rc::clone(&shelf),
                     space: Rc::clone(&space[usize::from(ports.me)]),
                 },
+                passwords: Box::new(Judges(Rc::clone(&judges[usize::from(ports.me)]))),
                 clock: clock.clone(),
                 ports,
                 interest: Arc::clone(&interest),
@@ -392,6 +433,7 @@ impl World {
             shared,
             shelf,
             space,
+            judges,
             names: 0,
         }
     }

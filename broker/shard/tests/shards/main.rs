@@ -10,6 +10,7 @@ mod harness;
 mod limits;
 mod order;
 mod packets;
+mod passwords;
 mod reload;
 mod sessions;
 #[path = "../../../tls/tests/common/mod.rs"]
