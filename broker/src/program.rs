@@ -8,11 +8,12 @@ use tracing::{error, info, warn};
 
 use crate::args::{self, Command, Settings};
 use crate::banner::{Banner, VERSION};
-use crate::config::{self, Descriptors, Loaded, Sources};
+use crate::config::{self, Config, Descriptors, Loaded, Sources};
 use crate::control::{Control, Live, Stage};
 use crate::exit::{Exit, Failure};
 use crate::listen::{self, Opened};
 use crate::logs::{self, LogLevel};
+use crate::passwords::{self, Passwords};
 use crate::tls::{self, TlsFiles};
 use crate::{notify, preflight, signals, start, store_command, tune_command, watchdog};
 
@@ -24,6 +25,7 @@ pub fn main(arguments: &[&str]) -> Exit {
         Ok(Command::Config(settings)) => {
             load(&settings).map(|(_, loaded)| config::effective(&loaded))
         }
+        Ok(Command::Passwd(command)) => return passwords::run(&command),
         Ok(Command::Store(command)) => return store_command::run(&command),
         Ok(Command::Tune(command)) => return tune_command::run(&command),
         Ok(Command::Version) => Ok(format!("ringtide {VERSION}\n")),
@@ -55,7 +57,8 @@ fn check_config(settings: &Settings) -> Result<String, Failure> {
     let (_, loaded) = load(settings)?;
     preflight::check_files(&loaded.config).map_err(|error| Failure::usage(error.to_string()))?;
     let tls = tls::check(&loaded.config.listeners);
-    let warnings = tls.map_err(|error| Failure::usage(error.to_string()))?;
+    let mut warnings = tls.map_err(|error| Failure::usage(error.to_string()))?;
+    warnings.extend(passwords::warnings(&loaded.config.access));
     for warning in loaded.warnings.iter().chain(&warnings) {
         let _ = writeln!(io::stderr(), "ringtide: warning: {warning}");
     }
@@ -97,9 +100,10 @@ fn serve(sources: Sources, loaded: &Loaded, level: LogLevel) -> Result<(), Failu
         config.descriptors = Descriptors::Plain;
         footing = preflight::check(&config)?;
     }
-    for warning in &footing.warnings {
+    for warning in footing.warnings.iter().chain(&passwords::warnings(&config.access)) {
         warn!("{warning}");
     }
+    let users = read_users(&config)?;
     let control = Arc::new(Control::new(Live::from(&config)));
     let tls = TlsFiles::open(&config.listeners, Arc::clone(&control));
     let tls = Arc::new(tls.map_err(|error| Failure::usage(error.to_string()))?);
@@ -115,6 +119,7 @@ fn serve(sources: Sources, loaded: &Loaded, level: LogLevel) -> Result<(), Failu
         sources,
         running: loaded.config.clone(),
         tls: Arc::clone(&tls),
+        passwords: Arc::clone(&users),
         level,
     })?;
     tls.watch()?;
@@ -132,6 +137,7 @@ fn serve(sources: Sources, loaded: &Loaded, level: LogLevel) -> Result<(), Failu
         connections_max: footing.connections_max,
         findings,
         control,
+        passwords: users,
     };
     start::run(plan, |turns| {
         // A signal may have come during the recovery.
@@ -144,6 +150,17 @@ fn serve(sources: Sources, loaded: &Loaded, level: LogLevel) -> Result<(), Failu
         notify::ready();
         watchdog::start(turns, told);
     })
+}
+
+/// The users who may connect, and the threads that check their passwords, where they are needed.
+fn read_users(config: &Config) -> Result<Arc<Passwords>, Failure> {
+    let users = passwords::read(&config.access);
+    let users = users.map_err(|error| Failure::usage(error.to_string()))?;
+    let passwords = Passwords::new()?;
+    passwords
+        .put_in_force(users)
+        .map_err(|error| Failure::host(format!("no thread to check passwords: {error}")))?;
+    Ok(passwords)
 }
 
 /// A shard that breaks one of its own rules ends the whole broker: half a broker would go on

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use ringtide_driver::Waker;
 use ringtide_net::Findings;
 use ringtide_net::host::{self, ExecutorOptions, ShardContext, ShardError};
 use ringtide_net::memlock;
@@ -13,7 +14,6 @@ use ringtide_ring::{Ports, Shared, mesh};
 use ringtide_shard::clock::SystemClock;
 use ringtide_shard::counters::{Counter, Counters};
 use ringtide_shard::partition::PartitionMap;
-use ringtide_shard::password::Unchecked;
 use ringtide_shard::{Note, Parts, Shard};
 use ringtide_topics::interest::InterestTable;
 use tracing::{info, warn};
@@ -23,6 +23,7 @@ use crate::control::Control;
 use crate::exit::Failure;
 use crate::keys;
 use crate::listen::Opened;
+use crate::passwords::Passwords;
 use crate::recovery::{self, DamageFound, Recovered, Recovery};
 use crate::settings::ProgramSteering;
 use crate::store::{self, ProgramStore};
@@ -48,6 +49,8 @@ pub struct Plan {
     pub findings: Findings,
     /// Shutdown and changed settings.
     pub control: Arc<Control>,
+    /// Who judges passwords.
+    pub passwords: Arc<Passwords>,
 }
 
 /// Tries the features that the driver uses.
@@ -124,6 +127,7 @@ pub fn run(plan: Plan, ready: impl FnOnce(Arc<Shared>)) -> Result<(), Failure> {
         counters: counters(shards, damage),
         steering,
         peers,
+        passwords: plan.passwords,
         descriptors: descriptors(plan.config.descriptors, plan.connections_max, shards),
         findings: Arc::new(plan.findings),
         seed: seed(),
@@ -199,6 +203,7 @@ struct Common {
     counters: Arc<[Arc<Counters>]>,
     steering: Arc<ProgramSteering>,
     peers: Arc<Peers>,
+    passwords: Arc<Passwords>,
     descriptors: uring::Descriptors,
     findings: Arc<Findings>,
     seed: u64,
@@ -215,6 +220,8 @@ fn build(
 ) -> Result<Shard<UringDriver, ProgramStore, SystemClock>, ShardError> {
     let shard = context.shard;
     let count = listeners.len() as u16;
+    let waker = common.peers.waker(shard).map(|waker| waker as Arc<dyn Waker>);
+    let passwords = common.passwords.for_shard(waker);
     let mut config = UringConfig::new(shard, common.peers, listeners);
     config.descriptors = common.descriptors;
     common.findings.apply(&mut config);
@@ -235,7 +242,7 @@ fn build(
         counters: common.counters,
         steering: common.steering,
         auth_methods: store::test_methods(),
-        passwords: Box::new(Unchecked),
+        passwords: Box::new(passwords),
         listeners: count,
         seed: common.seed ^ (u64::from(shard) << 48),
         version: crate::banner::VERSION,
