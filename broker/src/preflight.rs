@@ -10,7 +10,6 @@ use ringtide_tuning::{Demand, RING_SLOTS_MAX, Root, Verdict, cores, limits};
 
 use crate::config::{Config, ConfigError, Descriptors, Host, KeyPath, Problem};
 use crate::exit::Failure;
-use crate::passwords;
 use crate::start;
 
 /// Descriptors of one shard's own: rings, eventfds, timers of its host.
@@ -80,12 +79,11 @@ pub fn demand(config: &Config, target: Option<u64>) -> Result<Demand, Failure> {
     })
 }
 
-/// The files that the configuration names can be read and understood.
+/// The file of rules that the configuration names can be read and understood.
 ///
 /// # Errors
 /// Names the key and the file.
 pub fn check_files(config: &Config) -> Result<(), ConfigError> {
-    passwords::read(&config.access)?;
     let Some(path) = config.access.acl_file() else { return Ok(()) };
     let key = KeyPath::default().key("access").key("acl_file");
     let problem = |what: &str, error: String| {

@@ -56,6 +56,7 @@ pub(crate) fn load(settings: &Settings) -> Result<(Sources, Loaded), Failure> {
 fn check_config(settings: &Settings) -> Result<String, Failure> {
     let (_, loaded) = load(settings)?;
     preflight::check_files(&loaded.config).map_err(|error| Failure::usage(error.to_string()))?;
+    passwords::read(&loaded.config.access).map_err(|error| Failure::usage(error.to_string()))?;
     let tls = tls::check(&loaded.config.listeners);
     let mut warnings = tls.map_err(|error| Failure::usage(error.to_string()))?;
     warnings.extend(passwords::warnings(&loaded.config.access));

@@ -115,17 +115,13 @@ pub fn run(plan: Plan, ready: impl FnOnce(Arc<Shared>)) -> Result<(), Failure> {
         Some(Recovery { dir, shards, .. }) => (Some(dir), shards.into_iter().map(Some).collect()),
         None => (None, (0..shards).map(|_| None).collect::<Vec<_>>()),
     };
-    let steering = Arc::new(ProgramSteering::new(
-        Arc::clone(&plan.control),
-        &plan.config,
-        shards,
-        plan.connections_max,
-    ));
+    let control = Arc::clone(&plan.control);
+    let steering = ProgramSteering::new(control, &plan.config, shards, plan.connections_max);
     let common = Common {
         interest: Arc::new(InterestTable::new(interest_segments(plan.connections_max))),
         partitions: Arc::new(PartitionMap::even(partition_key, shards)),
         counters: counters(shards, damage),
-        steering,
+        steering: Arc::new(steering),
         peers,
         passwords: plan.passwords,
         descriptors: descriptors(plan.config.descriptors, plan.connections_max, shards),

@@ -317,21 +317,30 @@ impl Steering for Told {
     }
 }
 
+/// What a shard has asked about a password.
+#[derive(Clone)]
+pub(crate) struct Asked {
+    ticket: Ticket,
+    pub(crate) username: String,
+    pub(crate) password: Vec<u8>,
+    pub(crate) patience_ms: u64,
+}
+
 /// Who judges the passwords for one shard: everybody is believed, unless the test judges.
 #[derive(Default)]
 pub(crate) struct Judge {
     /// The test judges.
     pub(crate) by_test: Cell<bool>,
-    /// What was asked and not taken by the test: user, password, milliseconds of patience.
-    pub(crate) asked: RefCell<VecDeque<(Ticket, String, Vec<u8>, u64)>>,
+    /// What has no answer yet.
+    pub(crate) asked: RefCell<VecDeque<Asked>>,
     pub(crate) answers: RefCell<VecDeque<(Ticket, Answer)>>,
 }
 
 impl Judge {
     /// Answers the oldest question that has no answer.
     pub(crate) fn answer(&self, answer: Answer) {
-        let (ticket, ..) = self.asked.borrow_mut().pop_front().expect("a question");
-        self.answers.borrow_mut().push_back((ticket, answer));
+        let asked = self.asked.borrow_mut().pop_front().expect("a question");
+        self.answers.borrow_mut().push_back((asked.ticket, answer));
     }
 }
 
@@ -343,8 +352,8 @@ impl Passwords for Judges {
             return Some(Answer::Right);
         }
         let Question { username, password, patience_ms, .. } = *question;
-        let password = password.unwrap_or_default().to_vec();
-        self.0.asked.borrow_mut().push_back((ticket, username.to_owned(), password, patience_ms));
+        let (username, password) = (username.to_owned(), password.unwrap_or_default().to_vec());
+        self.0.asked.borrow_mut().push_back(Asked { ticket, username, password, patience_ms });
         None
     }
 

@@ -29,9 +29,9 @@ fn a_connect_waits_with_all_that_came_behind_it() {
     bytes.extend(publish("x", QoS::AtLeastOnce, 7, b"early"));
     world.accept(0, 1, &bytes);
     world.turns(5);
-    let (_, user, password, patience_ms) = world.judges[0].asked.borrow()[0].clone();
-    assert_eq!((user.as_str(), password.as_slice()), ("alice", &b"secret"[..]));
-    assert_eq!(patience_ms, quiet().listener(0).connect_timeout_ms);
+    let asked = world.judges[0].asked.borrow()[0].clone();
+    assert_eq!((asked.username.as_str(), &*asked.password), ("alice", &b"secret"[..]));
+    assert_eq!(asked.patience_ms, quiet().listener(0).connect_timeout_ms);
     assert!(world.sent(0, 1).is_empty() && !world.is_read(0, 1));
     assert_eq!(world.count(Counter::PasswordsWaiting), 1);
     assert_eq!(world.count(Counter::Sessions), 0);
