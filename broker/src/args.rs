@@ -1,5 +1,6 @@
 //! The command line.
 
+mod passwd;
 mod store;
 mod tune;
 
@@ -11,6 +12,7 @@ use toml::Value;
 use crate::config::{KeyPath, Sources};
 use crate::exit::Failure;
 
+pub use passwd::PasswdCommand;
 pub use store::StoreCommand;
 pub use tune::{Look, TuneCommand};
 
@@ -18,7 +20,7 @@ pub use tune::{Look, TuneCommand};
 const PROGRAM: &str = "ringtide";
 
 /// The commands, for hints.
-const COMMANDS: [&str; 6] = ["run", "check-config", "config", "store", "tune", "version"];
+const COMMANDS: [&str; 7] = ["run", "check-config", "config", "passwd", "store", "tune", "version"];
 
 /// Ringtide, an MQTT broker. Start it with `ringtide run`.
 #[derive(FromArgs, Debug, PartialEq)]
@@ -48,6 +50,7 @@ enum Subcommand {
     Run(Run),
     CheckConfig(CheckConfig),
     Config(ShowConfig),
+    Passwd(passwd::Passwd),
     Store(store::Store),
     Tune(tune::Tune),
     Version(ShowVersion),
@@ -109,6 +112,8 @@ pub enum Command {
     CheckConfig(Settings),
     /// Print the effective configuration.
     Config(Settings),
+    /// Change the users of a password file.
+    Passwd(PasswdCommand),
     /// Look into a data directory, or carry its contents elsewhere.
     Store(StoreCommand),
     /// Look at the host, or change it.
@@ -147,6 +152,7 @@ pub fn parse(arguments: &[&str]) -> Result<Command, Failure> {
         Some(Subcommand::Run(given)) => Ok(Command::Run(given.into())),
         Some(Subcommand::CheckConfig(given)) => Ok(Command::CheckConfig(given.into())),
         Some(Subcommand::Config(given)) => Ok(Command::Config(given.into())),
+        Some(Subcommand::Passwd(given)) => Ok(Command::Passwd(given.into())),
         Some(Subcommand::Store(given)) => Ok(Command::Store(given.into())),
         Some(Subcommand::Tune(given)) => Ok(Command::Tune(given.into())),
         Some(Subcommand::Version(ShowVersion {})) => Ok(Command::Version),

@@ -45,6 +45,10 @@ impl Banner<'_> {
         if config.access.allow_anonymous {
             lines.push("access: anonymous clients are let in".to_owned());
         }
+        if let Some(path) = config.access.password_file() {
+            let path = path.display();
+            lines.push(format!("access: passwords are checked, the users are those of {path}"));
+        }
         lines.extend(believed(config).map(str::to_owned));
         lines
     }
@@ -64,6 +68,9 @@ impl Banner<'_> {
 
 /// What an operator who names users must know.
 fn believed(config: &Config) -> Option<&'static str> {
+    if config.access.password_file().is_some() {
+        return None;
+    }
     let names_users = !config.access.allow_anonymous || config.access.acl_file().is_some();
     let unproven = |listener: &Listener| {
         let asked = listener.tls.as_ref().map(|tls| tls.client_certificates);
@@ -72,7 +79,7 @@ fn believed(config: &Config) -> Option<&'static str> {
     (names_users && config.listeners.iter().any(unproven)).then_some(
         "access: passwords are not checked, whoever gives a user name is believed: let only those \
          connect whom you trust, by network, or by client certificates (client_certificates = \
-         \"required\")",
+         \"required\"); or name a password_file",
     )
 }
 
@@ -172,5 +179,7 @@ mod tests {
         config.access.acl_file = "rules".into();
         config.listeners.push(Listener::default());
         assert!(believed(&config).is_some(), "one listener asks for none");
+        config.access.password_file = "users".into();
+        assert_eq!(believed(&config), None, "passwords are checked");
     }
 }

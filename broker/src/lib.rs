@@ -17,6 +17,7 @@ pub mod listen;
 pub mod logs;
 mod notify;
 mod offline;
+pub mod passwords;
 pub mod preflight;
 pub mod program;
 mod recovery;

@@ -90,7 +90,7 @@ pub fn demand(config: &Config, target: Option<u64>) -> Result<Demand, Failure> {
     })
 }
 
-/// The files that the configuration names can be read and understood.
+/// The file of rules that the configuration names can be read and understood.
 ///
 /// # Errors
 /// Names the key and the file.

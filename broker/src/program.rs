@@ -7,11 +7,12 @@ use tracing::{error, info, warn};
 
 use crate::args::{self, Command, Settings};
 use crate::banner::{Banner, VERSION};
-use crate::config::{self, Loaded, Sources};
+use crate::config::{self, Config, Loaded, Sources};
 use crate::control::{Control, Live, Stage};
 use crate::exit::{Exit, Failure};
 use crate::listen::{self, Opened};
 use crate::logs::{self, LogLevel};
+use crate::passwords::{self, Passwords};
 use crate::tls::{self, TlsFiles};
 use crate::{drivers, notify, preflight, signals, start, store_command, tune_command, watchdog};
 
@@ -23,6 +24,7 @@ pub fn main(arguments: &[&str]) -> Exit {
         Ok(Command::Config(settings)) => {
             load(&settings).map(|(_, loaded)| config::effective(&loaded))
         }
+        Ok(Command::Passwd(command)) => return passwords::run(&command),
         Ok(Command::Store(command)) => return store_command::run(&command),
         Ok(Command::Tune(command)) => return tune_command::run(&command),
         Ok(Command::Version) => Ok(format!("ringtide {VERSION}\n")),
@@ -53,8 +55,10 @@ pub(crate) fn load(settings: &Settings) -> Result<(Sources, Loaded), Failure> {
 fn check_config(settings: &Settings) -> Result<String, Failure> {
     let (_, loaded) = load(settings)?;
     preflight::check_files(&loaded.config).map_err(|error| Failure::usage(error.to_string()))?;
+    passwords::read(&loaded.config.access).map_err(|error| Failure::usage(error.to_string()))?;
     let tls = tls::check(&loaded.config.listeners);
-    let warnings = tls.map_err(|error| Failure::usage(error.to_string()))?;
+    let mut warnings = tls.map_err(|error| Failure::usage(error.to_string()))?;
+    warnings.extend(passwords::warnings(&loaded.config.access));
     for warning in loaded.warnings.iter().chain(&warnings) {
         let _ = writeln!(io::stderr(), "ringtide: warning: {warning}");
     }
@@ -91,9 +95,10 @@ fn serve(sources: Sources, loaded: &Loaded, level: LogLevel) -> Result<(), Failu
     let mut config = loaded.config.clone();
     let driver = drivers::choose(&mut config)?;
     let footing = preflight::check(&config)?;
-    for warning in &footing.warnings {
+    for warning in footing.warnings.iter().chain(&passwords::warnings(&config.access)) {
         warn!("{warning}");
     }
+    let users = read_users(&config)?;
     let control = Arc::new(Control::new(Live::from(&config)));
     let tls = TlsFiles::open(&config.listeners, Arc::clone(&control));
     let tls = Arc::new(tls.map_err(|error| Failure::usage(error.to_string()))?);
@@ -109,6 +114,7 @@ fn serve(sources: Sources, loaded: &Loaded, level: LogLevel) -> Result<(), Failu
         sources,
         running: loaded.config.clone(),
         tls: Arc::clone(&tls),
+        passwords: Arc::clone(&users),
         level,
     })?;
     tls.watch()?;
@@ -130,6 +136,7 @@ fn serve(sources: Sources, loaded: &Loaded, level: LogLevel) -> Result<(), Failu
         listeners,
         connections_max: footing.connections_max,
         control,
+        passwords: users,
     };
     start::run(plan, driver, |turns| {
         // A signal may have come during the recovery.
@@ -142,6 +149,17 @@ fn serve(sources: Sources, loaded: &Loaded, level: LogLevel) -> Result<(), Failu
         notify::ready();
         watchdog::start(turns, told);
     })
+}
+
+/// The users who may connect, and the threads that check their passwords, where they are needed.
+fn read_users(config: &Config) -> Result<Arc<Passwords>, Failure> {
+    let users = passwords::read(&config.access);
+    let users = users.map_err(|error| Failure::usage(error.to_string()))?;
+    let passwords = Passwords::new()?;
+    passwords
+        .put_in_force(users)
+        .map_err(|error| Failure::host(format!("no thread to check passwords: {error}")))?;
+    Ok(passwords)
 }
 
 /// A shard that breaks one of its own rules ends the whole broker: half a broker would go on

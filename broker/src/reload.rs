@@ -1,10 +1,13 @@
 //! SIGHUP: reads the configuration again, applies what a running broker can change and says what
 //! needs a restart.
 
+use std::sync::Arc;
+
 use crate::config::{
-    Config, ConfigError, KeyPath, LIVE_LISTENER_KEYS, Sources, Step, flatten, load,
+    Config, ConfigError, KeyPath, LIVE_LISTENER_KEYS, Problem, Sources, Step, flatten, load,
 };
 use crate::control::{Control, Live};
+use crate::passwords::{self, Passwords};
 use crate::preflight;
 use crate::tls::TlsFiles;
 
@@ -78,9 +81,11 @@ pub fn reload(
     running: &mut Config,
     control: &Control,
     tls: &TlsFiles,
+    passwords: &Arc<Passwords>,
 ) -> Result<Changes, ConfigError> {
     let new = load(sources)?.config;
     preflight::check_files(&new)?;
+    let users = passwords::read(&new.access)?;
     let mut changes = compare(running, &new);
     let mut listeners = running.listeners.clone();
     if same_listeners(running, &new) {
@@ -91,6 +96,11 @@ pub fn reload(
     if tls.reload(&listeners)? {
         changes.applied.push("TLS files: new connections use them as they are now".to_owned());
     }
+    let users = passwords.put_in_force(users).map_err(|error| {
+        let text = format!("no thread to check passwords: {error}");
+        ConfigError(vec![Problem { place: "access.password_file".to_owned(), text }])
+    })?;
+    changes.applied.extend(users);
     running.listeners = listeners;
     running.access = new.access;
     running.limits = new.limits;
@@ -104,8 +114,6 @@ pub fn reload(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::config::{Level, Listener, Tls};
 
@@ -125,6 +133,7 @@ mod tests {
     #[test]
     fn what_can_be_changed_is_and_what_cannot_is_named() {
         let (mut running, control, tls) = started(&[]);
+        let users = Passwords::new().unwrap();
         let again = sources(&[
             ("RINGTIDE_LIMITS_RECEIVE_MAXIMUM", "7"),
             ("RINGTIDE_LOG_LEVEL", "debug"),
@@ -132,7 +141,7 @@ mod tests {
             ("RINGTIDE_SHARDS", "2"),
             ("RINGTIDE_LISTENERS_1_BIND", "127.0.0.1:9"),
         ]);
-        let changes = reload(&again, &mut running, &control, &tls).unwrap();
+        let changes = reload(&again, &mut running, &control, &tls, &users).unwrap();
         assert_eq!(
             changes.applied,
             ["limits.receive_maximum: 1024 -> 7", "log.level: \"info\" -> \"debug\""]
@@ -145,7 +154,7 @@ mod tests {
         assert_eq!(control.live().log.level, Level::Debug);
         assert_eq!(control.epoch(), 2, "of the TLS at the start, and of this");
 
-        let changes = reload(&again, &mut running, &control, &tls).unwrap();
+        let changes = reload(&again, &mut running, &control, &tls, &users).unwrap();
         assert!(changes.applied.is_empty());
         assert!(!changes.restart.is_empty(), "what waits is named again");
     }
@@ -172,11 +181,12 @@ mod tests {
     #[test]
     fn a_configuration_that_cannot_be_used_changes_nothing() {
         let (mut running, control, tls) = started(&[]);
+        let users = Passwords::new().unwrap();
         let before = running.clone();
         let bad = sources(&[("RINGTIDE_LIMITS_RECEIVE_MAXIMUM", "0")]);
-        assert!(reload(&bad, &mut running, &control, &tls).is_err());
+        assert!(reload(&bad, &mut running, &control, &tls, &users).is_err());
         let missing = sources(&[("RINGTIDE_ACCESS_ACL_FILE", "/nonexistent/acl")]);
-        let error = reload(&missing, &mut running, &control, &tls).unwrap_err().to_string();
+        let error = reload(&missing, &mut running, &control, &tls, &users).unwrap_err().to_string();
         assert!(error.contains("/nonexistent/acl"), "{error}");
         assert_eq!(running, before);
         assert_eq!(control.epoch(), 1, "of the start");

@@ -15,6 +15,7 @@ use crate::control::{Control, Stage};
 use crate::exit::{Exit, Failure};
 use crate::logs::LogLevel;
 use crate::notify;
+use crate::passwords::Passwords;
 use crate::reload::reload;
 use crate::tls::TlsFiles;
 
@@ -31,6 +32,8 @@ pub struct Wiring {
     pub running: Config,
     /// The listeners' TLS.
     pub tls: Arc<TlsFiles>,
+    /// The users.
+    pub passwords: Arc<Passwords>,
     /// The logs' level.
     pub level: LogLevel,
 }
@@ -84,7 +87,8 @@ fn enforce_shutdown(control: &Control, limit: Duration) {
 }
 
 fn take_hangup(wiring: &mut Wiring) {
-    match reload(&wiring.sources, &mut wiring.running, &wiring.control, &wiring.tls) {
+    let Wiring { control, sources, running, tls, passwords, .. } = wiring;
+    match reload(sources, running, control, tls, passwords) {
         Ok(changes) => {
             wiring.level.set(wiring.running.log.level);
             info!("configuration read again: {} changes applied", changes.applied.len());

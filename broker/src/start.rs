@@ -20,6 +20,7 @@ use crate::drivers::{Chosen, Drivers, EpollDrivers, UringDrivers};
 use crate::exit::Failure;
 use crate::keys;
 use crate::listen::Opened;
+use crate::passwords::Passwords;
 use crate::recovery::{self, DamageFound, Recovered, Recovery};
 use crate::settings::ProgramSteering;
 use crate::store::{self, ProgramStore};
@@ -43,6 +44,8 @@ pub struct Plan {
     pub connections_max: u64,
     /// Shutdown and changed settings.
     pub control: Arc<Control>,
+    /// Who judges passwords.
+    pub passwords: Arc<Passwords>,
 }
 
 /// Runs the shards until the control's stage has left `Running` and they are done. `ready` is
@@ -91,18 +94,15 @@ fn run_with<D: Drivers>(
         Some(Recovery { dir, shards, .. }) => (Some(dir), shards.into_iter().map(Some).collect()),
         None => (None, (0..shards).map(|_| None).collect::<Vec<_>>()),
     };
-    let steering = Arc::new(ProgramSteering::new(
-        Arc::clone(&plan.control),
-        &plan.config,
-        shards,
-        plan.connections_max,
-    ));
+    let control = Arc::clone(&plan.control);
+    let steering = ProgramSteering::new(control, &plan.config, shards, plan.connections_max);
     let common = Common {
         interest: Arc::new(InterestTable::new(interest_segments(plan.connections_max))),
         partitions: Arc::new(PartitionMap::even(partition_key, shards)),
         counters: counters(shards, damage),
-        steering,
+        steering: Arc::new(steering),
         drivers,
+        passwords: plan.passwords,
         seed: seed(),
         clock: SystemClock::new(),
     };
@@ -173,6 +173,7 @@ struct Common<D> {
     counters: Arc<[Arc<Counters>]>,
     steering: Arc<ProgramSteering>,
     drivers: D,
+    passwords: Arc<Passwords>,
     seed: u64,
     clock: SystemClock,
 }
@@ -187,6 +188,7 @@ fn build<D: Drivers>(
 ) -> Result<Shard<D::Driver, ProgramStore, SystemClock>, ShardError> {
     let shard = context.shard;
     let count = listeners.len() as u16;
+    let passwords = common.passwords.for_shard(common.drivers.waker(shard));
     let driver = common.drivers.make(listeners, context)?;
     let (log, restored) = match recovered {
         Some(Recovered { log, parts }) => (Some(log), Some(parts)),
@@ -203,6 +205,7 @@ fn build<D: Drivers>(
         counters: common.counters,
         steering: common.steering,
         auth_methods: store::test_methods(),
+        passwords: Box::new(passwords),
         listeners: count,
         seed: common.seed ^ (u64::from(shard) << 48),
         version: crate::banner::VERSION,

@@ -26,6 +26,7 @@ use crate::mesh_out::MeshOut;
 use crate::note::Note;
 use crate::own::OwnMessages;
 use crate::partition::PartitionMap;
+use crate::password::{Desk, Passwords};
 use crate::promise::Promises;
 use crate::replaying::Replays;
 use crate::retained::RetainedStore;
@@ -56,6 +57,8 @@ pub struct Parts<D, S, C> {
     pub steering: Arc<dyn Steering>,
     /// Methods of enhanced authentication.
     pub auth_methods: Methods,
+    /// Who judges the passwords of clients.
+    pub passwords: Box<dyn Passwords>,
     /// Listeners that the driver has.
     pub listeners: u16,
     /// From which assigned client ids follow; must differ between shards and starts.
@@ -124,6 +127,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
             store,
             access: settings.access,
             auth_methods: parts.auth_methods,
+            passwords: Desk::new(parts.passwords),
             timers,
             commands: Vec::new(),
             internal: OwnMessages::default(),

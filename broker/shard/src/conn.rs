@@ -20,15 +20,22 @@ pub(crate) const NONE: u32 = u32::MAX;
 /// Where a connection stands.
 ///
 /// ```text
-/// Connecting -> Opening -> Open -> Closing
-///     |  |                          ^
-///     |  +-> (handed over: slot freed)
-///     +-----------------------------+
+///      Checking
+///        |  ^
+///        v  |
+/// --> Connecting -> Opening -> Open -> Closing
+///        |  |                             ^
+///        |  +-> (handed over: slot freed) |
+///        +--------------------------------+
 /// ```
+///
+/// Every phase but the last may end in Closing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// The CONNECT has not come whole, or an authentication exchange goes on.
     Connecting,
+    /// The CONNECT has come, and its password is being judged elsewhere.
+    Checking,
     /// At its client's home; the CONNACK waits until the session's record is durable.
     Opening,
     /// CONNACK sent.
@@ -156,8 +163,8 @@ pub(crate) struct Conn {
     pub(crate) heard_ms: u64,
     pub(crate) timer: Option<TimerId>,
     pub(crate) peer: Peer,
-    /// Received bytes that are not handled yet: a frame cut by a buffer's end, or all that came
-    /// while the connection was parked.
+    /// Received bytes that are not handled yet: a frame cut by a buffer's end, a CONNECT whose
+    /// password is being judged, or all that came while the connection was parked.
     pub(crate) partial: Vec<u8>,
     /// Bytes to send in this turn.
     pub(crate) out: Vec<u8>,

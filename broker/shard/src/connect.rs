@@ -29,6 +29,7 @@ use crate::filtered::foreign;
 use crate::intake::Intake;
 use crate::message::{Header, Message, View};
 use crate::note::HandOver;
+use crate::password::Answer;
 use crate::promise::NOTHING;
 use crate::publish::is_reserved;
 use crate::route;
@@ -114,7 +115,7 @@ impl<S: Store> Core<S> {
         if authenticating {
             self.on_authenticating(index, &header, held);
         } else {
-            self.on_connect(index, &header, held);
+            self.on_connect(index, &header, held, None);
         }
     }
 
@@ -125,8 +126,14 @@ impl<S: Store> Core<S> {
         }
     }
 
-    /// A whole CONNECT has come.
-    fn on_connect(&mut self, index: u32, header: &FixedHeader, held: Vec<u8>) {
+    /// A whole CONNECT has come, or the answer about the password in it.
+    pub(crate) fn on_connect(
+        &mut self,
+        index: u32,
+        header: &FixedHeader,
+        held: Vec<u8>,
+        answer: Option<Answer>,
+    ) {
         if let Err(fault) = self.judge_client(index) {
             return self.on_fault(index, &fault);
         }
@@ -138,12 +145,21 @@ impl<S: Store> Core<S> {
         self.speak_as(index, &connect);
         let checked = self
             .check_client(index, &connect)
-            .and_then(|()| negotiate(&connect, &self.limits.server))
-            .and_then(|negotiated| self.check_will(index, &connect).map(|()| negotiated));
+            .and_then(|()| negotiate(&connect, &self.limits.server));
         let negotiated = match checked {
             Ok(negotiated) => negotiated,
             Err(refusal) => return self.turn_away(index, &refusal),
         };
+        let Some(proven) = self.check_password(index, &connect, answer) else {
+            if let Some(conn) = self.clients.conns.at_mut(index) {
+                conn.partial = held;
+            }
+            return;
+        };
+        // What the rules say of a will is for those to know who may be here.
+        if let Err(refusal) = proven.and_then(|()| self.check_will(index, &connect)) {
+            return self.turn_away(index, &refusal);
+        }
         let mut auth = None;
         let mut auth_data = None;
         if let Some(name) = connect.properties.authentication_method {

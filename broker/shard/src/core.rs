@@ -86,6 +86,7 @@ pub(crate) struct Core<S: Store> {
     pub(crate) store: S,
     pub(crate) access: Access,
     pub(crate) auth_methods: crate::auth::Methods,
+    pub(crate) passwords: crate::password::Desk,
     pub(crate) timers: Wheel<Due>,
     pub(crate) commands: Vec<Command>,
     pub(crate) internal: OwnMessages,

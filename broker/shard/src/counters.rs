@@ -72,6 +72,14 @@ counters! {
     TlsAlerts => "tls/alerts_received",
     /// TLS connections ended because what came was no proper TLS.
     TlsErrors => "tls/protocol_errors",
+    /// CONNECTs refused for a wrong or missing password, or an unknown user.
+    PasswordsRefused => "passwords/refused",
+    /// CONNECTs refused because too many passwords waited to be checked.
+    PasswordsBusy => "passwords/refused_busy",
+    /// CONNECTs whose password had to be hashed: it was wrong, or not known from an earlier one.
+    PasswordsHashed => "passwords/hashed",
+    /// CONNECTs whose password waits now to be checked.
+    PasswordsWaiting => "passwords/waiting",
     /// Sessions taken over by a new connection.
     Takeovers => "sessions/taken_over",
     /// Sessions that exist now, connected or not.

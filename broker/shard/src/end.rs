@@ -269,7 +269,7 @@ impl<S: Store> Core<S> {
         conn.timer = None;
         match conn.phase {
             Phase::Closing => {}
-            Phase::Connecting | Phase::Opening => {
+            Phase::Connecting | Phase::Checking | Phase::Opening => {
                 let connect_timeout_ms = limits.listener(conn.listener).connect_timeout_ms;
                 if conn.filter.as_ref().is_some_and(|filter| filter.awaits_proxy_header()) {
                     self.on_fault(index, &Fault::new(Class::ProxyHeader, NO_PROXY_HEADER));

@@ -22,21 +22,20 @@ use crate::clients::prepare;
 use crate::conn::{Cause, Conn, Peer, Phase};
 use crate::core::Core;
 use crate::counters::Counter;
+use crate::log_pace::LogPace;
 
 /// Most bytes of a filter's own, pongs above all, that wait for a client which does not read and
 /// whose CONNECT has not come. From then on it counts as output that is not read. A handshake's
 /// answer may be longer, and goes out in one piece.
 const WIRE_CONNECTING_MAX: usize = 16 << 10;
-/// Milliseconds between two log lines about faults of one class.
-const FAULT_LOG_MS: u64 = 1000;
 
 /// What all filters of a shard share.
 #[derive(Debug, Default)]
 pub(crate) struct Filtering {
     /// Results, to be used again.
     scratch: Scratch,
-    /// By class of fault: before when none is logged again, and how many have not been since.
-    faults: [(u64, u64); Class::ALL.len()],
+    /// How often faults of each class are logged.
+    faults: [LogPace; Class::ALL.len()],
     /// Received bytes of TLS handshakes that have begun and wait for their share of a turn.
     begun: VecDeque<(Token, Vec<u8>)>,
     /// First bytes of TLS handshakes, which come behind those: what has cost something is finished
@@ -69,17 +68,6 @@ impl Filtering {
     /// The same, to be kept no longer.
     pub(crate) fn take_name(&mut self, token: Token) -> Option<Box<str>> {
         self.names.remove(&token)
-    }
-
-    /// How many faults of its class a line that is due now also stands for; `None` if none is due.
-    fn due(&mut self, class: Class, now_ms: u64) -> Option<u64> {
-        let (next_ms, silent) = &mut self.faults[class as usize];
-        if now_ms < *next_ms {
-            *silent += 1;
-            return None;
-        }
-        *next_ms = now_ms + FAULT_LOG_MS;
-        Some(mem::take(silent))
     }
 }
 
@@ -320,7 +308,7 @@ impl<S: Store> Core<S> {
         };
         self.clients.counters.add(counter, 1);
         let now_ms = self.clients.now_ms;
-        if let Some(silent) = self.clients.filtering.due(fault.class, now_ms)
+        if let Some(silent) = self.clients.filtering.faults[fault.class as usize].due(now_ms)
             && let Some(conn) = self.clients.conns.at(index)
         {
             let listener = self.limits.listener_name(conn.listener);

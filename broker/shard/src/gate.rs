@@ -176,12 +176,17 @@ impl<S: Store> Core<S> {
         connect: &Connect<'a>,
         vouched: Option<&'a str>,
     ) -> Option<&'a str> {
-        let listener = self.clients.conns.at(index).map_or(0, |conn| conn.listener);
-        let proxied = self.limits.gate(listener).and_then(|gate| gate.proxied);
-        match proxied.is_some_and(|proxied| proxied.names_user) {
+        match self.is_named_by_proxy(index) {
             true => vouched,
             false => connect.username,
         }
+    }
+
+    /// True if only a proxy may say what the connection's user is called.
+    pub(crate) fn is_named_by_proxy(&self, index: u32) -> bool {
+        let listener = self.clients.conns.at(index).map_or(0, |conn| conn.listener);
+        let proxied = self.limits.gate(listener).and_then(|gate| gate.proxied);
+        proxied.is_some_and(|proxied| proxied.names_user)
     }
 }
 

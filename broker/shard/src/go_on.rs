@@ -29,6 +29,7 @@ impl<S: Store> Core<S> {
     pub(crate) fn go_on(&mut self, over: &dyn Fn() -> bool) -> bool {
         let sends = self.limits.turn_sends_max / SENDS_PART;
         let mut more = self.take_verdicts(over);
+        more |= self.take_passwords(over);
         // What a connection left behind goes before what its client sends on the next.
         self.routes.at_least(sends);
         if self.started {

@@ -26,7 +26,7 @@ impl<S: Store> Core<S> {
         match conn.phase {
             Phase::Closing => {}
             Phase::Connecting => self.on_connecting(index, bytes),
-            Phase::Opening => conn.partial.extend_from_slice(bytes),
+            Phase::Checking | Phase::Opening => conn.partial.extend_from_slice(bytes),
             Phase::Open if conn.waits() => {
                 conn.partial.extend_from_slice(bytes);
                 self.pause_receive(index);
@@ -208,7 +208,7 @@ impl<S: Store> Core<S> {
             Phase::Open if whole => self.consume(index, bytes),
             Phase::Open if conn.waits() => self.keep(index, bytes),
             Phase::Open => self.on_bytes(index, bytes),
-            Phase::Connecting | Phase::Opening | Phase::Closing => {}
+            Phase::Connecting | Phase::Checking | Phase::Opening | Phase::Closing => {}
         }
     }
 
@@ -314,7 +314,11 @@ impl<S: Store> Core<S> {
         conn.receiving = false;
         conn.pausing = false;
         // What came before the end is still handled, in its turn.
-        if conn.phase == Phase::Open && conn.waits() || conn.phase == Phase::Opening {
+        let waits = match conn.phase {
+            Phase::Open => conn.waits(),
+            phase => matches!(phase, Phase::Checking | Phase::Opening),
+        };
+        if waits {
             conn.ended = true;
         } else {
             self.close(index, Cause::Lost);

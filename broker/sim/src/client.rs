@@ -17,6 +17,7 @@ use ringtide_codec::{
 
 use crate::model::{Draft, MessageNo, Model, SessionNo, Step};
 use crate::net::{End, LinkId, Net};
+use crate::passwords::password_of;
 use crate::random::Random;
 use crate::wills::Wills;
 
@@ -468,6 +469,7 @@ impl Client {
                 properties: (&[][..]).into(),
             }
         });
+        let password = password_of(&own.name);
         let packet = Connect {
             version: own.version,
             bridge: false,
@@ -475,8 +477,8 @@ impl Client {
             keep_alive_s: own.keep_alive_s,
             client_id: &own.name,
             will,
-            username: None,
-            password: None,
+            username: Some(&own.name),
+            password: Some(&password),
             properties,
         };
         let mut bytes = Vec::new();

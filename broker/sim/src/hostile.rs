@@ -54,6 +54,8 @@ struct Attack {
     struck: bool,
     /// The attacks that are none in any version of the protocol.
     plain: bool,
+    /// It claims to be somebody else: nothing but a refusal may come back.
+    impostor: bool,
 }
 
 /// See the module's documentation.
@@ -61,19 +63,24 @@ struct Attack {
 pub(crate) struct Hostile {
     no: usize,
     random: Random,
+    /// Clients whose password it guesses.
+    victims: usize,
     attack: Option<Attack>,
 }
 
 impl Hostile {
-    pub(crate) fn new(seed: u64, no: usize) -> Hostile {
-        Hostile { no, random: Random::stream(seed, &format!("hostile {no}")), attack: None }
+    pub(crate) fn new(seed: u64, no: usize, victims: usize) -> Hostile {
+        let random = Random::stream(seed, &format!("hostile {no}"));
+        Hostile { no, random, victims, attack: None }
     }
 
     /// One go.
     pub(crate) fn act(&mut self, net: &mut Net, shards: u16, now_us: u64, trace: &Trace) {
         let Some(attack) = &mut self.attack else {
             let link = net.connect(self.random.below(u64::from(shards)) as u16);
+            let impostor = self.victims > 0 && self.random.chance(700);
             let (bytes, struck, plain) = match self.random.below(10) {
+                _ if impostor => (self.claim(), true, false),
                 0 => (self.flipped(), false, true),
                 1..=3 => (self.garbage(), true, false),
                 _ => (self.connect(), false, false),
@@ -81,11 +88,16 @@ impl Hostile {
             net.write(link, &bytes);
             let numbers = [41, self.no as u64, u64::from(link.0), bytes.len() as u64];
             trace.event(numbers, format_args!("link {}: opens with {bytes:02x?}", link.0));
-            self.attack = Some(Attack { link, since_us: now_us, struck, plain });
+            self.attack = Some(Attack { link, since_us: now_us, struck, plain, impostor });
             return;
         };
-        let mut ignored = Vec::new();
-        if net.read(attack.link, usize::MAX, &mut ignored).is_some() {
+        let mut came = Vec::new();
+        let end = net.read(attack.link, usize::MAX, &mut came);
+        // The fourth byte of a CONNACK is its code.
+        if attack.impostor && came.get(3).is_some_and(|code| *code == 0) {
+            trace.fail(format_args!("an impostor on link {} is let in", attack.link.0));
+        }
+        if end.is_some() {
             net.leave(attack.link, false);
             self.attack = None;
         } else if !attack.struck {
@@ -115,6 +127,31 @@ impl Hostile {
         let mut bytes = self.one_connect();
         if self.random.chance(100) {
             bytes.extend_from_within(..);
+        }
+        bytes
+    }
+
+    /// A CONNECT in another client's name that would take its session away, without its password;
+    /// a publish and a DISCONNECT that would make itself felt come behind it.
+    fn claim(&mut self) -> Vec<u8> {
+        let victim = format!("client-{}", self.random.below(self.victims as u64));
+        let guess = self.random.chance(800).then_some(&b"guess"[..]);
+        let packet = Connect {
+            version: *self.random.pick(&[Version::V3_1_1, Version::V5]),
+            bridge: false,
+            clean_start: self.random.chance(500),
+            keep_alive_s: 0,
+            client_id: &victim,
+            will: None,
+            username: Some(&victim),
+            password: guess,
+            properties: ConnectProperties::default(),
+        };
+        let mut bytes = Vec::new();
+        packet.encode(&mut bytes);
+        if self.random.chance(500) {
+            bytes.extend([0x30, 0x0d, 0x00, 0x06]);
+            bytes.extend(b"will/0\0lie!");
         }
         bytes
     }

@@ -19,6 +19,7 @@ pub mod net;
 // The program deals out to another number of shards with this very file.
 #[path = "../../src/offline.rs"]
 mod offline;
+mod passwords;
 pub mod random;
 mod recover;
 pub mod sabotage;

@@ -152,6 +152,8 @@ pub(crate) struct Model {
     pub(crate) crashed: Vec<Step>,
     /// Disks may be full: then the broker may refuse what it would have to keep.
     pub(crate) full_disks: bool,
+    /// Clients may be told that too many passwords wait to be checked.
+    pub(crate) busy_judges: bool,
     pub(crate) trace: Trace,
 }
 
@@ -178,6 +180,7 @@ impl Model {
             denied,
             crashed: Vec::new(),
             full_disks: false,
+            busy_judges: false,
             trace,
         }
     }

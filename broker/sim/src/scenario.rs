@@ -9,6 +9,7 @@ use ringtide_topics::shared::Strategy;
 
 use crate::client::Profile;
 use crate::net::Weather;
+use crate::passwords::Judging;
 use crate::random::Random;
 use crate::sabotage::Sabotage;
 
@@ -47,6 +48,8 @@ pub(crate) struct Scenario {
     pub(crate) limits: Limits,
     pub(crate) profiles: Vec<Profile>,
     pub(crate) hostile: usize,
+    /// Clients give passwords, and some who do not know them try to be one of them.
+    pub(crate) judging: Option<Judging>,
     /// The settings change during the work.
     pub(crate) reloads: bool,
     /// Shards turn only when something wakes them.
@@ -82,6 +85,11 @@ impl Scenario {
         }
         let mut paging = Random::stream(seed, "paging");
         limits.waiting_memory_bytes_max = *paging.pick(&[0, 0, 300, 3_000, 32 << 20]);
+        let mut judges = Random::stream(seed, "judges");
+        let judging = judges.chance(500).then(|| Judging {
+            delay_max_us: *judges.pick(&[0, 300, 20_000, 2_000_000]),
+            busy: *judges.pick(&[0, 0, 100]),
+        });
         let mut profiles: Vec<Profile> = (0..=clients).map(|no| profile(&mut random, no)).collect();
         if crashes {
             // What the observer must see waits for it.
@@ -96,7 +104,8 @@ impl Scenario {
             rules,
             limits,
             profiles,
-            hostile: *random.pick(&[0, 0, 1, 2]),
+            hostile: *random.pick(&[0, 0, 1, 2]) + usize::from(judging.is_some()),
+            judging,
             sleeps: random.chance(700),
             sabotage,
             spells,

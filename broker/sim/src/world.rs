@@ -11,6 +11,7 @@ use ringtide_driver::{Turn, TurnEnd, Wait};
 use ringtide_ring::{Shared, mesh};
 use ringtide_shard::counters::{Counter, Counters};
 use ringtide_shard::partition::PartitionMap;
+use ringtide_shard::password::{Passwords, Unchecked};
 use ringtide_shard::{Limits, Parts, Settings, Shard, Stage, Steering};
 use ringtide_storage::state::Parts as Restored;
 use ringtide_topics::interest::InterestTable;
@@ -23,6 +24,7 @@ use crate::driver::{Ear, SimDriver};
 use crate::hostile::Hostile;
 use crate::model::Model;
 use crate::net::{Net, Weather};
+use crate::passwords::{Judge, SimPasswords};
 use crate::random::Random;
 use crate::sabotage::Saboteur;
 use crate::scenario::{DENIED, Rules, Scenario};
@@ -94,6 +96,8 @@ pub(crate) struct World {
     pub(crate) disks: Vec<Rc<RefCell<Disk>>>,
     pub(crate) crashes: Option<Crashes>,
     pub(crate) seats: Vec<Seat>,
+    /// Who judges passwords, by shard; empty if nobody does.
+    judges: Vec<Rc<RefCell<Judge>>>,
     pub(crate) shared: Option<Arc<Shared>>,
     counters: Arc<[Arc<Counters>]>,
     control: Arc<Control>,
@@ -132,13 +136,15 @@ impl World {
             disks: (0..scenario.shards).map(disk).collect(),
             crashes: crashes.then(|| Crashes::new(seed)),
             seats: Vec::new(),
+            judges: Vec::new(),
             shared: None,
             counters: Arc::default(),
             control,
             clients: scenario.profiles.iter().cloned().map(Client::new).collect(),
-            hostile: (0..scenario.hostile).map(|no| Hostile::new(seed, no)).collect(),
+            hostile: (0..scenario.hostile).map(|no| hostile(no, seed, &scenario)).collect(),
             model: Model {
                 full_disks: scenario.spells,
+                busy_judges: scenario.judging.is_some_and(|judging| judging.busy > 0),
                 ..Model::new(trace.clone(), (scenario.rules != Rules::Open).then_some(DENIED))
             },
             wills: Wills::new(0, trace.clone()),
@@ -161,6 +167,7 @@ impl World {
         self.counters = (0..shards).map(|_| Arc::new(Counters::new())).collect();
         let interest = Arc::new(InterestTable::new(16));
         let partitions = Arc::new(PartitionMap::even(seed, shards));
+        self.judges = self.make_judges(start);
         let bytes = self.scenario.lane_bytes;
         for ports in mesh(shards, bytes) {
             let me = ports.me;
@@ -177,6 +184,7 @@ impl World {
                 counters: Arc::clone(&self.counters),
                 steering: Arc::clone(&self.control) as Arc<dyn Steering>,
                 auth_methods: Default::default(),
+                passwords: self.passwords(me),
                 listeners: 1,
                 seed: seed ^ (u64::from(me) << 32) ^ (start << 48),
                 version: "simulated",
@@ -184,6 +192,32 @@ impl World {
             });
             self.seats.push(Seat { shard, ear, done: false, asleep: false });
         }
+    }
+
+    fn make_judges(&self, start: u64) -> Vec<Rc<RefCell<Judge>>> {
+        let Some(judging) = self.scenario.judging else { return Vec::new() };
+        let judge = |shard| Judge::new(judging, self.seed, &format!("judge {shard}, {start}"));
+        let judges: Vec<_> = (0..self.scenario.shards).map(judge).collect();
+        if self.scene != Scene::Work {
+            judges.iter().for_each(|judge| judge.borrow_mut().calm());
+        }
+        judges
+    }
+
+    fn passwords(&self, shard: u16) -> Box<dyn Passwords> {
+        match self.judges.get(usize::from(shard)) {
+            Some(judge) => Box::new(SimPasswords {
+                judge: Rc::clone(judge),
+                clock: self.clock.clone(),
+                trace: self.trace.clone(),
+            }),
+            None => Box::new(Unchecked),
+        }
+    }
+
+    /// When a shard is woken for an answer about a password.
+    fn judged_us(&self, shard: usize) -> Option<u64> {
+        self.judges.get(shard).and_then(|judge| judge.borrow().due_us())
     }
 
     /// The whole run: `steps` of work, then everything comes to rest and is judged.
@@ -308,7 +342,9 @@ impl World {
         let mut ready = Vec::new();
         for (index, seat) in self.seats.iter().enumerate() {
             let ear = seat.ear.borrow();
-            if !seat.done && (wakes_early || due_us(&ear) <= now_us || ear.has_news(&net)) {
+            let judged = self.judged_us(index).is_some_and(|due_us| due_us <= now_us);
+            let due = judged || due_us(&ear) <= now_us || ear.has_news(&net);
+            if !seat.done && (wakes_early || due) {
                 ready.push(Ready::Shard(index));
             }
         }
@@ -343,6 +379,7 @@ impl World {
         let next = seats
             .map(|seat| due_us(&seat.ear.borrow()))
             .chain(self.net.borrow().next_us())
+            .chain((0..self.seats.len()).filter_map(|shard| self.judged_us(shard)))
             .chain(self.clients.iter().filter_map(Client::due_us))
             .chain((self.idle_until_us != u64::MAX).then_some(self.idle_until_us))
             .filter(|at_us| *at_us > now_us)
@@ -389,6 +426,7 @@ impl World {
                     && now_us >= ear.since_us)
         };
         net.is_quiet()
+            && (0..self.seats.len()).all(|shard| self.judged_us(shard).is_none())
             && self.seats.iter().all(idle)
             && self.clients.iter().all(|client| !client.has_work(&net, now_us, self.scene))
     }
@@ -442,6 +480,7 @@ impl World {
         let window = self.scenario.weather.window;
         self.net.borrow_mut().weather = Weather { window, ..Weather::calm() };
         self.disks.iter().for_each(|disk| disk.borrow_mut().calm());
+        self.judges.iter().for_each(|judge| judge.borrow_mut().calm());
         for hostile in &mut self.hostile {
             hostile.leave(&mut self.net.borrow_mut());
         }
@@ -528,6 +567,7 @@ impl World {
             Counter::Sessions,
             Counter::Subscriptions,
             Counter::SharedSubscriptions,
+            Counter::PasswordsWaiting,
         ];
         for gauge in gauges {
             let value = self.sum(gauge) as i64;
@@ -548,6 +588,12 @@ impl World {
             self.trace.fail(format_args!("{links} connections are open when all have gone"));
         }
     }
+}
+
+/// One who breaks the protocol; where passwords are judged, the first tries those of others.
+fn hostile(no: usize, seed: u64, scenario: &Scenario) -> Hostile {
+    let victims = scenario.judging.map_or(0, |_| scenario.profiles.len());
+    Hostile::new(seed, no, if no == 0 { victims } else { 0 })
 }
 
 enum Ready {

@@ -16,6 +16,7 @@ use ringtide_shard::access::Access;
 use ringtide_shard::clock::Clock;
 use ringtide_shard::counters::Counters;
 use ringtide_shard::partition::PartitionMap;
+use ringtide_shard::password::Unchecked;
 use ringtide_shard::{Limits, Methods, Parts, Settings, Shard, Stage, Steering, Transport};
 use ringtide_storage::MemoryStore;
 use ringtide_topics::interest::InterestTable;
@@ -250,6 +251,7 @@ pub(crate) fn shard<C: Clock>(
         counters: [Arc::new(Counters::new())].into(),
         steering: Arc::new(Fixed(limits)),
         auth_methods: Methods::default(),
+        passwords: Box::new(Unchecked),
         listeners: 1,
         seed: 1,
         version: "test",

@@ -14,10 +14,11 @@ use ringtide_driver::{
     TurnEnd, Wait,
 };
 use ringtide_ring::{Shared, mesh};
-use ringtide_shard::access::Access;
+use ringtide_shard::access::{Access, Ticket};
 use ringtide_shard::clock::Clock;
 use ringtide_shard::counters::{Counter, Counters};
 use ringtide_shard::partition::PartitionMap;
+use ringtide_shard::password::{Answer, Passwords, Question};
 use ringtide_shard::{Limits, Methods, Parts, Settings, Shard, Stage, Steering};
 use ringtide_storage::state::Parts as Left;
 use ringtide_storage::{Lsn, RecordKind, Store};
@@ -324,6 +325,51 @@ impl Steering for Told {
     }
 }
 
+/// What a shard has asked about a password.
+#[derive(Clone)]
+pub(crate) struct Asked {
+    ticket: Ticket,
+    pub(crate) username: String,
+    pub(crate) password: Vec<u8>,
+    pub(crate) patience_ms: u64,
+}
+
+/// Who judges the passwords for one shard: everybody is believed, unless the test judges.
+#[derive(Default)]
+pub(crate) struct Judge {
+    /// The test judges.
+    pub(crate) by_test: Cell<bool>,
+    /// What has no answer yet.
+    pub(crate) asked: RefCell<VecDeque<Asked>>,
+    pub(crate) answers: RefCell<VecDeque<(Ticket, Answer)>>,
+}
+
+impl Judge {
+    /// Answers the oldest question that has no answer.
+    pub(crate) fn answer(&self, answer: Answer) {
+        let asked = self.asked.borrow_mut().pop_front().expect("a question");
+        self.answers.borrow_mut().push_back((asked.ticket, answer));
+    }
+}
+
+struct Judges(Rc<Judge>);
+
+impl Passwords for Judges {
+    fn ask(&mut self, ticket: Ticket, question: &Question<'_>) -> Option<Answer> {
+        if !self.0.by_test.get() {
+            return Some(Answer::Right);
+        }
+        let Question { username, password, patience_ms, .. } = *question;
+        let (username, password) = (username.to_owned(), password.unwrap_or_default().to_vec());
+        self.0.asked.borrow_mut().push_back(Asked { ticket, username, password, patience_ms });
+        None
+    }
+
+    fn answer(&mut self) -> Option<(Ticket, Answer)> {
+        self.0.answers.borrow_mut().pop_front()
+    }
+}
+
 pub(crate) struct World {
     shards: Vec<Shard<MemoryDriver, HeldStore, TestClock>>,
     pub(crate) wires: Vec<Rc<RefCell<Wire>>>,
@@ -336,6 +382,8 @@ pub(crate) struct World {
     pub(crate) shelf: Rc<Shelf>,
     /// Shard by shard.
     pub(crate) space: Vec<Rc<Space>>,
+    /// Shard by shard.
+    pub(crate) judges: Vec<Rc<Judge>>,
     names: u32,
 }
 
@@ -372,6 +420,7 @@ impl World {
         let partitions = Arc::new(PartitionMap::even(1, shards));
         let shelf = Rc::new(Shelf::default());
         let space: Vec<Rc<Space>> = (0..shards).map(|_| Rc::default()).collect();
+        let judges: Vec<Rc<Judge>> = (0..shards).map(|_| Rc::default()).collect();
         let mut wires = Vec::new();
         let mut all = Vec::new();
         let mut shared = None;
@@ -388,6 +437,7 @@ impl World {
                     shelf: Rc::clone(&shelf),
                     space: Rc::clone(&space[usize::from(ports.me)]),
                 },
+                passwords: Box::new(Judges(Rc::clone(&judges[usize::from(ports.me)]))),
                 clock: clock.clone(),
                 ports,
                 interest: Arc::clone(&interest),
@@ -410,6 +460,7 @@ impl World {
             shared,
             shelf,
             space,
+            judges,
             names: 0,
         }
     }

@@ -11,6 +11,7 @@ mod limits;
 mod order;
 mod pace;
 mod packets;
+mod passwords;
 mod reload;
 mod sessions;
 #[path = "../../../tls/tests/common/mod.rs"]

@@ -74,6 +74,10 @@ impl Client {
         if around.model.full_disks && no_space.contains(&packet.reason) {
             return self.let_go(around, false, false);
         }
+        let busy = [ReasonCode::ServerBusy, ReasonCode::ServerUnavailable];
+        if around.model.busy_judges && busy.contains(&packet.reason) {
+            return self.let_go(around, false, false);
+        }
         if packet.reason != ReasonCode::Success {
             self.fail(around, &format!("it was turned away: {:?}", packet.reason));
             self.let_go(around, false, false);
