@@ -34,13 +34,20 @@ impl<S: Store> Core<S> {
         self.routes.at_least(sends);
         if self.started {
             self.resend();
+        }
+        // A destination takes what it is given in order: what has a later place than a message of
+        // an earlier run, and came before it, would make that one count as taken.
+        let is_resent = self.started && self.routes.custody.resend.is_empty();
+        if is_resent {
             more |= self.publish_own(over);
         }
         self.retry_interest();
         more |= self.retry_parked(over);
         self.routes.at_least(sends);
         more |= route::go_on(&mut self.routes, &mut self.clients, over);
-        more |= self.give_again(over);
+        if is_resent {
+            more |= self.give_again(over);
+        }
         self.routes.at_least(sends);
         more |= self.pump_all(over);
         self.routes.at_least(sends);
