@@ -282,7 +282,7 @@ impl Message {
     }
 
     /// The buffer of the encoded form.
-    pub(crate) fn raw(&self) -> Bytes {
+    pub fn raw(&self) -> Bytes {
         self.0.clone()
     }
 

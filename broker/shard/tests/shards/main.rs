@@ -13,6 +13,7 @@ mod pace;
 mod packets;
 mod passwords;
 mod reload;
+mod restart;
 mod sessions;
 #[path = "../../../tls/tests/common/mod.rs"]
 mod tls;
