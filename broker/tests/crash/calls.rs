@@ -91,7 +91,9 @@ fn short() -> Vec<Vec<Strike>> {
     let all = [
         (Moment::FirstStart, true, "rename", [1].as_slice()),
         (Moment::FirstStart, true, "fdatasync", &[1]),
-        (Moment::Start, true, "fsync", &[1, 2]),
+        (Moment::Start, true, "fsync", &[1]),
+        // Only of a start that soon needs a second segment.
+        (Moment::Start, false, "fsync", &[2]),
         (Moment::Redeal, true, "rename", &[1]),
         (Moment::Redeal, true, "unlinkat", &[2]),
         (Moment::Load, false, "pwrite64", &[1, 2]),
