@@ -105,6 +105,12 @@ fn routes(
     }
 }
 
+fn first_timers(now_ms: u64) -> Wheel<Due> {
+    let mut timers = Wheel::new(now_ms);
+    timers.set(now_ms + 1000, Due::Second);
+    timers
+}
+
 impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
     /// Puts a shard together. It accepts as soon as every shard has had a turn.
     pub fn new(parts: Parts<D, S, C>) -> Shard<D, S, C> {
@@ -113,8 +119,7 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         let (limits, now_ms) = (Arc::new(settings.limits), clock.now_ms());
         let (me, shards) = (ports.me, ports.to.len() as u16);
         let (own, all) = (Arc::clone(&counters[usize::from(me)]), Arc::clone(&counters));
-        let mut timers = Wheel::new(now_ms);
-        timers.set(now_ms + 1000, Due::Second);
+        let mut timers = first_timers(now_ms);
         let timer = (me == 0 && limits.sys_interval_ms > 0).then(|| timers.set(now_ms, Due::Sys));
         let sys = Sys { all, version: parts.version, started_ms: now_ms, timer };
         let routes = routes(&limits, (me, shards), interest, partitions);
