@@ -168,8 +168,6 @@ impl<S: Store> Core<S> {
         self.clients.end_filter(index, cause);
         if phase != Phase::Open {
             self.clients.forget_name(index);
-        }
-        if phase != Phase::Open {
             self.clients.counters.add(Counter::ConnectsFailed, 1);
         }
         self.log_end(index, session, cause, text);

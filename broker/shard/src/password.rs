@@ -75,12 +75,14 @@ impl Passwords for Unchecked {
 /// One shard's way to those who judge.
 pub(crate) struct Desk {
     judges: Box<dyn Passwords>,
+    /// Answers that have not come: without any a turn asks for none.
+    waiting: u64,
     refused: LogPace,
 }
 
 impl Desk {
     pub(crate) fn new(judges: Box<dyn Passwords>) -> Desk {
-        Desk { judges, refused: LogPace::default() }
+        Desk { judges, waiting: 0, refused: LogPace::default() }
     }
 }
 
@@ -116,6 +118,7 @@ impl<S: Store> Core<S> {
             Some(answer) => Some(self.password_judged(index, username, answer)),
             None => {
                 conn.phase = Phase::Checking;
+                self.passwords.waiting += 1;
                 self.clients.counters.add(Counter::PasswordsHashed, 1);
                 self.clients.counters.add(Counter::PasswordsWaiting, 1);
                 None
@@ -126,7 +129,10 @@ impl<S: Store> Core<S> {
     /// Acts on the answers that have come. True if more may be there.
     pub(crate) fn take_passwords(&mut self, over: &dyn Fn() -> bool) -> bool {
         let mut share = Share::new(over, ANSWERS_LEAST);
-        while let Some((Ticket(asked), answer)) = self.passwords.judges.answer() {
+        while self.passwords.waiting > 0
+            && let Some((Ticket(asked), answer)) = self.passwords.judges.answer()
+        {
+            self.passwords.waiting -= 1;
             self.clients.counters.sub(Counter::PasswordsWaiting, 1);
             let (index, generation) = (asked as u32, (asked >> 32) as u32);
             if let Some(conn) = self.clients.conns.at_mut(index)

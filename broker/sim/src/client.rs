@@ -608,10 +608,12 @@ impl Client {
     /// Every request is answered in time, unless the client itself does not read.
     fn check_patience(&mut self, around: &mut Surroundings<'_>) {
         let Some(wire) = &self.wire else { return };
-        if around.net.borrow().has_crashed(wire.link) {
+        let net = around.net.borrow();
+        if net.has_crashed(wire.link) || net.server_closed_us(wire.link).is_some() {
             // It will see the end of this connection; how long the broker was gone is no matter.
             return;
         }
+        drop(net);
         let long_ago = |since_us: u64| around.now_us > since_us + PATIENCE_US;
         let quiet_s = u64::from(self.profile.keep_alive_s) * 1_500_000;
         let stuck = if !wire.open {
