@@ -11,6 +11,7 @@
 //!     └── the queue is empty and the quota allows: straight into the window
 //! ```
 
+mod chunks;
 mod queue;
 mod window;
 

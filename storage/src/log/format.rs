@@ -206,15 +206,14 @@ pub(super) fn put_record(batch: &mut Vec<u8>, kind: RecordKind, parts: &[&[u8]],
     envelope[0] = kind as u8;
     envelope[1] = ENVELOPE_VERSION;
     put(&mut envelope, 4, &length.to_le_bytes());
-    let mut crc = crc32c::crc32c(&envelope[..8]);
-    for part in parts {
-        crc = crc32c::crc32c_append(crc, part);
-    }
-    put(&mut envelope, 8, &crc.to_le_bytes());
+    let at = batch.len();
     batch.extend_from_slice(&envelope);
     for part in parts {
         batch.extend_from_slice(part);
     }
+    // Over the body in one piece: the ends of each piece are summed byte by byte.
+    let crc = record_crc(&batch[at..at + 8], &batch[at + ENVELOPE_BYTES..]);
+    put(batch, at + 8, &crc.to_le_bytes());
 }
 
 /// A record as it stands in a batch.
@@ -243,7 +242,7 @@ pub(super) fn take_record<'a>(rest: &mut &'a [u8]) -> Result<Record<'a>, Envelop
     let Some((body, after)) = after.split_at_checked(u32_at(envelope, 4) as usize) else {
         return Err(EnvelopeError::Invalid);
     };
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&envelope[..8]), body);
+    let crc = record_crc(&envelope[..8], body);
     if crc != u32_at(envelope, 8) {
         return Err(EnvelopeError::Invalid);
     }
@@ -290,6 +289,11 @@ pub(super) fn set_aside_number(name: &str) -> Option<u64> {
 /// Over all of the block but the checksum itself.
 fn segment_crc(block: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&block[..12]), &block[16..])
+}
+
+/// Over all of envelope and body but the checksum itself.
+fn record_crc(envelope: &[u8], body: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(envelope), body)
 }
 
 /// Over all of header and records but the checksum itself.

@@ -1,8 +1,7 @@
 //! Messages that wait for a client: for its return, for its send quota. Owns their order, their
 //! limits in count and bytes and which one is dropped at a limit. Knows no packet ids.
 
-use std::collections::VecDeque;
-
+use super::chunks::Chunks;
 use super::{Delivery, DropPolicy, DropReason, QueueLimits};
 
 /// An empty queue keeps room for this many messages, so that a busy client allocates nothing.
@@ -11,14 +10,14 @@ const KEPT_CAPACITY: usize = 256;
 /// See the module's documentation.
 #[derive(Clone, Debug)]
 pub(super) struct Queue<M> {
-    waiting: VecDeque<Delivery<M>>,
+    waiting: Chunks<Delivery<M>>,
     bytes: u64,
     limits: QueueLimits,
 }
 
 impl<M> Queue<M> {
     pub(super) const fn new(limits: QueueLimits) -> Queue<M> {
-        Queue { waiting: VecDeque::new(), bytes: 0, limits }
+        Queue { waiting: Chunks::new(), bytes: 0, limits }
     }
 
     pub(super) fn set_limits(&mut self, limits: QueueLimits) {
@@ -98,7 +97,7 @@ impl<M> Queue<M> {
         let delivery = self.waiting.pop_front()?;
         self.bytes -= u64::from(delivery.bytes);
         if self.waiting.is_empty() && self.waiting.capacity() > KEPT_CAPACITY {
-            self.waiting = VecDeque::new();
+            self.waiting = Chunks::new();
         }
         Some(delivery)
     }
@@ -123,7 +122,7 @@ impl<M> Queue<M> {
         &self,
         is_before: impl FnMut(&Delivery<M>) -> bool,
     ) -> impl Iterator<Item = &Delivery<M>> {
-        self.waiting.range(self.waiting.partition_point(is_before)..)
+        self.waiting.behind(is_before)
     }
 
     pub(super) fn into_waiting(self) -> impl Iterator<Item = Delivery<M>> {
