@@ -4,7 +4,8 @@
 
 mod model;
 
-use model::{EIO, ENOSPC, Life, Model, Random, SEGMENT_BYTES, config};
+pub(crate) use model::Model;
+use model::{EIO, ENOSPC, Life, Random, SEGMENT_BYTES, config};
 use ringtide_storage::log::faults::{Fault, FaultDisk};
 use ringtide_storage::log::{OpenError, Opened, Sync, inspect_on};
 use ringtide_storage::{Log, LogWrite, RecordKind, Store};
@@ -17,7 +18,7 @@ fn open(model: &mut Model, disk: &FaultDisk) -> (Life, Opened) {
 }
 
 /// A log of some segments, the first of which a checkpoint has made void.
-fn filled(seed: u64) -> (FaultDisk, Model) {
+pub(crate) fn filled(seed: u64) -> (FaultDisk, Model) {
     let disk = FaultDisk::new(seed);
     let mut model = Model::default();
     let mut random = Random::new(seed);
@@ -75,35 +76,52 @@ fn a_file_cut_short_anywhere_never_gives_a_false_record() {
     }
 }
 
+/// A block of 512 or 4096 bytes that stands in another place: a random byte, where it is from and
+/// where it goes (file, block), and what is done to it.
+pub(crate) type Move = (u8, bool, (u8, u16), (u8, u16), u8);
+
+/// Whatever a log's blocks are replaced by, no false record is served, and what is lost is told;
+/// shared with the fuzz target.
+pub(crate) fn check_wreck(disk: &FaultDisk, model: &Model, moves: &[Move]) -> Opened {
+    let files = disk.files();
+    let mut wreck = files.clone();
+    for &(byte, large, from, to, change) in moves {
+        let size = if large { 4096 } else { 512 };
+        let place = |(file, block): (u8, u16)| {
+            let file = usize::from(file) % files.len();
+            let at = usize::from(block) % (files[file].1.len() / size) * size;
+            (file, at..at + size)
+        };
+        let (from, to) = (place(from), place(to));
+        let mut block = wreck[from.0].1[from.1].to_vec();
+        match change % 4 {
+            0 => block.fill(0),
+            1 => block.iter_mut().for_each(|old| *old = old.wrapping_mul(31).wrapping_add(byte)),
+            _ => {}
+        }
+        wreck[to.0].1[to.1].copy_from_slice(&block);
+    }
+    let copy = FaultDisk::new(1);
+    for (name, bytes) in &wreck {
+        copy.put(name, bytes);
+    }
+    model.judge_wrecked(&copy)
+}
+
 #[test]
 fn blocks_that_change_places_never_give_a_false_record() {
     let (disk, model) = filled(8);
-    let files = disk.files();
     let mut random = Random::new(8);
     let mut reported = 0;
     for _ in 0..3_000 {
-        let mut wreck = files.clone();
-        let size = if random.once_in(2) { 512 } else { 4096 };
-        for _ in 0..=random.below(6) {
-            let mut place = || {
-                let file = random.below(files.len() as u64) as usize;
-                let at = random.below(files[file].1.len() as u64 / size) * size;
-                (file, at as usize..(at + size) as usize)
-            };
-            let (from, to) = (place(), place());
-            let mut block = wreck[from.0].1[from.1].to_vec();
-            match random.below(4) {
-                0 => block.fill(0),
-                1 => block.iter_mut().for_each(|byte| *byte = random.below(256) as u8),
-                _ => {}
-            }
-            wreck[to.0].1[to.1].copy_from_slice(&block);
+        let mut place = || (random.below(256) as u8, random.below(1 << 16) as u16);
+        let mut moves = Vec::new();
+        for _ in 0..7 {
+            let ((byte, _), (change, large)) = (place(), place());
+            moves.push((byte, large & 1 == 1, place(), place(), change));
         }
-        let copy = FaultDisk::new(1);
-        for (name, bytes) in &wreck {
-            copy.put(name, bytes);
-        }
-        reported += u64::from(model.judge_wrecked(&copy).damaged.is_some());
+        moves.truncate(1 + random.below(7) as usize);
+        reported += u64::from(check_wreck(&disk, &model, &moves).damaged.is_some());
     }
     assert!(reported > 500, "{reported}");
 }

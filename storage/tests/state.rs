@@ -12,11 +12,11 @@ use proptest::prelude::*;
 use ringtide_storage::RecordKind;
 use ringtide_storage::record::CheckpointEndRecord;
 
-fn ops(len: usize) -> impl Strategy<Value = Vec<Op>> {
+pub(crate) fn ops(len: usize) -> impl Strategy<Value = Vec<Op>> {
     vec((0..120_u8, any::<u16>(), any::<u16>(), any::<u16>()), 0..len)
 }
 
-fn run(ops: &[Op]) -> Shard {
+pub(crate) fn run(ops: &[Op]) -> Shard {
     let mut shard = Shard::default();
     for op in ops {
         shard.step(*op);
@@ -24,16 +24,34 @@ fn run(ops: &[Op]) -> Shard {
     shard
 }
 
+/// A log gives what wrote it wherever a crash cuts it; shared with the fuzz target.
+pub(crate) fn check_cuts(shard: &Shard) {
+    for (len, truth) in &shard.history {
+        let state = replayed(&shard.log, 0, *len);
+        assert_eq!(found(state, &truth.taken), comparable(truth));
+    }
+}
+
+/// Any end that holds a whole checkpoint is enough; shared with the fuzz target.
+pub(crate) fn check_ends(shard: &Shard, cuts: &[prop::sample::Index]) {
+    for (begin, end) in &shard.checkpoints {
+        let behind: Vec<_> = shard.history.iter().filter(|(len, _)| len >= end).collect();
+        for cut in cuts {
+            let (len, truth) = behind[cut.index(behind.len())];
+            for from in [cut.index(begin + 1), *begin] {
+                let state = replayed(&shard.log, from, *len);
+                assert_eq!(found(state, &truth.taken), comparable(truth), "from {from}");
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
     fn a_log_gives_what_wrote_it_wherever_a_crash_cuts_it(ops in ops(150)) {
-        let shard = run(&ops);
-        for (len, truth) in &shard.history {
-            let state = replayed(&shard.log, 0, *len);
-            prop_assert_eq!(found(state, &truth.taken), comparable(truth));
-        }
+        check_cuts(&run(&ops));
     }
 
     #[test]
@@ -41,17 +59,7 @@ proptest! {
         ops in ops(250),
         cuts in vec(any::<prop::sample::Index>(), 1..4),
     ) {
-        let shard = run(&ops);
-        for (begin, end) in &shard.checkpoints {
-            let behind: Vec<_> = shard.history.iter().filter(|(len, _)| len >= end).collect();
-            for cut in &cuts {
-                let (len, truth) = behind[cut.index(behind.len())];
-                for from in [cut.index(begin + 1), *begin] {
-                    let state = replayed(&shard.log, from, *len);
-                    prop_assert_eq!(found(state, &truth.taken), comparable(truth), "from {}", from);
-                }
-            }
-        }
+        check_ends(&run(&ops), &cuts);
     }
 
     #[test]

@@ -13,7 +13,7 @@ type Key = (TenantId, String);
 type Seen = (SessionRef, u8, Vec<u32>);
 
 #[derive(Clone, Debug)]
-enum Step {
+pub(crate) enum Step {
     Subscribe(u32, String, Subscription),
     Unsubscribe(u32, String, u32),
     Publish(u32, String, Option<u32>),
@@ -213,7 +213,7 @@ fn paged(
     assert!(always.is_subset(&hits) && hits.is_subset(&ever), "{always:?} {hits:?} {ever:?}");
 }
 
-fn run(shapes_max: usize, steps: &[Step]) {
+pub(crate) fn run(shapes_max: usize, steps: &[Step]) {
     let mut table = Table::with_shapes_max(shapes_max);
     let empty = table.memory_bytes();
     let (mut model, mut scratch) = (Model::default(), MatchScratch::new());
@@ -245,6 +245,12 @@ fn run(shapes_max: usize, steps: &[Step]) {
     assert!(table.memory_bytes() < empty + 64 * 1024, "{}", table.memory_bytes());
 }
 
+/// The most shapes, and what happens; shared with the fuzz target, as [`run`] is.
+pub(crate) fn case() -> impl Strategy<Value = (usize, Vec<Step>)> {
+    let shapes_max = prop::sample::select(vec![0usize, 1, 3, 64]);
+    (shapes_max, prop::collection::vec(step(), 1..120))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: 400,
@@ -253,10 +259,7 @@ proptest! {
     })]
 
     #[test]
-    fn behaves_like_a_list(
-        shapes_max in prop::sample::select(vec![0usize, 1, 3, 64]),
-        steps in prop::collection::vec(step(), 1..120),
-    ) {
+    fn behaves_like_a_list((shapes_max, steps) in case()) {
         run(shapes_max, &steps);
     }
 }
