@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use ringtide_shard::message::{digest_of, forget_position, origin_of, topic_of};
 use ringtide_storage::log::{LogConfig, Opened, Sync};
-use ringtide_storage::record::{ExchangeRecord, SessionId, Step};
+use ringtide_storage::record::VoidRecord;
 use ringtide_storage::state::{Parts, State};
 use ringtide_storage::{Log, RecordKind, Store};
 use tracing::{error, info};
@@ -86,9 +86,9 @@ pub(crate) fn recover(config: &Config, shards: u16) -> Result<Option<Recovery>, 
         logs.push(log);
         states.push(state);
     }
-    let gone = State::settle(&mut states, &last, origin_of);
-    for (shard, (log, gone)) in logs.iter_mut().zip(&gone).enumerate() {
-        record_gone(log, gone).map_err(|text| {
+    let void = State::settle(&mut states, &last, origin_of);
+    for (shard, (log, messages)) in logs.iter_mut().zip(void).enumerate() {
+        record_void(log, messages).map_err(|text| {
             let path = dir.log_dir(dir.manifest.generation, shard as u16);
             Failure::host(format!("{}: {text}", path.display()))
         })?;
@@ -116,17 +116,15 @@ pub(crate) fn recover(config: &Config, shards: u16) -> Result<Option<Recovery>, 
     Ok(Some(Recovery { dir, shards, damage }))
 }
 
-/// Records, to the disk, that entries are done with which the log still has. Later it could not be
-/// told: by then their origin has used the positions of their messages for others.
-fn record_gone(log: &mut Log, gone: &[(SessionId, u64)]) -> Result<(), String> {
-    if gone.is_empty() {
+/// Records, to the disk, that messages are void which the log still has. Later it could not be told:
+/// by then their origin has used their positions, and their places in the order, for others.
+fn record_void(log: &mut Log, messages: Vec<(u16, u64)>) -> Result<(), String> {
+    if messages.is_empty() {
         return Ok(());
     }
-    for &(session, seq) in gone {
-        let mut body = Vec::new();
-        ExchangeRecord { session, step: Step::Done { seq } }.encode(&mut body);
-        log.append(RecordKind::Exchange, &[&body]);
-    }
+    let mut body = Vec::new();
+    VoidRecord { messages }.encode(&mut body);
+    log.append(RecordKind::Void, &[&body]);
     log.end_turn();
     drain(log, 0)
 }

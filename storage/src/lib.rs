@@ -50,6 +50,9 @@ pub enum RecordKind {
     /// The checkpoint has named all that its messages wait for:
     /// [`record::CheckpointEndRecord`].
     CheckpointEnd = 10,
+    /// What follows here and in other logs from messages that their origin has lost is void:
+    /// [`record::VoidRecord`].
+    Void = 11,
 }
 
 /// A write for the shard's driver, and what must follow it before its records are durable.

@@ -254,3 +254,12 @@ pub struct WatermarkRecord {
     /// holds no messages that were taken over.
     pub sent: Vec<(u16, u64)>,
 }
+
+/// Messages that count as never taken over, since their origin has lost them and its publisher was
+/// told nothing. Written by a start, which writes the same record to every log that has one of
+/// them: whichever a crash lets through says all of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VoidRecord {
+    /// The shards whose logs hold them, and their positions there.
+    pub messages: Vec<(u16, u64)>,
+}

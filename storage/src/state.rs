@@ -37,14 +37,14 @@ mod redistribute;
 mod session;
 mod together;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 
 use crate::record::{
     CheckpointEndRecord, ConnectionRecord, Destination, Entry, ExchangeRecord, MessageHead,
     QueueRecord, RecordError, SessionEndRecord, SessionId, SessionRecord, SubscriptionRecord,
-    WatermarkRecord,
+    VoidRecord, WatermarkRecord,
 };
 use crate::{Lsn, Place, RecordKind};
 
@@ -90,6 +90,10 @@ pub struct State {
     followed: Vec<u64>,
     /// Messages that were left in the log and are needed after all.
     needed: Vec<u64>,
+    /// By origin: the highest place from there that the log names, whatever became of it.
+    known: BTreeMap<u16, u64>,
+    /// Messages that the log says are void, of its own and of others: shard and position.
+    void: Vec<(u16, u64)>,
     last_lsn: u64,
     last_session: SessionId,
     last_seq: u64,
@@ -112,6 +116,8 @@ impl State {
             taken: BTreeMap::new(),
             followed: Vec::new(),
             needed: Vec::new(),
+            known: BTreeMap::new(),
+            void: Vec::new(),
             last_lsn: 0,
             last_session: SessionId(0),
             last_seq: 0,
@@ -204,6 +210,7 @@ impl State {
             RecordKind::Connection => self.apply_connection(ConnectionRecord::decode(body)?),
             RecordKind::SessionEnd => self.end_session(SessionEndRecord::decode(body)?.session),
             RecordKind::Watermark => self.apply_watermark(&WatermarkRecord::decode(body)?),
+            RecordKind::Void => self.apply_void(VoidRecord::decode(body)?),
         }
         Ok(())
     }
@@ -231,8 +238,9 @@ impl State {
             }
         }
         if let Some((origin, seq)) = head.origin {
+            self.know(origin, seq);
             self.open(lsn, origin, seq);
-            self.messages.note_from(lsn, (origin, seq));
+            self.messages.note_from(lsn, (origin, seq), head.retained);
         }
         for destination in head.destinations.iter() {
             self.add_pending(lsn, destination);
@@ -258,6 +266,11 @@ impl State {
         }
         self.add_entries(lsn, &head.entries);
         Ok(())
+    }
+
+    fn know(&mut self, origin: u16, seq: u64) {
+        let known = self.known.entry(origin).or_default();
+        *known = seq.max(*known);
     }
 
     /// Notes that a message's fan-out is under way, unless its watermark says that it is over.
@@ -352,6 +365,7 @@ impl State {
 
     fn apply_watermark(&mut self, record: &WatermarkRecord) {
         for &(origin, seq) in &record.marks {
+            self.know(origin, seq);
             let mark = self.watermarks.entry(origin).or_default();
             *mark = seq.max(*mark);
             while let Some(first) = self.open.range((origin, 0, 0)..=(origin, seq, u64::MAX)).next()
@@ -368,6 +382,13 @@ impl State {
             let sent = self.sent.entry(shard).or_default();
             *sent = seq.max(*sent);
         }
+    }
+
+    fn apply_void(&mut self, record: VoidRecord) {
+        let own = record.messages.iter().filter(|(shard, _)| *shard == self.shard);
+        let own = own.map(|(_, lsn)| *lsn).collect();
+        self.discard(&own);
+        self.void.extend(record.messages);
     }
 
     /// Another shard has taken over the messages of this one up to a place, as its own log says:
@@ -394,12 +415,12 @@ impl State {
     /// Discards what follows from messages that their origin has lost: those whose first record
     /// would be in the log of `origin` behind `last`, the last position of that log, and those that
     /// came from there at a place behind `sent`, the last that its log says was given. Their
-    /// publishers were told nothing and send them again. Gives the entries that went.
+    /// publishers were told nothing and send them again. Gives the positions of the messages of
+    /// which something went.
     ///
-    /// The log still has them, and by the next start its origin may have used their positions for
-    /// other messages: the caller must record ([`ExchangeRecord`] with
-    /// [`crate::record::Step::Done`]) that they are done with, durably, before the origin's log
-    /// goes on.
+    /// The log still has them, and by the next start their origin may have used their positions and
+    /// places for other messages: the caller must record ([`VoidRecord`]) that they are void,
+    /// durably, before any of the logs goes on.
     ///
     /// A retained message stays: which of the two the topic holds was never promised.
     pub fn discard_uncommitted(
@@ -408,34 +429,35 @@ impl State {
         last: Lsn,
         sent: u64,
         origin_of: OriginOf,
-    ) -> Vec<(SessionId, u64)> {
+    ) -> BTreeSet<u64> {
         let is_lost = |first: Option<(u16, u64)>, from: Option<(u16, u64)>| {
             first.is_some_and(|(shard, lsn)| shard == origin && lsn > last.0)
                 || from.is_some_and(|(shard, seq)| shard == origin && seq > sent)
         };
         let lost = self.messages.select(origin_of, is_lost);
-        if lost.is_empty() {
-            return Vec::new();
-        }
-        let mut entries = Vec::new();
+        self.discard(&lost)
+    }
+
+    /// Takes back what follows from messages, but that one is retained. The positions of those of
+    /// which something went.
+    fn discard(&mut self, lost: &HashSet<u64>) -> BTreeSet<u64> {
         let mut gone = Vec::new();
-        let mut of_session = Vec::new();
-        for (id, session) in &mut self.sessions {
-            session.discard(&lost, &mut of_session);
-            for (seq, lsn) in of_session.drain(..) {
-                entries.push((*id, seq));
-                gone.push(lsn);
-            }
+        if lost.is_empty() {
+            return BTreeSet::new();
         }
-        entries.sort_unstable();
+        for session in self.sessions.values_mut() {
+            session.discard(lost, &mut gone);
+        }
         let pending = self.pending.extract_if(.., |_, (lsn, _)| lost.contains(lsn));
         gone.extend(pending.map(|(_, (lsn, _))| lsn));
+        let mut all: BTreeSet<u64> = gone.iter().copied().collect();
         for lsn in gone {
             self.messages.release(lsn);
         }
         for (_, _, lsn) in self.open.extract_if(.., |(_, _, lsn)| lost.contains(lsn)) {
             self.messages.close(lsn);
+            all.insert(lsn);
         }
-        entries
+        all
     }
 }

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use ringtide_storage::record::{
     CheckpointEndRecord, ConnectionRecord, Destination, Entry, EntryWriter, Exchange,
     ExchangeRecord, Filter, MessageHead, QueueRecord, RecordError, SessionEndRecord, SessionId,
-    SessionRecord, Step, SubscriptionRecord, WatermarkRecord, WillRecord,
+    SessionRecord, Step, SubscriptionRecord, VoidRecord, WatermarkRecord, WillRecord,
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -181,6 +181,14 @@ fn golden_ends_and_watermark() {
     check_golden(&marks, &bytes, golden, WatermarkRecord::decode);
 }
 
+#[test]
+fn golden_void() {
+    let void = VoidRecord { messages: vec![(1, 2), (0x0304, 0x0506)] };
+    let bytes = encoded(|out| void.encode(out));
+    let golden = "01 02000000 0100 0200000000000000 0403 0605000000000000";
+    check_golden(&void, &bytes, golden, VoidRecord::decode);
+}
+
 fn sample_session() -> SessionRecord {
     SessionRecord {
         id: SessionId(3),
@@ -251,6 +259,7 @@ fn all_decoders(body: &[u8]) -> usize {
         SessionEndRecord::decode(body).is_ok(),
         WatermarkRecord::decode(body).is_ok(),
         CheckpointEndRecord::decode(body).is_ok(),
+        VoidRecord::decode(body).is_ok(),
     ];
     results.into_iter().filter(|ok| *ok).count()
 }
@@ -317,7 +326,7 @@ proptest! {
         if let Some(first) = body.first_mut() {
             *first = 1;
         }
-        prop_assert!(any_version <= 8 && all_decoders(&body) <= 8);
+        prop_assert!(any_version <= 9 && all_decoders(&body) <= 9);
     }
 
     #[test]
@@ -337,7 +346,7 @@ proptest! {
                 let len = bytes.len();
                 bytes[at.index(len)] = *value;
             }
-            prop_assert!(all_decoders(&bytes) <= 8);
+            prop_assert!(all_decoders(&bytes) <= 9);
         }
     }
 }

@@ -5,11 +5,12 @@
 mod common;
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use common::message::{message, number_of, origin_of, topic_of};
 use ringtide_storage::record::{
     CheckpointEndRecord, Destination, Entry, Exchange, ExchangeRecord, MessageHead, QueueRecord,
-    RecordError, SessionId, SessionRecord, Step, WatermarkRecord,
+    RecordError, SessionId, SessionRecord, Step, VoidRecord, WatermarkRecord,
 };
 use ringtide_storage::{Lsn, RecordKind, State};
 
@@ -223,12 +224,13 @@ fn what_its_origin_has_lost_is_discarded() {
     log.put(RecordKind::CheckpointEnd, |out| CheckpointEndRecord.encode(out));
     log.step(1, Step::Sent { seq: 3, packet_id: 1 });
     let mut other = log.state.clone();
-    assert_eq!(other.discard_uncommitted(6, Lsn(0), 9, origin_of), []);
-    assert_eq!(other.discard_uncommitted(5, Lsn(12), 9, origin_of), []);
-    // By their places alone, too.
-    let lost = [(SessionId(1), 2), (SessionId(1), 3)];
-    assert_eq!(log.state.clone().discard_uncommitted(5, Lsn(99), 1, origin_of)[..1], lost[..1]);
-    assert_eq!(log.state.discard_uncommitted(5, Lsn(10), 9, origin_of), lost);
+    assert_eq!(other.discard_uncommitted(6, Lsn(0), 9, origin_of), BTreeSet::new());
+    assert_eq!(other.discard_uncommitted(5, Lsn(12), 9, origin_of), BTreeSet::new());
+    // By their places alone, too; of the copy nothing is known but where the message began.
+    let by_place = log.state.clone().discard_uncommitted(5, Lsn(99), 1, origin_of);
+    assert_eq!(by_place, BTreeSet::from([3, 4]));
+    let lost = log.state.discard_uncommitted(5, Lsn(10), 9, origin_of);
+    assert_eq!(lost, BTreeSet::from([3, 4, 5]));
     let parts = log.state.clone().into_parts();
     let waiting = &parts.sessions[0].waiting;
     assert_eq!(waiting.iter().map(|one| one.seq).collect::<Vec<_>>(), [1]);
@@ -238,7 +240,89 @@ fn what_its_origin_has_lost_is_discarded() {
     assert_eq!(parts.pending.iter().map(|one| one.seq).collect::<Vec<_>>(), [1]);
     assert_eq!(number_of(parts.retained[0].message.bytes()), 3, "what is retained stays");
     assert_eq!(log.state.messages(), 2);
-    assert_eq!(log.state.discard_uncommitted(5, Lsn(10), 9, origin_of), []);
+    assert_eq!(log.state.discard_uncommitted(5, Lsn(10), 9, origin_of), BTreeSet::new());
+}
+
+const GROUP: u64 = 0xabcd << 48 | 5;
+
+/// A message for a session and, its member being gone, for another member of a group.
+#[test]
+fn what_others_had_is_not_taken_for_a_groups() {
+    let mut log = Log::new();
+    (1..=2).for_each(|id| log.session(id));
+    let bytes = message("t", 1, (0, 4), false);
+    let own = Destination { shard: 0, seq: 1, group: GROUP };
+    let head =
+        MessageHead { destinations: Cow::Owned(vec![own]), ..for_entries(vec![entry(1, 1)]) };
+    log.message(&head, &bytes);
+    let one = &log.state.clone().into_parts().under_way[0];
+    assert_eq!((one.seq, &one.had[..], one.is_passed_on()), (1, &[][..], false));
+    let member = Entry { membership: 0xabcd, ..entry(2, 2) };
+    let found = MessageHead { origin: Some((0, 1)), ..for_entries(vec![member]) };
+    log.message(&found, &bytes);
+    let one = &log.state.into_parts().under_way[0];
+    assert_eq!((&one.had[..], one.is_passed_on()), (&[(SessionId(2), 0xabcd)][..], true));
+}
+
+/// A session that was chosen as a member of a group has its own subscription's copy to come.
+#[test]
+fn what_a_member_had_is_not_taken_for_its_own() {
+    let mut log = Log::new();
+    (1..=2).for_each(|id| log.session(id));
+    let member = Entry { membership: 0xabcd, ..entry(1, 1) };
+    let destinations = Cow::Owned(vec![to(0, 1)]);
+    let head = MessageHead { destinations, ..for_entries(vec![member, entry(2, 2)]) };
+    log.message(&head, &message("t", 1, (0, 4), false));
+    assert_eq!(log.state.into_parts().under_way[0].had, [(SessionId(2), 0)]);
+}
+
+/// A message of shard 1 that shard 0 took over, at place 7, before the log of shard 1 lost it.
+fn taken_over_and_lost() -> (Log, State) {
+    let mut log = Log::new();
+    log.session(1);
+    let destinations = Cow::Owned(vec![to(2, 1)]);
+    let head = MessageHead { origin: Some((1, 7)), destinations, ..for_entries(vec![entry(1, 1)]) };
+    log.message(&head, &message("t", 1, (1, 12), false));
+    (log, State::new(1, topic_of))
+}
+
+#[test]
+fn what_is_void_stays_void_and_its_place_is_not_used_again() {
+    let (mut log, origin) = taken_over_and_lost();
+    let mut states = [log.state.clone(), origin, State::new(2, topic_of)];
+    let void = State::settle(&mut states, &[Lsn(2), Lsn(5), Lsn(0)], origin_of);
+    assert_eq!(void, [vec![(0, 2)], vec![], vec![]]);
+    let parts = State::into_aligned_parts(states.into());
+    assert_eq!(parts[1].sent, [(0, 7)], "the next place is another one");
+    // A second crash, when the origin's log has come further.
+    log.put(RecordKind::Void, |out| VoidRecord { messages: void[0].clone() }.encode(out));
+    let mut origin = State::new(1, topic_of);
+    let head = MessageHead { destinations: Cow::Owned(vec![to(0, 8)]), ..MessageHead::default() };
+    let mut body = Vec::new();
+    head.encode(&mut body);
+    body.extend_from_slice(&message("u", 2, (1, 40), false));
+    origin.apply(Lsn(40), RecordKind::Message, &body).unwrap();
+    let mut states = [log.state, origin, State::new(2, topic_of)];
+    let void = State::settle(&mut states, &[Lsn(3), Lsn(40), Lsn(0)], origin_of);
+    assert!(void.iter().all(Vec::is_empty), "it is told once");
+    let parts = State::into_aligned_parts(states.into());
+    assert_eq!((&parts[0].under_way[..], &parts[0].pending[..]), (&[][..], &[][..]));
+    assert!(parts[0].sessions[0].waiting.is_empty());
+    assert_eq!((parts[1].sent.as_slice(), parts[1].pending[0].seq), (&[(0, 8)][..], 8));
+}
+
+/// A crash between two logs' records of what is void, one of which is the origin's own.
+#[test]
+fn what_one_log_says_is_void_is_void_in_all() {
+    let (log, mut origin) = taken_over_and_lost();
+    let mut body = Vec::new();
+    VoidRecord { messages: vec![(0, 2), (1, 13)] }.encode(&mut body);
+    origin.apply(Lsn(14), RecordKind::Void, &body).unwrap();
+    let mut states = [log.state, origin, State::new(2, topic_of)];
+    let void = State::settle(&mut states, &[Lsn(2), Lsn(14), Lsn(0)], origin_of);
+    assert_eq!(void, [vec![(0, 2)], vec![], vec![]], "this log has not been told");
+    let parts = State::into_aligned_parts(states.into());
+    assert!(parts[0].sessions[0].waiting.is_empty() && parts[0].under_way.is_empty());
 }
 
 #[test]
@@ -292,6 +376,7 @@ fn a_bad_record_changes_nothing() {
         RecordKind::Watermark,
         RecordKind::Checkpoint,
         RecordKind::CheckpointEnd,
+        RecordKind::Void,
     ];
     for kind in kinds {
         assert_eq!(log.state.apply(Lsn(9), kind, &[]), Err(RecordError::Truncated));

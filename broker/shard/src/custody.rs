@@ -20,6 +20,15 @@ pub(crate) struct Pending {
     pub(crate) message: Message,
 }
 
+/// What came of a message before a crash, which need not and must not come of it again.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Given {
+    /// Sessions that had it.
+    pub(crate) sessions: Vec<u32>,
+    /// It was retained.
+    pub(crate) retained: bool,
+}
+
 /// A place in the order by shard.
 type Marks = Vec<(u16, u64)>;
 
@@ -50,8 +59,8 @@ pub(crate) struct Custody {
     marks: VecDeque<(u64, u16, u64)>,
     /// Messages of QoS 2 on their way to the disk: log position, destination, place.
     commits: VecDeque<(u64, u16, u64)>,
-    /// Sessions here that had a message before a crash cut its fan-out short.
-    pub(crate) given: HashMap<(u16, u64), Vec<u32>>,
+    /// What came of messages here before a crash cut their fan-outs short.
+    pub(crate) given: HashMap<(u16, u64), Given>,
     /// Messages of an earlier run, to be sent again before anything else.
     pub(crate) resend: VecDeque<(u16, Pending)>,
 }
@@ -190,6 +199,11 @@ impl Custody {
         }
         peer.blocked.push(session);
         false
+    }
+
+    /// True if a message is durable at its origin.
+    pub(crate) fn has_committed(&self, origin: (u16, u64)) -> bool {
+        self.peers[usize::from(origin.0)].committed >= origin.1
     }
 
     /// What is pending: destination by destination, in order.

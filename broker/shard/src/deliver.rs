@@ -45,6 +45,8 @@ pub(crate) struct Fan<'a> {
     pub(crate) membership: u16,
     /// In whose custody it came here, and its place in the order from there.
     pub(crate) custody: Option<(u16, u64)>,
+    /// The shard publishes it by itself: that custody is its own, for the publication.
+    pub(crate) is_own: bool,
     /// Who must take it over from here, as its record will say.
     pub(crate) destinations: SmallVec<[Destination; 2]>,
     /// It was set as the retained message of its topic here, or cleared it.
@@ -80,6 +82,7 @@ impl<'a> Fan<'a> {
             replay: false,
             membership: 0,
             custody: None,
+            is_own: false,
             destinations: SmallVec::new(),
             retained: false,
             given: Vec::new(),

@@ -13,7 +13,7 @@ use ringtide_topics::SessionRef;
 use crate::conn::{Cause, NONE, Phase};
 use crate::core::{Core, Due};
 use crate::counters::Counter;
-use crate::message::{Message, View};
+use crate::message::{Header, Message, View};
 use crate::note::{Change, Chosen};
 use crate::persist::count_kept;
 use crate::session::{Session, Will};
@@ -220,10 +220,25 @@ impl<S: Store> Core<S> {
                 };
                 // Also when the session was to end with its connection: the log lets go of it now.
                 let kept = if delivery.message.seq == 0 { kept } else { log_id };
+                let origin = delivery.message.origin;
+                let waits_for = origin.map(|(shard, seq)| (shard, seq.get()));
+                let message = self.at_own_position(message);
                 let custody = self.own_custody(kept, &message, membership.group);
-                self.routes.groups.choose_again(chosen, message, custody);
+                self.routes.groups.choose_again(chosen, message, custody, waits_for);
             }
         }
+    }
+
+    /// A message of QoS 1 as one of this shard's log: its origin may never have recorded it, and
+    /// what an origin has not recorded is taken back after a crash.
+    fn at_own_position(&self, message: Message) -> Message {
+        let view = message.view();
+        if view.header.qos != ringtide_codec::QoS::AtLeastOnce {
+            return message;
+        }
+        let lsn = self.store.appended().0 + 1;
+        let header = Header { lsn, origin_log: self.mesh.me, ..view.header };
+        Message::new(&View { header, ..view })
     }
 
     /// Records that this shard itself must find another taker for what a session of its log had.

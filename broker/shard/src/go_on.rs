@@ -200,6 +200,7 @@ impl<S: Store> Core<S> {
             let mut fan = Fan::new(internal.message.view());
             fan.message = Some(internal.message.clone());
             fan.custody = internal.custody;
+            fan.is_own = true;
             let publisher = self.speaks_for(&internal);
             let Core { routes, clients, mesh, .. } = self;
             let sent =

@@ -56,6 +56,8 @@ struct Again {
     message: Message,
     /// In whose custody it is, if it must outlive a crash.
     custody: Option<(u16, u64)>,
+    /// Another shard's place for it, where it must be durable before it goes on.
+    waits_for: Option<(u16, u64)>,
     /// Until then it waits for the group to be known, in milliseconds since the epoch.
     until_ms: u64,
 }
@@ -152,15 +154,25 @@ impl Groups {
         });
     }
 
-    /// Notes that a chosen member had gone; [`Groups::take_again`] gives the message another.
+    /// Notes that a chosen member had gone; [`Groups::take_again`] gives the message another, when
+    /// it is durable at the place that it waits for: what its origin loses is taken back from those
+    /// that it came from there, not from those who have it by this shard.
     pub(crate) fn choose_again(
         &mut self,
         chosen: Chosen,
         message: Message,
         custody: Option<(u16, u64)>,
+        waits_for: Option<(u16, u64)>,
     ) {
         let exclude = (self.me, SessionRef(chosen.session));
-        self.again.push_back(Again { group: chosen.group, exclude, message, custody, until_ms: 0 });
+        self.again.push_back(Again {
+            group: chosen.group,
+            exclude,
+            message,
+            custody,
+            waits_for,
+            until_ms: 0,
+        });
     }
 
     /// Notes a message of an earlier run, for any member of its group, which may not be known yet.
@@ -172,7 +184,14 @@ impl Groups {
         until_ms: u64,
     ) {
         let exclude = (u16::MAX, SessionRef(u32::MAX));
-        self.again.push_back(Again { group, exclude, message, custody: Some(custody), until_ms });
+        self.again.push_back(Again {
+            group,
+            exclude,
+            message,
+            custody: Some(custody),
+            waits_for: None,
+            until_ms,
+        });
     }
 
     /// A message that needs another member, with that member; `None` without such messages.
@@ -184,7 +203,11 @@ impl Groups {
     ) -> Option<GivenAgain> {
         for _ in 0..self.again.len() {
             let again = self.again.pop_front()?;
-            let Again { group, exclude, message, custody, until_ms } = again;
+            if again.waits_for.is_some_and(|origin| !custody_of.has_committed(origin)) {
+                self.again.push_back(again);
+                continue;
+            }
+            let Again { group, exclude, message, custody, until_ms, .. } = again;
             let here = self.by_key.get(&group).and_then(|&index| self.here.get_mut(index as usize));
             let header = message.view().header;
             let member = here.and_then(Option::as_mut).and_then(|here| {
@@ -196,7 +219,9 @@ impl Groups {
                     return Some(GivenAgain { shard: member.shard, chosen, message, custody });
                 }
                 None if clients.now_ms < until_ms => {
-                    self.again.push_back(Again { group, exclude, message, custody, until_ms });
+                    let waits_for = None;
+                    let again = Again { group, exclude, message, custody, waits_for, until_ms };
+                    self.again.push_back(again);
                 }
                 None => {
                     clients.counters.add(Counter::DroppedNoMember, 1);
@@ -215,7 +240,9 @@ impl Groups {
         let exclude = (u16::MAX, SessionRef(u32::MAX));
         let GivenAgain { chosen, message, custody, .. } = given;
         let group = chosen.group;
-        self.again.push_front(Again { group, exclude, message, custody, until_ms: 0 });
+        let waits_for = None;
+        let again = Again { group, exclude, message, custody, waits_for, until_ms: 0 };
+        self.again.push_front(again);
     }
 
     /// True if there is no group.

@@ -17,7 +17,7 @@ use ringtide_topics::{Filter, SessionRef, Subscription, TenantId};
 use crate::conn::NONE;
 use crate::core::Core;
 use crate::counters::Counter;
-use crate::custody::Pending;
+use crate::custody::{Given, Pending};
 use crate::kept::Kept;
 use crate::message::Message;
 use crate::note::{Change, Note};
@@ -82,7 +82,7 @@ impl<S: Store> Core<S> {
     ) {
         let me = self.mesh.me;
         let own = under_way.iter().filter(|one| one.origin == me);
-        let passed_on = own.filter(|one| !one.had.is_empty() || !one.forwarded.is_empty());
+        let passed_on = own.filter(|one| one.is_passed_on());
         let passed_on: HashSet<u64> = passed_on.map(|one| one.seq).collect();
         let mut settled = Vec::new();
         for KeptPending { shard, seq, group, message } in pending {
@@ -105,7 +105,8 @@ impl<S: Store> Core<S> {
         }
         for one in under_way {
             let had = one.had.iter().filter_map(|(session, _)| numbers.get(session).copied());
-            self.routes.custody.given.insert((one.origin, one.seq), had.collect());
+            let given = Given { sessions: had.collect(), retained: one.retained };
+            self.routes.custody.given.insert((one.origin, one.seq), given);
         }
         for seq in settled {
             self.routes.custody.given.remove(&(me, seq));
@@ -270,13 +271,22 @@ impl<S: Store> Core<S> {
             let state = session.will.as_ref().map(|will| will.state);
             if session.expiry_s == 0 {
                 self.end_session(index);
+                self.end_unit();
             } else if matches!(state, Some(WillState::Delayed { at_ms }) if at_ms <= now_ms) {
                 if let Some(timer) = session.timer.take() {
                     self.timers.cancel(timer);
                 }
                 self.session_due(index);
+                self.end_unit();
             }
         }
+    }
+
+    /// Ends what the log must hold together or not at all, as a turn's end does: a session's end and
+    /// what its will becomes.
+    fn end_unit(&mut self) {
+        self.clients.journal.flush(&mut self.store);
+        self.store.end_turn();
     }
 
     /// Sends again what other shards have not taken over, while there is room for it. Nothing is
@@ -315,7 +325,8 @@ impl<S: Store> Core<S> {
         if pending.group == ANEW {
             self.publish_internal(message, None, Some(custody));
         } else if pending.group == 0 {
-            self.routes.fans.push_back(route::FanJob::resumed(message, custody, given));
+            let job = route::FanJob::resumed(message, custody, given.sessions);
+            self.routes.fans.push_back(job);
         } else {
             let until_ms = self.clients.now_ms + GROUP_PATIENCE_MS;
             self.routes.groups.choose_anew(pending.group, message, custody, until_ms);

@@ -161,11 +161,14 @@ pub(crate) fn arrived(
     }
     let mut fan = Fan::new(view);
     fan.message = message;
+    let mut was_retained = false;
     if seq != 0 {
         fan.custody = Some((from, seq));
-        fan.given = routes.custody.given.remove(&(from, seq)).unwrap_or_default();
+        let given = routes.custody.given.remove(&(from, seq)).unwrap_or_default();
+        (fan.given, was_retained) = (given.sessions, given.retained);
     }
-    if view.header.retain && routes.partitions.shard(view.header.partition) == routes.queues.me {
+    let is_home = routes.partitions.shard(view.header.partition) == routes.queues.me;
+    if view.header.retain && is_home && !was_retained {
         routes.retained.set(&mut fan, clients);
     }
     local(routes, clients, &mut fan, None);
@@ -182,7 +185,8 @@ pub(crate) fn record(clients: &mut Clients, fan: &Fan<'_>) {
 }
 
 /// Takes a message into this shard's own custody, unless it is in somebody's: what is left to do
-/// with it takes longer than a turn.
+/// with it takes longer than a turn. One that the shard publishes by itself gets a place for each
+/// part that is left: its own place is done with when its record is written.
 fn into_custody(
     routes: &mut Routes,
     clients: &Clients,
@@ -194,8 +198,8 @@ fn into_custody(
     }
     let me = routes.queues.me;
     let custody = match fan.custody {
-        Some(custody) => custody,
-        None => {
+        Some(custody) if !fan.is_own => custody,
+        _ => {
             let own = routes.custody.give(me, group);
             fan.destinations.push(own);
             (me, own.seq)
@@ -414,9 +418,11 @@ pub(crate) fn member_arrived(
 
 /// A message needs another member of its group.
 fn again(routes: &mut Routes, clients: &Clients, fan: &mut Fan<'_>, chosen: Chosen) {
+    let mut waits_for = fan.custody.filter(|(origin, _)| *origin != routes.queues.me);
+    waits_for = waits_for.filter(|_| fan.view.header.qos == QoS::ExactlyOnce);
     let custody = into_custody(routes, clients, fan, chosen.group);
     let message = fan.message().clone();
-    routes.groups.choose_again(chosen, message, custody);
+    routes.groups.choose_again(chosen, message, custody, waits_for);
     fan.again = true;
 }
 

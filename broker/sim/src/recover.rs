@@ -9,7 +9,7 @@ use ringtide_shard::partition::PartitionMap;
 use ringtide_storage::RecordKind;
 use ringtide_storage::record::{
     ConnectionRecord, ExchangeRecord, MessageHead, QueueRecord, SessionEndRecord, SessionRecord,
-    Step, SubscriptionRecord, WatermarkRecord,
+    SubscriptionRecord, VoidRecord, WatermarkRecord,
 };
 use ringtide_storage::state::State;
 use ringtide_topics::TenantId;
@@ -52,11 +52,11 @@ pub(crate) fn replay(
         last.push(disk.appended);
         states.push(state);
     }
-    for (to, gone) in State::settle(&mut states, &last, origin_of).into_iter().enumerate() {
-        for (session, seq) in gone {
+    for (to, messages) in State::settle(&mut states, &last, origin_of).into_iter().enumerate() {
+        if !messages.is_empty() {
             let mut body = Vec::new();
-            ExchangeRecord { session, step: Step::Done { seq } }.encode(&mut body);
-            disks[to].borrow_mut().write(RecordKind::Exchange, &[&body]);
+            VoidRecord { messages }.encode(&mut body);
+            disks[to].borrow_mut().write(RecordKind::Void, &[&body]);
         }
     }
     states
@@ -109,6 +109,7 @@ fn words(record: &Record) -> String {
         RecordKind::SessionEnd => format!("{:?}", SessionEndRecord::decode(body)),
         RecordKind::Watermark => format!("{:?}", WatermarkRecord::decode(body)),
         RecordKind::Queue => format!("{:?}", QueueRecord::decode(body)),
+        RecordKind::Void => format!("{:?}", VoidRecord::decode(body)),
         RecordKind::CheckpointEnd => format!("{kind:?}"),
     }
 }

@@ -8,7 +8,7 @@ use ringtide_shard::message::View;
 use ringtide_storage::log::{OpenError, Opened, inspect};
 use ringtide_storage::record::{
     CheckpointEndRecord, ConnectionRecord, ExchangeRecord, MessageHead, QueueRecord, RecordError,
-    SessionEndRecord, SessionRecord, SubscriptionRecord, WatermarkRecord,
+    SessionEndRecord, SessionRecord, SubscriptionRecord, VoidRecord, WatermarkRecord,
 };
 use ringtide_storage::{Lsn, RecordKind};
 
@@ -124,6 +124,7 @@ fn understand(kind: RecordKind, body: &[u8]) -> Result<(), RecordError> {
         RecordKind::Connection => ConnectionRecord::decode(body).map(drop),
         RecordKind::SessionEnd => SessionEndRecord::decode(body).map(drop),
         RecordKind::Watermark => WatermarkRecord::decode(body).map(drop),
+        RecordKind::Void => VoidRecord::decode(body).map(drop),
         RecordKind::CheckpointEnd => CheckpointEndRecord::decode(body).map(drop),
     }
 }

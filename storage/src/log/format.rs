@@ -13,7 +13,7 @@ pub(super) const BATCH_HEADER_BYTES: usize = 96;
 pub(super) const ENVELOPE_BYTES: usize = 12;
 /// Version of the segment header and of all that follows it in the segment.
 pub(super) const FORMAT_VERSION: u32 = 1;
-/// A batch is closed before it grows above this; a larger record is a batch of its own.
+/// A batch that is larger takes no further turn: what one turn appends is never divided.
 pub(super) const BATCH_BYTES_MAX: usize = 1 << 20;
 /// The largest body: MQTT's largest packet is 256 MiB.
 pub(super) const RECORD_BYTES_MAX: usize = 1 << 30;
@@ -263,6 +263,7 @@ pub(super) fn record_kind(number: u8) -> Option<RecordKind> {
         RecordKind::Watermark,
         RecordKind::Checkpoint,
         RecordKind::CheckpointEnd,
+        RecordKind::Void,
     ];
     kinds.into_iter().find(|kind| *kind as u8 == number)
 }

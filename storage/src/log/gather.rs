@@ -74,7 +74,8 @@ impl Gather {
         let length: usize = parts.iter().map(|part| part.len()).sum();
         assert!(length <= RECORD_BYTES_MAX, "a record of {length} bytes");
         let grown = self.open.buffer.len() + ENVELOPE_BYTES + length;
-        if grown > BATCH_BYTES_MAX && self.open.records > 0 {
+        // Never within a turn, whose records count together or not at all.
+        if self.ended && grown > BATCH_BYTES_MAX && self.open.records > 0 {
             self.close();
         }
         if self.open.records == 0 {
@@ -156,5 +157,31 @@ impl Gather {
         batch.start = self.start;
         self.bytes += batch.padded_bytes();
         self.closed.push_back(batch);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_turn_appends_is_never_divided() {
+        let mut gather = Gather::new(0, 1);
+        let part = vec![7; 600 << 10];
+        let turn = |gather: &mut Gather, records: u64| {
+            for _ in 0..records {
+                let lsn = gather.open.first + u64::from(gather.open.records);
+                gather.append(lsn, RecordKind::Message, &[&part]);
+            }
+            gather.end_turn();
+        };
+        turn(&mut gather, 3);
+        turn(&mut gather, 1);
+        turn(&mut gather, 1);
+        let mut records = Vec::new();
+        while gather.next().is_some() {
+            records.extend(gather.take().map(|batch| (batch.first, batch.records)));
+        }
+        assert_eq!(records, [(1, 3), (4, 1), (5, 1)]);
     }
 }

@@ -3,7 +3,7 @@
 use super::reader::{Reader, put_block};
 use super::{
     CheckpointEndRecord, ConnectionRecord, ExchangeRecord, RecordError, SessionEndRecord,
-    SessionId, Step, SubscriptionRecord, WatermarkRecord, WillRecord,
+    SessionId, Step, SubscriptionRecord, VoidRecord, WatermarkRecord, WillRecord,
 };
 
 /// The version that is written.
@@ -176,13 +176,8 @@ impl WatermarkRecord {
     /// Appends the record.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.push(VERSION);
-        for list in [&self.marks, &self.sent] {
-            out.extend_from_slice(&(list.len() as u32).to_le_bytes());
-            for (shard, seq) in list {
-                out.extend_from_slice(&shard.to_le_bytes());
-                out.extend_from_slice(&seq.to_le_bytes());
-            }
-        }
+        encode_places(&self.marks, out);
+        encode_places(&self.sent, out);
     }
 
     /// Takes a record apart.
@@ -195,6 +190,25 @@ impl WatermarkRecord {
         let sent = decode_places(&mut body)?;
         body.end()?;
         Ok(WatermarkRecord { marks, sent })
+    }
+}
+
+impl VoidRecord {
+    /// Appends the record.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.push(VERSION);
+        encode_places(&self.messages, out);
+    }
+
+    /// Takes a record apart.
+    ///
+    /// # Errors
+    /// The body is not such a record.
+    pub fn decode(body: &[u8]) -> Result<VoidRecord, RecordError> {
+        let mut body = Reader::new(body, VERSION)?;
+        let messages = decode_places(&mut body)?;
+        body.end()?;
+        Ok(VoidRecord { messages })
     }
 }
 
@@ -211,6 +225,14 @@ impl CheckpointEndRecord {
     pub fn decode(body: &[u8]) -> Result<CheckpointEndRecord, RecordError> {
         Reader::new(body, VERSION)?.end()?;
         Ok(CheckpointEndRecord)
+    }
+}
+
+fn encode_places(places: &[(u16, u64)], out: &mut Vec<u8>) {
+    out.extend_from_slice(&(places.len() as u32).to_le_bytes());
+    for (shard, place) in places {
+        out.extend_from_slice(&shard.to_le_bytes());
+        out.extend_from_slice(&place.to_le_bytes());
     }
 }
 

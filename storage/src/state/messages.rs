@@ -25,6 +25,8 @@ struct Stored {
     forwarded: Vec<(u16, u64)>,
     /// The shard that it came from, and its place in the order from there.
     from: Option<(u16, u64)>,
+    /// It was retained as it came.
+    retained: bool,
 }
 
 /// See the module's documentation.
@@ -97,6 +99,7 @@ impl Messages {
             had: Vec::new(),
             forwarded: Vec::new(),
             from: None,
+            retained: false,
         });
         stored.holds += 1;
     }
@@ -153,10 +156,11 @@ impl Messages {
         }
     }
 
-    /// The message came from another shard.
-    pub(super) fn note_from(&mut self, lsn: u64, from: (u16, u64)) {
+    /// The message came from another shard, or out of this one's own custody, and was retained or
+    /// not.
+    pub(super) fn note_from(&mut self, lsn: u64, from: (u16, u64), retained: bool) {
         if let Some(stored) = self.by_lsn.get_mut(&lsn) {
-            stored.from = Some(from);
+            (stored.from, stored.retained) = (Some(from), retained);
         }
     }
 
@@ -193,11 +197,18 @@ impl Messages {
         }
     }
 
-    /// Adds who had the message, and which shards and groups it went on to.
-    pub(super) fn add_had(&self, lsn: u64, into: &mut UnderWay) {
-        if let Some(stored) = self.by_lsn.get(&lsn) {
+    /// Adds what a record says of who had the message of a place, and which shards and groups it
+    /// went on to. The record that gave the place to a part of the message names those who had the
+    /// other parts: they are not of this one, unless the part is the rest of the very fan-out that
+    /// served them (`is_for_all`), and it never is what a member of a group had.
+    pub(super) fn add_had(&self, lsn: u64, is_for_all: bool, into: &mut UnderWay) {
+        let Some(stored) = self.by_lsn.get(&lsn) else { return };
+        if stored.from == Some((into.origin, into.seq)) {
             into.had.extend_from_slice(&stored.had);
             into.forwarded.extend_from_slice(&stored.forwarded);
+            into.retained |= stored.retained;
+        } else if is_for_all {
+            into.had.extend(stored.had.iter().filter(|(_, membership)| *membership == 0));
         }
     }
 

@@ -118,6 +118,16 @@ pub struct UnderWay {
     pub had: Vec<(SessionId, u16)>,
     /// Shards that it was passed on to, each with the shared group by hash (0 = none).
     pub forwarded: Vec<(u16, u64)>,
+    /// It was retained: another message may have taken its topic since.
+    pub retained: bool,
+}
+
+impl UnderWay {
+    /// True if something followed from it: one that is for a single taker has found it, one that
+    /// was to be published anew has been.
+    pub fn is_passed_on(&self) -> bool {
+        self.retained || !self.had.is_empty() || !self.forwarded.is_empty()
+    }
 }
 
 /// See the module's documentation. Every list is sorted by its key.
@@ -217,8 +227,10 @@ impl State {
                 seq,
                 had: Vec::new(),
                 forwarded: Vec::new(),
+                retained: false,
             });
-            self.messages.add_had(lsn, one);
+            let group = self.pending.get(&(origin, seq)).map_or(0, |(_, group)| *group);
+            self.messages.add_had(lsn, origin != self.shard || group == 0, one);
         }
         let tidy = |mut one: UnderWay| {
             one.had.sort_unstable();

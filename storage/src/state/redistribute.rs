@@ -96,8 +96,7 @@ fn settle_between(
         let message = states[from].messages.bytes(lsn);
         let had = under_way.get(&seq);
         // One member has it, or another shard that has one.
-        let settled =
-            group != 0 && had.is_some_and(|one| !one.had.is_empty() || !one.forwarded.is_empty());
+        let settled = group != 0 && had.is_some_and(UnderWay::is_passed_on);
         if group == ANEW && !settled {
             for shard in 0..states.len() as u16 {
                 let due = Due { shard, origin, group: 0, message: &message };

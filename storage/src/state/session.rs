@@ -157,10 +157,10 @@ impl Session {
     }
 
     /// Drops the entries of lost messages, with their exchanges, and lists them: seq and position.
-    pub(super) fn discard(&mut self, lost: &HashSet<u64>, gone: &mut Vec<(u64, u64)>) {
+    pub(super) fn discard(&mut self, lost: &HashSet<u64>, gone: &mut Vec<u64>) {
         for (seq, slot) in self.waiting.extract_if(.., |_, slot| lost.contains(&slot.lsn)) {
             self.exchanges.retain(|_, (_, own)| *own != Some(seq));
-            gone.push((seq, slot.lsn));
+            gone.push(slot.lsn);
         }
     }
 

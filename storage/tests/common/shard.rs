@@ -34,6 +34,18 @@ pub(crate) struct Job {
     message: Vec<u8>,
     lsn: u64,
     pub(crate) had: BTreeSet<(SessionId, u16)>,
+    /// The group of a place in the shard's own custody.
+    own: Option<u64>,
+}
+
+impl Job {
+    /// Those of a record's entries that the job counts: in the record that gave it its place those
+    /// without membership, and none for a group.
+    fn counts(own: Option<u64>, entries: &[Entry<'_>]) -> BTreeSet<(SessionId, u16)> {
+        let all = entries.iter().map(|entry| (entry.session, entry.membership));
+        all.filter(|(_, membership)| own.is_none_or(|group| group == 0 && *membership == 0))
+            .collect()
+    }
 }
 
 /// All that must be found again.
@@ -193,8 +205,9 @@ impl Shard {
             let pending = (destination.group, bytes.clone());
             self.truth.pending.insert((shard, *sent), pending);
             if shard == ME {
-                let had = entries.iter().map(|entry| (entry.session, entry.membership)).collect();
-                let job = Job { message: bytes.clone(), lsn, had };
+                let own = Some(destination.group);
+                let had = Job::counts(own, &entries);
+                let job = Job { message: bytes.clone(), lsn, had, own };
                 self.truth.jobs.insert((ME, *sent), job);
             }
         }
@@ -232,7 +245,7 @@ impl Shard {
         let head =
             MessageHead { retained, origin: origin_place, entries, ..MessageHead::default() };
         let lsn = self.put_message(RecordKind::Message, &head, &bytes);
-        self.truth.jobs.insert((origin, seq), Job { message: bytes, lsn, had });
+        self.truth.jobs.insert((origin, seq), Job { message: bytes, lsn, had, own: None });
         if c & 1 == 0 {
             self.finish(origin, seq);
         }
@@ -242,11 +255,12 @@ impl Shard {
     fn go_on(&mut self, a: u16, b: u16, c: u16) {
         let count = self.truth.jobs.len().max(1);
         let job = self.truth.jobs.iter().nth(usize::from(a) % count);
-        let Some((&(origin, seq), Job { message, lsn, had })) = job else { return };
+        let Some((&(origin, seq), Job { message, lsn, had, own })) = job else { return };
         let (message, lsn, had) = (message.clone(), *lsn, had.clone());
+        let own = own.filter(|_| c & 1 == 0);
         let entries = self.entries(b, 2, &had, &message);
         if let Some(job) = self.truth.jobs.get_mut(&(origin, seq)) {
-            job.had.extend(entries.iter().map(|entry| (entry.session, entry.membership)));
+            job.had.extend(Job::counts(own, &entries));
         }
         if c & 1 == 0 {
             let record = QueueRecord { message: lsn, entries };
@@ -496,7 +510,8 @@ pub(crate) fn found(mut state: State, taken: &BTreeMap<u16, u64>) -> Truth {
         (one.record.id.0, Client { record: one.record, waiting })
     };
     let job = |one: ringtide_storage::state::UnderWay| {
-        let job = Job { message: Vec::new(), lsn: 0, had: one.had.into_iter().collect() };
+        let job =
+            Job { message: Vec::new(), lsn: 0, had: one.had.into_iter().collect(), own: None };
         ((one.origin, one.seq), job)
     };
     Truth {
@@ -519,6 +534,7 @@ pub(crate) fn comparable(truth: &Truth) -> Truth {
     for job in truth.jobs.values_mut() {
         job.message.clear();
         job.lsn = 0;
+        job.own = None;
     }
     truth
 }

@@ -217,6 +217,8 @@ pub(crate) struct Shelf {
 /// What a test tells one shard's store, and sees of it.
 #[derive(Default)]
 pub(crate) struct Space {
+    /// Nothing becomes durable on this shard while it is set.
+    pub(crate) held: Cell<bool>,
     pub(crate) full: Cell<bool>,
     pub(crate) tight: Cell<bool>,
     /// A checkpoint may find no room later.
@@ -246,7 +248,7 @@ impl Store for HeldStore {
     }
 
     fn end_turn(&mut self) {
-        if !self.shelf.held.get() {
+        if !self.shelf.held.get() && !self.space.held.get() {
             self.durable = self.appended;
             self.space.waiting_bytes.set(0);
         }

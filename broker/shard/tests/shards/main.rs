@@ -17,3 +17,4 @@ mod restart;
 mod sessions;
 #[path = "../../../tls/tests/common/mod.rs"]
 mod tls;
+mod under_way;
