@@ -103,7 +103,7 @@ fn short() -> Vec<Vec<Strike>> {
         (Moment::Redeal, true, "rename", &[1]),
         (Moment::Redeal, true, "unlinkat", &[2]),
         (Moment::Load, false, "pwrite64", &[1, 2]),
-        (Moment::Load, true, LOG_WRITE, &[1, 40]),
+        (Moment::Load, false, LOG_WRITE, &[20]),
         (Moment::Load, false, "fdatasync", &[2, 3]),
         (Moment::Load, false, "rename", &[2]),
         (Moment::Load, false, "fsync", &[1]),
