@@ -13,9 +13,10 @@
 //! - `RINGTIDE_CRASH_AT=pwritev2,rename`: walks these calls alone.
 //! - `RINGTIDE_CRASH_SEED=n`: what the clients do; printed with every run.
 //!
-//! What found most: `RINGTIDE_CRASH_FLOODS=1 RINGTIDE_CRASH_ROUND_MS=1500 RINGTIDE_CRASH_ROUNDS=12`,
-//! again and again, with two shards, with several counts (`RINGTIDE_CRASH_SHARDS=1,2,3`), and with
-//! `RINGTIDE_TEST_DRIVER=epoll`. A start says how many messages it found on their way.
+//! What found most, again and again, with two shards, with several counts
+//! (`RINGTIDE_CRASH_SHARDS=1,2,3`), and with `RINGTIDE_TEST_DRIVER=epoll`:
+//! `RINGTIDE_CRASH_FLOODS=1 RINGTIDE_CRASH_ROUND_MS=1500 RINGTIDE_CRASH_ROUNDS=12`. A start says
+//! how many messages it found on their way.
 
 mod common;
 #[path = "crash/mod.rs"]
