@@ -5,11 +5,18 @@
 //! Environment, beside that of `common`:
 //! - `RINGTIDE_CRASH_ROUNDS=n`: kills under load; 6 by default.
 //! - `RINGTIDE_CRASH_ROUND_MS=n`: the longest time until a kill; 400 by default.
+//! - `RINGTIDE_CRASH_FLOODS=n`: one round in n is a flood, 0 = none; 3 by default.
 //! - `RINGTIDE_CRASH_SHARDS=2,3`: each start takes one of these shard counts; 2 by default.
 //! - `RINGTIDE_CRASH_WITHOUT=wills,groups,retained,toggles`: leaves these out.
 //! - `RINGTIDE_CRASH_CALLS=n`: walks the first n of every kind of system call in every moment, in
 //!   place of a short list; takes minutes.
+//! - `RINGTIDE_CRASH_AT=pwritev2,rename`: walks these calls alone.
 //! - `RINGTIDE_CRASH_SEED=n`: what the clients do; printed with every run.
+//!
+//! What found most, again and again, with two shards, with several counts
+//! (`RINGTIDE_CRASH_SHARDS=1,2,3`), and with `RINGTIDE_TEST_DRIVER=epoll`:
+//! `RINGTIDE_CRASH_FLOODS=1 RINGTIDE_CRASH_ROUND_MS=1500 RINGTIDE_CRASH_ROUNDS=12`. A start says
+//! how many messages it found on their way.
 
 mod common;
 #[path = "crash/mod.rs"]

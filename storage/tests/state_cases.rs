@@ -22,7 +22,11 @@ struct Log {
 
 impl Log {
     fn new() -> Log {
-        Log { state: State::new(0, topic_of), lsn: 0 }
+        Log::of(0)
+    }
+
+    fn of(shard: u16) -> Log {
+        Log { state: State::new(shard, topic_of), lsn: 0 }
     }
 
     fn put(&mut self, kind: RecordKind, encode: impl FnOnce(&mut Vec<u8>)) -> u64 {
@@ -404,4 +408,41 @@ fn a_message_of_very_many_sessions_is_written_in_several_records() {
     let parts = again.state.into_parts();
     assert_eq!(parts.retained.len(), 1);
     assert!(parts.sessions.iter().all(|one| one.waiting.len() == 1));
+}
+
+/// Settles what both logs say, as a start does, without a change to either.
+fn start(origin: &Log, to: &Log) -> [ringtide_storage::state::Parts; 2] {
+    let mut states = [origin.state.clone(), to.state.clone()];
+    State::settle(&mut states, &[Lsn(origin.lsn), Lsn(to.lsn)], origin_of);
+    State::into_aligned_parts(states.into()).try_into().unwrap()
+}
+
+#[test]
+fn the_place_of_a_message_that_its_origin_lost_is_not_given_to_another() {
+    // The destination has two messages whose fan-out is not over; the origin's log ends before.
+    let (mut origin, mut to_log) = (Log::of(0), Log::of(1));
+    to_log.session(1);
+    for seq in [1, 2] {
+        let lost = message("t", seq, (0, seq), false);
+        let head = MessageHead { origin: Some((0, seq)), ..for_entries(vec![entry(1, seq)]) };
+        to_log.message(&head, &lost);
+    }
+    let [sends, takes] = start(&origin, &to_log);
+    assert_eq!(takes.under_way, []);
+    assert_eq!(sends.sent, [(1, 2)], "the destination's log names these places for good");
+    for seq in [1, 2] {
+        to_log.step(1, Step::Done { seq });
+    }
+    // The publisher sends another message first, and the next crash comes before it has arrived.
+    let place = sends.sent[0].1 + 1;
+    for filler in 0..3 {
+        origin.session(filler);
+    }
+    let new = message("t", 3, (0, 4), false);
+    let head = MessageHead { destinations: Cow::Owned(vec![to(1, place)]), ..Default::default() };
+    origin.message(&head, &new);
+    let [sends, takes] = start(&origin, &to_log);
+    assert_eq!(sends.pending.iter().map(|one| (one.shard, one.seq)).collect::<Vec<_>>(), [(1, 3)]);
+    assert_eq!(takes.under_way, [], "nobody had what is sent now");
+    assert_eq!((sends.sent, takes.watermarks), (vec![(1, 3)], vec![]));
 }

@@ -526,9 +526,8 @@ impl<S: Store> Core<S> {
             //= 3.1.1 [MQTT-3.1.4-3]
             let now_ms = self.clients.now_ms;
             let record = self.clients.sessions.at(session);
-            let expired = record
-                .and_then(|record| record.expires_ms)
-                .is_some_and(|expires_ms| expires_ms.get() <= now_ms);
+            let expired =
+                record.and_then(Session::expires_ms).is_some_and(|expires_ms| expires_ms <= now_ms);
             if !clean && !expired {
                 //= [MQTT-3.1.2-5]
                 return (session, true);
@@ -587,7 +586,6 @@ impl<S: Store> Core<S> {
         record.username = username.map(Into::into);
         record.expiry_s = negotiated.session_expiry_s;
         record.connect_expiry_s = negotiated.connect_expiry_s;
-        record.expires_ms = None;
         record.connected_ms = now_ms;
         record.receive_maximum = negotiated.receive_maximum;
         if let Some(outbound) = record.outbound.as_mut() {

@@ -378,7 +378,8 @@ fn deliver_queued(
             let Some(conn) = conn else { return false };
             if must_hold(journal, hit.session.0, kept, qos) {
                 let origin = fan.origin(queues.me);
-                hold(journal, (hit.session.0, generation), kept, Sending { id, seq, qos, origin });
+                let sending = Sending { id, seq, qos, dup: false, origin };
+                hold(journal, (hit.session.0, generation), kept, sending);
                 return true;
             }
             prepare(conn, conn_index, &mut clients.dirty, &mut clients.pool);
@@ -546,13 +547,14 @@ pub(crate) struct Sending {
     pub(crate) id: PacketId,
     pub(crate) seq: u64,
     pub(crate) qos: QoS,
+    pub(crate) dup: bool,
     pub(crate) origin: Option<(u16, NonZeroU64)>,
 }
 
 impl Sending {
-    pub(crate) fn of(delivery: &Delivery<Stored>, id: PacketId) -> Sending {
+    pub(crate) fn of(delivery: &Delivery<Stored>, id: PacketId, dup: bool) -> Sending {
         let Stored { seq, origin, .. } = delivery.message;
-        Sending { id, seq, qos: delivery.qos, origin }
+        Sending { id, seq, qos: delivery.qos, dup, origin }
     }
 }
 
@@ -564,12 +566,12 @@ pub(crate) fn must_hold(journal: &Journal, session: u32, kept: SessionId, qos: Q
 
 /// Holds a PUBLISH that goes out for the first time until the log has it.
 pub(crate) fn hold(journal: &mut Journal, whose: (u32, u32), kept: SessionId, sending: Sending) {
-    let Sending { id, seq, qos, origin } = sending;
+    let Sending { id, seq, qos, dup, origin } = sending;
     if qos == QoS::ExactlyOnce && seq != 0 {
         journal.step(kept, Step::Sent { seq, packet_id: id.get() });
     }
     // QoS 1 waits only for its turn.
     let origin = origin.filter(|_| qos == QoS::ExactlyOnce);
     let origin = origin.map(|(origin, seq)| (origin, seq.get()));
-    journal.hold(whose.0, whose.1, Held { id, dup: false, origin, lsn: u64::MAX });
+    journal.hold(whose.0, whose.1, Held { id, dup, origin, lsn: u64::MAX });
 }

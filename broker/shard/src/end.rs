@@ -1,11 +1,9 @@
 //! The ends: of a connection, of a session, of a will's delay. What a session leaves behind is
 //! given up here: subscriptions, memberships, messages of shared groups.
 
-use std::num::NonZeroU64;
-
 use ringtide_codec::ReasonCode;
 use ringtide_filter::{Class, Fault};
-use ringtide_session::{EndKind, Unfinished, WillAction, expiry, keepalive};
+use ringtide_session::{EndKind, Unfinished, WillAction, keepalive};
 use ringtide_storage::Store;
 use ringtide_storage::record::{ANEW, MessageHead, SessionId};
 use ringtide_topics::SessionRef;
@@ -77,7 +75,7 @@ impl<S: Store> Core<S> {
         }
         if let Some(session) = self.clients.sessions.at_mut(index) {
             //= [MQTT-4.1.0-2]
-            session.expires_ms = expiry::deadline(now_ms, expiry_s).and_then(NonZeroU64::new);
+            session.detached_ms = now_ms;
         }
         self.record_connection(index);
         self.arm_session(index);
@@ -94,7 +92,7 @@ impl<S: Store> Core<S> {
             ringtide_session::WillState::Delayed { at_ms } => Some(at_ms),
             _ => None,
         });
-        let due_ms = [will_ms, session.expires_ms.map(NonZeroU64::get)].into_iter().flatten().min();
+        let due_ms = [will_ms, session.expires_ms()].into_iter().flatten().min();
         if let Some(due_ms) = due_ms {
             session.timer = Some(self.timers.set(due_ms, Due::Session(index)));
         }
@@ -110,7 +108,7 @@ impl<S: Store> Core<S> {
         }
         let action =
             session.will.as_mut().map_or(WillAction::Nothing, |will| will.state.on_timer(now_ms));
-        let expired = session.expires_ms.is_some_and(|expires_ms| expires_ms.get() <= now_ms);
+        let expired = session.expires_ms().is_some_and(|expires_ms| expires_ms <= now_ms);
         let published = action == WillAction::Publish;
         self.act_on_will(index, action);
         if published && !expired {
@@ -169,6 +167,7 @@ impl<S: Store> Core<S> {
         let Some(mut session) = self.clients.remove_session(index) else { return };
         self.routes.changes += 1;
         self.clients.journal.held.remove(&index);
+        self.clients.journal.earlier.forget(index);
         count_kept(&self.clients.counters, session.is_persistent(), false);
         if let Some(timer) = session.timer.take() {
             self.timers.cancel(timer);

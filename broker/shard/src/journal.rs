@@ -15,6 +15,7 @@ use ringtide_storage::record::{
 };
 use ringtide_storage::{RecordKind, Store};
 
+use crate::earlier::Earlier;
 use crate::kept::Kept;
 use crate::message::View;
 use crate::pages::Appended;
@@ -47,6 +48,8 @@ pub(crate) struct Journal {
     entries: EntryWriter,
     next_seq: u64,
     next_session: u64,
+    /// What an earlier run may have sent.
+    pub(crate) earlier: Earlier,
     scratch: Vec<u8>,
     /// The messages of the gathered records, in their order: those that wait for somebody.
     gathered: VecDeque<Option<Kept>>,

@@ -24,6 +24,7 @@ mod core;
 pub mod counters;
 mod custody;
 mod deliver;
+mod earlier;
 mod end;
 mod filtered;
 mod gate;

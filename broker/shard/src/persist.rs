@@ -100,7 +100,7 @@ impl<S: Store> Core<S> {
         let under_way = session.outbound.iter().flat_map(|outbound| outbound.under_way());
         let exchanges = under_way.filter_map(|(id, delivery)| {
             let seq = delivery.map(|delivery| delivery.message.seq);
-            // A message of QoS 1 is sent under any id after a crash.
+            // A message of QoS 1 is sent under any id after a crash, see `Earlier`.
             let once = delivery.is_some_and(|delivery| delivery.qos != QoS::ExactlyOnce);
             (!once).then_some(Exchange { packet_id: id.get(), seq })
         });
@@ -351,9 +351,7 @@ fn detached_ms(session: &Session) -> u64 {
     if session.conn != NONE {
         return 0;
     }
-    let expiry_ms = u64::from(session.expiry_s) * 1000;
-    // One that never expires need not know.
-    session.expires_ms.map_or(1, |at_ms| at_ms.get().saturating_sub(expiry_ms).max(1))
+    session.detached_ms.max(1)
 }
 
 fn will_record(will: &Will) -> WillRecord {

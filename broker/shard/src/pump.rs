@@ -64,6 +64,9 @@ pub(crate) fn pump(clients: &mut Clients, index: u32) -> bool {
             Pumped::Dropped(hash, reason) => clients.note_drop(index, hash, reason),
             Pumped::Held => {}
             Pumped::Idle => {
+                if outbound.queued_len() == 0 {
+                    journal.earlier.forget(index);
+                }
                 if conn.out.is_empty() && !conn.dirty {
                     let vector = std::mem::take(&mut conn.out);
                     clients.recycle(vector);
@@ -162,12 +165,15 @@ fn pump_one(
     }
     match outbound.next(now_ms) {
         Next::Send { id, delivery } => {
+            //= [MQTT-3.3.1-1]
+            //= 3.1.1 [MQTT-3.3.1-1]
+            let dup = journal.earlier.may_have_sent(who.session, delivery);
             if must_hold(journal, who.session, who.kept, delivery.qos) {
-                let sending = Sending::of(delivery, id);
+                let sending = Sending::of(delivery, id, dup);
                 hold(journal, (who.session, who.generation), who.kept, sending);
                 return Pumped::Held;
             }
-            let sent = write_one(conn, delivery, id, false, now_ms);
+            let sent = write_one(conn, delivery, id, dup, now_ms);
             pumped(sent, outbound, journal, who.kept, id)
         }
         //= [MQTT-3.3.2-5]

@@ -6,7 +6,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use ringtide_codec::{PacketId, QoS};
-use ringtide_session::{Delivery, Inbound, Outbound, Unfinished, WillState, expiry};
+use ringtide_session::{Delivery, Inbound, Outbound, Unfinished, WillState};
 use ringtide_storage::Store;
 use ringtide_storage::record::{ANEW, Filter as KeptFilter, SessionId, SessionRecord, WillRecord};
 use ringtide_storage::state::{
@@ -18,6 +18,7 @@ use crate::conn::NONE;
 use crate::core::Core;
 use crate::counters::Counter;
 use crate::custody::{Given, Pending};
+use crate::earlier::Earlier;
 use crate::kept::Kept;
 use crate::message::Message;
 use crate::note::{Change, Note};
@@ -36,6 +37,7 @@ impl<S: Store> Core<S> {
     pub(crate) fn restore(&mut self, parts: Parts) {
         let Parts { sessions, retained, pending, under_way, watermarks, sent, .. } = parts;
         self.clients.journal.start_behind(parts.last_seq, parts.last_session.0);
+        self.clients.journal.earlier = Earlier::new(parts.last_seq);
         self.clients.reserve_sessions(sessions.len());
         // Of a million sessions few have had a message that is under way.
         let had = under_way.iter().flat_map(|one| one.had.iter().map(|(session, _)| *session));
@@ -130,7 +132,7 @@ impl<S: Store> Core<S> {
         session.connected_ms = record.connected_ms;
         let connected = record.detached_ms == 0;
         let ended_ms = if connected { now_ms } else { record.detached_ms };
-        session.expires_ms = expiry::deadline(ended_ms, record.expiry_s).and_then(NonZeroU64::new);
+        session.detached_ms = ended_ms;
         session.will = record.will.as_ref().and_then(|will| restored_will(will, &record, ended_ms));
         if !record.inbound.is_empty() {
             let ids = record.inbound.iter().filter_map(|id| PacketId::new(*id));
@@ -138,7 +140,13 @@ impl<S: Store> Core<S> {
         }
         session.outbound = self.restored_queue(&record, waiting, shared);
         count_kept(&self.clients.counters, false, session.is_persistent());
+        let waits = session.outbound.is_some();
         let index = self.clients.add_session(session);
+        if waits {
+            // Of a session that never expires the log of an older version does not know.
+            let until_ms = if ended_ms > 1 { ended_ms } else { u64::MAX };
+            self.clients.journal.earlier.was_connected(index, until_ms);
+        }
         for filter in &record.filters {
             self.restore_filter(index, tenant, filter);
         }

@@ -4,7 +4,7 @@
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use ringtide_session::{Inbound, Outbound, Owed, WillState};
+use ringtide_session::{Inbound, Outbound, Owed, WillState, expiry};
 use ringtide_storage::record::SessionId;
 use ringtide_topics::{FilterId, TenantId};
 use smallvec::SmallVec;
@@ -71,8 +71,9 @@ pub(crate) struct Session {
     pub(crate) expiry_s: u32,
     /// The interval that the CONNECT named: what a DISCONNECT may not raise from 0.
     pub(crate) connect_expiry_s: u32,
-    /// When it expires, once offline.
-    pub(crate) expires_ms: Option<NonZeroU64>,
+    /// When its last connection ended, in milliseconds since the epoch; without meaning while it
+    /// is connected.
+    pub(crate) detached_ms: u64,
     /// Keyed hash of the client id.
     pub(crate) hash: u64,
     pub(crate) connected_ms: u64,
@@ -104,7 +105,7 @@ impl Session {
             generation,
             expiry_s: 0,
             connect_expiry_s: 0,
-            expires_ms: None,
+            detached_ms: 0,
             hash,
             connected_ms: 0,
             receive_maximum: u16::MAX,
@@ -125,6 +126,13 @@ impl Session {
     /// Its name in the log, if what waits for it must be kept there; else 0.
     pub(crate) fn kept(&self) -> SessionId {
         if self.is_persistent() { self.log_id } else { SessionId(0) }
+    }
+
+    /// When it expires, in milliseconds since the epoch; absent while it is connected, and if it
+    /// never does.
+    pub(crate) fn expires_ms(&self) -> Option<u64> {
+        let detached = self.conn == NONE;
+        detached.then(|| expiry::deadline(self.detached_ms, self.expiry_s)).flatten()
     }
 
     /// True if its state outlives the connection.

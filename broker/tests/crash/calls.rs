@@ -4,9 +4,10 @@
 //!
 //! N counts the calls of each thread. Under load only the store's own threads make such calls; at a
 //! start the program's first thread makes most, and hides the first few of the others, which are
-//! the same calls as under load. The batches of the log are no system calls: they go through
-//! io_uring. Kills at random moments strike those (`stage.rs`), and the store's own tests drop and
-//! tear them on a simulated disk.
+//! the same calls as under load. The batches of the log are no system calls where they go through
+//! io_uring: to be killed at one of them the broker runs with epoll, which makes them with
+//! `pwritev2`. Kills at random moments strike those of io_uring (`stage.rs`), and the store's own
+//! tests drop and tear them on a simulated disk.
 
 use std::fmt;
 use std::time::Duration;
@@ -32,8 +33,10 @@ const SHARDS: [u32; 3] = [2, 2, 3];
 /// What no start takes but one that is killed.
 const OTHER_SHARDS: u32 = 1;
 /// The calls with which the store, and whoever keeps its directory, changes files.
-const CALLS: [&str; 8] =
-    ["pwrite64", "fdatasync", "fsync", "rename", "unlink", "unlinkat", "mkdir", "write"];
+const CALLS: [&str; 9] =
+    ["pwrite64", LOG_WRITE, "fdatasync", "fsync", "rename", "unlink", "unlinkat", "mkdir", "write"];
+/// What a batch of the log is written with by the epoll driver.
+const LOG_WRITE: &str = "pwritev2";
 
 /// What the broker is doing when it is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,11 +82,14 @@ pub(crate) fn walks() -> Vec<Vec<Strike>> {
     use Moment::{FirstStart, Load, Redeal, Shutdown, Start};
     let moments = [FirstStart, Start, Redeal, Load, Shutdown];
     let Some(most) = variable::<u32>("RINGTIDE_CRASH_CALLS") else { return short() };
+    let only = std::env::var("RINGTIDE_CRASH_AT").unwrap_or_default();
+    let is_meant = |name: &&str| only.is_empty() || only.split(',').any(|one| one.trim() == *name);
     let walk = |moment, name| {
         let strike = move |number| Strike { moment, call: Call { name, number }, must: false };
         (1..=most).map(strike).collect()
     };
-    moments.into_iter().flat_map(|moment| CALLS.map(|name| walk(moment, name))).collect()
+    let calls = CALLS.into_iter().filter(is_meant);
+    calls.flat_map(|name| moments.map(|moment| walk(moment, name))).collect()
 }
 
 /// A few of each moment.
@@ -97,11 +103,13 @@ fn short() -> Vec<Vec<Strike>> {
         (Moment::Redeal, true, "rename", &[1]),
         (Moment::Redeal, true, "unlinkat", &[2]),
         (Moment::Load, false, "pwrite64", &[1, 2]),
+        (Moment::Load, false, LOG_WRITE, &[20]),
         (Moment::Load, false, "fdatasync", &[2, 3]),
         (Moment::Load, false, "rename", &[2]),
         (Moment::Load, false, "fsync", &[1]),
         (Moment::Load, false, "unlink", &[1]),
         (Moment::Shutdown, false, "fdatasync", &[1]),
+        (Moment::Shutdown, false, LOG_WRITE, &[2]),
     ];
     let walk = |(moment, must, name, numbers): (_, _, _, &[u32])| {
         let strike = |&number| Strike { moment, call: Call { name, number }, must };
@@ -112,20 +120,25 @@ fn short() -> Vec<Vec<Strike>> {
 
 /// Starts the broker and sets up the clients.
 pub(crate) fn begin(stage: &mut Stage) {
-    stage.process.configure_store(PIECES);
+    stage.process.configure("", PIECES);
     stage.process.start(SHARDS[0]);
     stage.set_up();
 }
 
 /// One kill of a broker that runs, on what all before it left; true if the call came.
 pub(crate) fn round(stage: &mut Stage, strike: Strike) -> bool {
-    stage.process.configure_store(if strike.call.number.is_multiple_of(2) { TINY } else { PIECES });
+    let driver = if strike.call.name == LOG_WRITE { "driver = \"epoll\"" } else { "" };
+    let store = if strike.call.number.is_multiple_of(2) { TINY } else { PIECES };
+    stage.process.configure(driver, store);
     let struck = match strike.moment {
         Moment::FirstStart | Moment::Start | Moment::Redeal => {
+            // Some of the starts have much to send again.
+            stage.set_floods(strike.call.number.is_multiple_of(3));
             stage.load(|process| {
                 std::thread::sleep(Duration::from_millis(150));
                 process.kill();
             });
+            stage.set_floods(false);
             stage.kills += 1;
             let shards = if strike.moment == Moment::Redeal { OTHER_SHARDS } else { shards(stage) };
             start_until(stage, shards, strike.call)
@@ -153,7 +166,7 @@ pub(crate) fn round(stage: &mut Stage, strike: Strike) -> bool {
 
 /// One kill of a broker that makes its directory; true if the call came.
 pub(crate) fn kill_first_start(stage: &mut Stage, strike: Strike) -> bool {
-    stage.process.configure_store(PIECES);
+    stage.process.configure("", PIECES);
     let struck = start_until(stage, SHARDS[0], strike.call);
     stage.kills += u32::from(struck);
     start_twice(stage);

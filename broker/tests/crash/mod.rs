@@ -4,6 +4,7 @@
 //! Every client remembers what it was promised. A kill ends all connections; after a restart the
 //! clients resume their sessions and go on as the standard says.
 
+pub(crate) mod busy;
 pub(crate) mod calls;
 pub(crate) mod dice;
 pub(crate) mod ledger;

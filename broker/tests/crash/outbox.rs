@@ -37,7 +37,13 @@ impl Outbox {
 
     /// Publishes with QoS 1 or 2; false if the connection is lost. It is under way either way.
     #[must_use]
-    pub(crate) fn publish(&mut self, link: &mut Link, mut publish: Publish) -> bool {
+    pub(crate) fn publish(&mut self, link: &mut Link, publish: Publish) -> bool {
+        let bytes = self.begin(publish, link.version());
+        link.send(&bytes)
+    }
+
+    /// Begins a publish with QoS 1 or 2: the bytes to send.
+    pub(crate) fn begin(&mut self, mut publish: Publish, version: u8) -> Vec<u8> {
         loop {
             self.next_id = self.next_id.checked_add(1).unwrap_or(1);
             if self.items.iter().all(|item| item.publish.packet_id() != self.next_id) {
@@ -45,9 +51,9 @@ impl Outbox {
             }
         }
         publish.id = Some(self.next_id);
-        let bytes = publish.encode(link.version());
+        let bytes = publish.encode(version);
         self.items.push_back(Item { publish, released: false });
-        link.send(&bytes)
+        bytes
     }
 
     /// Sends again, in order, what is under way: after a reconnect.

@@ -53,9 +53,10 @@ impl Process {
         fits.then_some(Process { dir, config, address, child: None, starts: 0, tracer: None })
     }
 
-    /// What the next start is told of the store; the rest stays.
-    pub(crate) fn configure_store(&self, text: &str) {
-        fs::write(&self.config, format!("{DURABLE}[store]\n{text}")).expect("a configuration file");
+    /// What the next start is told of the broker and of the store; the rest stays.
+    pub(crate) fn configure(&self, broker: &str, store: &str) {
+        let text = format!("{broker}\n{DURABLE}[store]\n{store}");
+        fs::write(&self.config, &text).expect("a configuration file");
         assert!(accepts(&self.config), "the broker takes this: {text}");
     }
 
@@ -94,6 +95,9 @@ impl Process {
             let said = self.log_text();
             if let Some(address) = announced(&said) {
                 self.address = address;
+                if let Some((_, found)) = said.split_once(" store: ") {
+                    eprintln!("found {}", found.lines().next().unwrap_or_default());
+                }
                 return;
             }
             let child = self.child.as_mut().expect("just started");
@@ -183,6 +187,14 @@ impl Process {
             Some(Ok(None)) => "the broker runs".to_owned(),
             other => format!("the broker ended: {other:?}"),
         }
+    }
+
+    /// The processors to which the shards of the broker that runs are pinned.
+    pub(crate) fn cpus(&self) -> Vec<usize> {
+        let said = self.log_text();
+        let listed = said.split_once(" on cpu ").and_then(|(_, rest)| rest.split_once(", host"));
+        let (cpus, _) = listed.expect("the broker says where its shards are");
+        cpus.split(',').map(|cpu| cpu.parse().expect("a processor's number")).collect()
     }
 
     fn log(&self) -> PathBuf {

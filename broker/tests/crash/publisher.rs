@@ -11,6 +11,12 @@ use crate::common::{Connect, Event, PATIENCE, Publish, V5};
 
 /// Publishes under way at once.
 const WINDOW: usize = 8;
+/// The same in a flood: with four publishers several times what a lane between two shards holds.
+const FLOOD_WINDOW: usize = 600;
+/// A topic, a head and so many bytes go through a lane as they are; more go by reference.
+const LANE_BYTES: u64 = 1150;
+/// The largest messages of a flood.
+const LARGE_BYTES: u64 = 60_000;
 /// Seconds that sessions of the test outlive their connections.
 pub(crate) const EXPIRY_S: u32 = 100_000;
 
@@ -20,6 +26,8 @@ pub(crate) struct Publisher {
     number: u32,
     dice: Dice,
     outbox: Outbox,
+    /// Many publishes are under way at once, and larger ones.
+    pub(crate) floods: bool,
     /// A CONNACK has come: from then on the session must be there.
     known: bool,
     /// The last number sent to each topic; all from 1 were.
@@ -80,7 +88,7 @@ impl Publisher {
     pub(crate) fn new(number: u32, dice: Dice) -> Publisher {
         let id = format!("publisher-{number}");
         let outbox = Outbox::new(&id);
-        Publisher { id, number, dice, outbox, known: false, sent: BTreeMap::new() }
+        Publisher { id, number, dice, outbox, floods: false, known: false, sent: BTreeMap::new() }
     }
 
     /// Publishes on one connection.
@@ -91,10 +99,13 @@ impl Publisher {
         };
         let mut open = self.outbox.send_again(&mut link);
         let mut end = Instant::now() + PATIENCE;
+        let window = if self.floods { FLOOD_WINDOW } else { WINDOW };
         while open {
-            while task == Task::Load && open && self.outbox.len() < WINDOW {
-                open = self.publish(&mut link);
+            let mut bytes = Vec::new();
+            while task == Task::Load && self.outbox.len() < window {
+                bytes.extend(self.publish(link.version()));
             }
+            open &= bytes.is_empty() || link.send(&bytes);
             if task == Task::Settle && self.outbox.len() == 0 {
                 return;
             }
@@ -119,17 +130,19 @@ impl Publisher {
         self.outbox.len() == 0
     }
 
-    #[must_use]
-    fn publish(&mut self, link: &mut Link) -> bool {
+    /// Begins one publish: the bytes to send.
+    fn publish(&mut self, version: u8) -> Vec<u8> {
         let qos = 1 + u8::from(self.dice.one_in(2));
         let topic = format!("crash/load/{}/{qos}", self.number);
         let number = self.sent.entry(topic.clone()).or_default();
         *number += 1;
         let padding = match self.dice.below(50) {
+            0 if self.floods => self.dice.below(LARGE_BYTES) as usize,
             0 => 20_000,
             1..=5 => 2_000,
+            6..=40 if self.floods => self.dice.below(LANE_BYTES) as usize,
             _ => 20,
         };
-        self.outbox.publish(link, Publish::new(&topic, numbered(*number, padding)).qos(qos))
+        self.outbox.begin(Publish::new(&topic, numbered(*number, padding)).qos(qos), version)
     }
 }

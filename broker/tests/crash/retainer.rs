@@ -12,11 +12,16 @@ use crate::common::{Connect, Event, PATIENCE, Packet, Publish, QUIET, Subscribe,
 
 /// Topics with a retained message.
 const TOPICS: u64 = 12;
+/// Publishes under way at once in a flood, each of another topic: one that comes again may not
+/// replace a later one.
+const FLOOD_WINDOW: usize = 6;
 
 /// A client that sets and clears retained messages, one after the other.
 pub(crate) struct Retainer {
     dice: Dice,
     outbox: Outbox,
+    /// Several publishes are under way at once.
+    pub(crate) floods: bool,
     known: bool,
     number: u64,
     /// By topic: the number that was acknowledged last, 0 = cleared.
@@ -33,6 +38,7 @@ impl Retainer {
         Retainer {
             dice,
             outbox: Outbox::new("retainer"),
+            floods: false,
             known: false,
             number: 0,
             acknowledged: BTreeMap::new(),
@@ -45,12 +51,13 @@ impl Retainer {
             return;
         };
         let mut open = self.outbox.send_again(&mut link);
+        let window = if self.floods { FLOOD_WINDOW } else { 1 };
         let end = Instant::now() + PATIENCE;
         while open {
-            if self.outbox.len() == 0 {
-                if task == Task::Settle {
-                    return;
-                }
+            if task == Task::Settle && self.outbox.len() == 0 {
+                return;
+            }
+            while task == Task::Load && open && self.outbox.len() < window {
                 open = self.publish(&mut link);
             }
             match link.next(Duration::from_millis(200)) {
@@ -72,7 +79,14 @@ impl Retainer {
     }
 
     fn publish(&mut self, link: &mut Link) -> bool {
-        let topic = format!("crash/retained/{}", self.dice.below(TOPICS));
+        let is_under_way =
+            |topic: &str| self.outbox.items().any(|item| item.publish.topic == topic);
+        let topic = loop {
+            let topic = format!("crash/retained/{}", self.dice.below(TOPICS));
+            if !is_under_way(&topic) {
+                break topic;
+            }
+        };
         let qos = 1 + u8::from(self.dice.one_in(2));
         self.number += 1;
         let payload = if self.dice.one_in(4) { String::new() } else { numbered(self.number, 10) };

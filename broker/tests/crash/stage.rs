@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::Findings;
+use super::busy::Busy;
 use super::dice::Dice;
 use super::ledger::{Expected, Ledger};
 use super::process::Process;
@@ -17,6 +18,8 @@ use super::wills::Wills;
 const PUBLISHERS: u32 = 4;
 /// Clients with a will, each round.
 const TESTATORS: usize = 3;
+/// The same in a flood.
+const FLOOD_TESTATORS: usize = 16;
 
 /// What to do, from the environment.
 #[derive(Clone, Debug)]
@@ -25,6 +28,9 @@ pub(crate) struct Plan {
     pub(crate) rounds: u32,
     /// The longest time of a round until its kill, in milliseconds.
     pub(crate) round_ms: u64,
+    /// One round in so many is a flood, 0 = none: more is under way between the shards than their
+    /// lanes hold, and often one of them has little time.
+    pub(crate) floods: u64,
     /// Shard counts: each start takes one of them.
     pub(crate) shards: Vec<u32>,
     /// What is left out, beside the publishers and plain subscribers: `wills`, `groups`,
@@ -53,6 +59,7 @@ impl Plan {
             seed: variable("RINGTIDE_CRASH_SEED").unwrap_or(clock),
             rounds: variable("RINGTIDE_CRASH_ROUNDS").unwrap_or(6),
             round_ms: variable("RINGTIDE_CRASH_ROUND_MS").unwrap_or(400),
+            floods: variable("RINGTIDE_CRASH_FLOODS").unwrap_or(3),
             shards: shards.collect(),
             without: without.split(',').map(|part| part.trim().to_owned()).collect(),
         }
@@ -66,6 +73,8 @@ pub(crate) struct Stage {
     pub(crate) process: Process,
     pub(crate) findings: Findings,
     pub(crate) kills: u32,
+    /// This round is a flood.
+    floods: bool,
     publishers: Vec<Publisher>,
     subscribers: Vec<Subscriber>,
     ledgers: Vec<Arc<Mutex<Ledger>>>,
@@ -85,6 +94,7 @@ impl Stage {
             process,
             findings: Findings::default(),
             kills: 0,
+            floods: false,
             publishers,
             subscribers: Vec::new(),
             ledgers: Vec::new(),
@@ -148,10 +158,12 @@ impl Stage {
         self.process.start(shards);
         self.set_up();
         for round in 1..=self.plan.rounds {
+            let busy = self.begin_round();
             self.load_and_kill();
             self.kill_in_recovery();
             let shards = self.shards();
             self.process.start(shards);
+            drop(busy);
             if round == self.plan.rounds || self.dice.one_in(3) {
                 self.settle();
             }
@@ -164,6 +176,31 @@ impl Stage {
         let shards = self.shards();
         self.process.start(shards);
         self.settle();
+    }
+
+    /// Whether the clients flood the broker from now on.
+    pub(crate) fn set_floods(&mut self, floods: bool) {
+        self.floods = floods;
+        self.retainer.floods = floods;
+        for publisher in &mut self.publishers {
+            publisher.floods = floods;
+        }
+    }
+
+    /// Chooses whether a round is a flood, and whether one shard has little time in it.
+    fn begin_round(&mut self) -> Option<Busy> {
+        let floods = self.plan.floods != 0 && self.dice.one_in(self.plan.floods);
+        self.set_floods(floods);
+        let is_starved = floods && !self.dice.one_in(4);
+        let cpus = self.process.cpus();
+        let cpu = cpus[self.dice.below(cpus.len() as u64) as usize];
+        if floods {
+            eprintln!(
+                "flood{}",
+                if is_starved { format!(", cpu {cpu} busy") } else { String::new() }
+            );
+        }
+        is_starved.then(|| Busy::on(cpu))
     }
 
     /// Clients at work until a kill at a random moment.
@@ -188,7 +225,11 @@ impl Stage {
     pub(crate) fn load<T>(&mut self, end: impl FnOnce(&mut Process) -> T) -> T {
         let address = self.process.address.clone();
         let dice = &mut self.dice;
-        let testators = if self.plan.has("wills") { TESTATORS } else { 0 };
+        let testators = match self.plan.has("wills") {
+            true if self.floods => FLOOD_TESTATORS,
+            true => TESTATORS,
+            false => 0,
+        };
         let testators: Vec<_> = (0..testators).map(|_| self.wills.testator(dice)).collect();
         let (findings, wills) = (&self.findings, &self.wills);
         std::thread::scope(|scope| {
@@ -197,7 +238,10 @@ impl Stage {
                 scope.spawn(|| publisher.work(address, Task::Load, findings));
             }
             for subscriber in &mut self.subscribers {
-                let moods = [Mood::Online, Mood::Online, Mood::Flapping, Mood::Offline];
+                let moods = match self.floods {
+                    true => [Mood::Online, Mood::Flapping, Mood::Offline, Mood::Offline],
+                    false => [Mood::Online, Mood::Online, Mood::Flapping, Mood::Offline],
+                };
                 let mood = moods[dice.below(4) as usize];
                 scope.spawn(move || subscriber.work(address, mood, findings));
             }
@@ -219,7 +263,7 @@ impl Stage {
         while self.dice.one_in(3) {
             let shards = self.shards();
             self.process.spawn(shards);
-            let until_kill = self.dice.pause(100_000);
+            let until_kill = self.dice.pause(if self.floods { 500_000 } else { 100_000 });
             eprintln!("kill {until_kill:?} after the start");
             std::thread::sleep(until_kill);
             self.process.kill();

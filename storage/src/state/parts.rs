@@ -144,9 +144,8 @@ pub struct Parts {
     pub under_way: Vec<UnderWay>,
     /// The last place taken over from each origin.
     pub watermarks: Vec<(u16, u64)>,
-    /// The last place given to a message for each destination. The next one must also lie above
-    /// the destination's own watermark for this shard: places that were used and lost with the
-    /// end of this log may be known there.
+    /// The last place given to a message for each destination; once settled at least the last one
+    /// that the destination's log names ([`State::settle`]).
     pub sent: Vec<(u16, u64)>,
     /// The highest session id seen.
     pub last_session: SessionId,

@@ -41,7 +41,8 @@ impl State {
     /// Takes the settled states apart. The place that an origin gives next lies above all that the
     /// destination's log names, taken over, under way or void: a place that was used and lost with
     /// the end of the origin's log must not be given to another message, which the destination
-    /// would take for the one that it had.
+    /// would take for the one that it had. What a shard had of a message that is not pending at its
+    /// origin any more is left out: nobody will send it again.
     pub fn into_aligned_parts(states: Vec<State>) -> Vec<Parts> {
         let known: Vec<_> = states.iter().map(|state| state.known.clone()).collect();
         let mut shards: Vec<Parts> = states.into_iter().map(State::into_parts).collect();
@@ -55,6 +56,16 @@ impl State {
                     None => sent.push((to as u16, known)),
                 }
             }
+        }
+        for to in 0..shards.len() {
+            let mut under_way = std::mem::take(&mut shards[to].under_way);
+            under_way.retain(|one| {
+                let origin = shards.get(usize::from(one.origin));
+                let pending = origin.map_or(&[][..], |origin| &origin.pending);
+                let key = (to as u16, one.seq);
+                pending.binary_search_by_key(&key, |pending| (pending.shard, pending.seq)).is_ok()
+            });
+            shards[to].under_way = under_way;
         }
         shards
     }

@@ -35,7 +35,7 @@ fn publish_numbers(world: &mut World, numbers: std::ops::RangeInclusive<u16>) {
 fn ids_and_payloads(world: &World) -> Vec<(u16, String)> {
     let mut all = Vec::new();
     for got in read(&world.sent(0, READER)) {
-        if let Got::Publish { topic, payload, id, retain } = got {
+        if let Got::Publish { topic, payload, id, retain, .. } = got {
             assert!(topic == "t" && !retain);
             all.push((id, payload));
         }

@@ -154,7 +154,13 @@ fn acknowledgements_of_a_listener_that_promises_nothing_do_not_wait() {
         let all = [
             Got::ConnAck(ReasonCode::Success),
             Got::SubAck(1, vec![1]),
-            Got::Publish { topic: "x".into(), payload: "1".into(), id: 1, retain: false },
+            Got::Publish {
+                topic: "x".into(),
+                payload: "1".into(),
+                id: 1,
+                retain: false,
+                dup: false,
+            },
             Got::PubAck(1, ReasonCode::Success),
         ];
         let (first, second) = if durable_acks { (&late, &early) } else { (&early, &late) };

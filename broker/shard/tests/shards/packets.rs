@@ -131,7 +131,7 @@ pub(crate) fn ack(kind: AckKind, number: u16) -> Vec<u8> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Got {
     ConnAck(ReasonCode),
-    Publish { topic: String, payload: String, id: u16, retain: bool },
+    Publish { topic: String, payload: String, id: u16, retain: bool, dup: bool },
     PubAck(u16, ReasonCode),
     PubRec(u16, ReasonCode),
     PubComp(u16, ReasonCode),
@@ -157,6 +157,7 @@ pub(crate) fn read(mut bytes: &[u8]) -> Vec<Got> {
                 payload: String::from_utf8_lossy(packet.payload).into(),
                 id: packet.packet_id.map_or(0, PacketId::get),
                 retain: packet.retain,
+                dup: packet.dup,
             },
             Packet::PubAck(Ack { packet_id, reason, .. }) => Got::PubAck(packet_id.get(), reason),
             Packet::PubRec(Ack { packet_id, reason, .. }) => Got::PubRec(packet_id.get(), reason),

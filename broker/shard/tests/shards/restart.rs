@@ -1,9 +1,10 @@
 //! What shards do with what an earlier run has left.
 
+use bytes::Bytes;
 use ringtide_codec::QoS;
 use ringtide_shard::message::{Header, Message, View};
 use ringtide_storage::record::{Filter, SessionId, SessionRecord, WillRecord};
-use ringtide_storage::state::{Body, Kept, Parts, Pending, SessionPart};
+use ringtide_storage::state::{Body, Kept, Parts, Pending, SessionPart, Waiting};
 use ringtide_topics::{TenantId, topic_hash};
 
 use crate::harness::{World, quiet};
@@ -14,6 +15,11 @@ const MESSAGES: usize = 700;
 const BYTES: usize = 2000;
 
 fn message(topic: &str, payload: &str) -> Message {
+    message_at(0, topic, payload)
+}
+
+/// One that came at a time.
+fn message_at(ingress_ms: u64, topic: &str, payload: &str) -> Message {
     let tenant = TenantId(0);
     let header = Header {
         flags: 0,
@@ -26,7 +32,7 @@ fn message(topic: &str, payload: &str) -> Message {
         partition: 0,
         lsn: 1,
         publisher: 1,
-        ingress_ms: 0,
+        ingress_ms,
         expires_ms: 0,
         topic_hash: topic_hash(tenant, topic),
     };
@@ -96,4 +102,57 @@ fn a_will_of_the_start_does_not_overtake_what_is_sent_again() {
     let wanted: Vec<String> = numbers.chain(["gone".to_owned()]).collect();
     assert_eq!(got.len(), wanted.len());
     assert!(got == wanted, "they came in another order");
+}
+
+fn waits(seq: u64, qos: u8, message: Bytes) -> Waiting {
+    let message = Kept { lsn: seq, body: Body::Here(message), place: None, is_shared: false };
+    Waiting { seq, qos, retain: false, membership: 0, ids: Vec::new(), message }
+}
+
+/// When the shards start.
+const START_MS: u64 = 1_700_000_000_000;
+
+/// What a client is sent after a start that may have been sent to it before, by its DUP flag.
+fn marked_again(detached_ms: u64, expiry_s: u32) -> Vec<(String, bool)> {
+    let came = [(1, 90_000, "before"), (2, 90_000, "exactly"), (1, 30_000, "after")];
+    let waiting = (1..).zip(came).map(|(seq, (qos, ago_ms, text))| {
+        let message = message_at(START_MS - ago_ms, "t", text);
+        waits(seq, qos, message.raw())
+    });
+    let mut part = session("reader", &["t"], None);
+    part.waiting = waiting.collect();
+    (part.record.detached_ms, part.record.expiry_s) = (detached_ms, expiry_s);
+    let left =
+        Parts { sessions: vec![part], last_session: SessionId(1), last_seq: 3, ..Parts::default() };
+    let mut world = World::restored(vec![left], quiet());
+    world.turns(5);
+    world.accept(0, 1, &connect_lasting("reader", None));
+    world.turns(5);
+    // What comes from now on is new, whatever still waits.
+    world.accept(0, 2, &connect("publisher"));
+    world.send(0, 2, &publish("t", QoS::AtLeastOnce, 1, b"new"));
+    world.turns(5);
+    let sent = read(&world.sent(0, 1)).into_iter();
+    let publishes = sent.filter_map(|one| match one {
+        Got::Publish { payload, dup, .. } => Some((payload, dup)),
+        _ => None,
+    });
+    publishes.collect()
+}
+
+#[test]
+fn what_a_run_that_crashed_may_have_sent_comes_with_dup() {
+    let seen = |flags: [bool; 4]| {
+        let texts = ["before", "exactly", "after", "new"].map(str::to_owned);
+        texts.into_iter().zip(flags).collect::<Vec<_>>()
+    };
+    for expiry_s in [100_000, u32::MAX] {
+        // It was connected at the crash: all may have been sent, but not with QoS 2, of which the
+        // log would know.
+        assert_eq!(marked_again(0, expiry_s), seen([true, false, true, false]));
+        let away = marked_again(START_MS - 60_000, expiry_s);
+        assert_eq!(away, seen([true, false, false, false]), "it was away when the last came");
+    }
+    // An older version did not say when a session that never expires was left.
+    assert_eq!(marked_again(1, u32::MAX), seen([true, false, true, false]));
 }
