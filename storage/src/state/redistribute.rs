@@ -25,8 +25,8 @@ pub struct Due<'a> {
     /// The old shard that it comes from.
     pub origin: u16,
     /// The shared group for one of whose members it is, by hash; 0 = for all that match there,
-    /// [`ANEW`](crate::record::ANEW) = for those and for one member of each shared group that matches. Of a group's
-    /// members one is to be taken, on whatever shard: every shard is asked.
+    /// [`ANEW`](crate::record::ANEW) = for those and for one member of each shared group that
+    /// matches. Of a group's members one is to be taken, on whatever shard: every shard is asked.
     pub group: u64,
     /// The message.
     pub message: &'a Bytes,
