@@ -173,7 +173,6 @@ mod tests {
     use ringtide_topics::topic_hash;
 
     use super::*;
-    use crate::replay::deal_out;
 
     const KEY: u64 = 1;
     const OLD: u16 = 3;
@@ -237,7 +236,11 @@ mod tests {
 
     /// Who has the message after another number of shards: client, QoS, membership.
     fn takers(states: Vec<State>) -> Vec<(String, u8, u16)> {
-        let parts = deal_out(states, KEY, 2).into_iter().map(State::into_parts);
+        let (before, after) = (PartitionMap::even(KEY, OLD), PartitionMap::even(KEY, 2));
+        let mut matcher = Matcher::new(&states, &before);
+        let home = |tenant: u32, name: &str| after.home(TenantId(tenant), name);
+        let states = State::redistribute(states, 2, home, &mut |due| matcher.take_over(due));
+        let parts = states.into_iter().map(State::into_parts);
         let sessions = parts.flat_map(|parts| {
             assert!(parts.pending.is_empty() && parts.under_way.is_empty());
             parts.sessions
