@@ -10,6 +10,8 @@
 //!
 //! A generation is one way to deal the clients out to shards. Another number of shards makes a
 //! new generation beside the old one; `store.toml`, replaced in one step, says which one counts.
+//! The generation's folder is on the disk before `store.toml` names it: one that is not there has
+//! been lost, with all that it held.
 
 mod import;
 
@@ -28,6 +30,8 @@ pub(crate) use import::{NewStore, refuse_store};
 
 /// The format of the directory that this release writes.
 const FORMAT: u32 = 2;
+/// The first generation of a new store.
+const FIRST_GENERATION: u64 = 1;
 /// From this format on the hashes in stored messages are under a seed that follows from the key.
 /// Before, it was the one that is in the program.
 const FORMAT_SEEDED: u32 = 2;
@@ -77,16 +81,16 @@ impl DataDir {
             LockError::Io(error) => failed(&error),
         })?;
         let manifest = match fs::read_to_string(root.join(MANIFEST)) {
-            Ok(text) => parse(root, &text)?,
+            Ok(text) => with_logs(root, parse(root, &text)?)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 refuse_orphans(root)?;
                 let manifest = Manifest {
                     format: FORMAT,
                     shards,
-                    generation: 1,
+                    generation: FIRST_GENERATION,
                     partition_key: format!("{:016x}", keys::random().map_err(|e| failed(&e))?),
                 };
-                write_manifest(root, &manifest).map_err(|error| failed(&error))?;
+                make_store(root, &manifest).map_err(|error| failed(&error))?;
                 manifest
             }
             Err(error) => return Err(failed(&error)),
@@ -124,7 +128,7 @@ impl DataDir {
             }
             Err(error) => return Err(unusable(&error)),
         };
-        let manifest = parse(root, &text)?;
+        let manifest = with_logs(root, parse(root, &text)?)?;
         Ok(DataDir { root: root.to_owned(), manifest, _lock: lock })
     }
 
@@ -152,7 +156,7 @@ impl DataDir {
     }
 
     fn generation_dir(&self, generation: u64) -> PathBuf {
-        self.root.join(format!("logs-{generation}"))
+        generation_dir(&self.root, generation)
     }
 
     /// Makes an empty directory for the next generation; what a crash left of one goes.
@@ -196,6 +200,32 @@ impl DataDir {
             fs::remove_dir_all(entry.path())?;
         }
         File::open(&self.root)?.sync_all()
+    }
+}
+
+fn generation_dir(root: &Path, generation: u64) -> PathBuf {
+    root.join(format!("logs-{generation}"))
+}
+
+/// Makes an empty store.
+fn make_store(root: &Path, manifest: &Manifest) -> io::Result<()> {
+    let dir = generation_dir(root, manifest.generation);
+    // A start that was cut short may have made it.
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    File::open(root)?.sync_all()?;
+    write_manifest(root, manifest)
+}
+
+/// The manifest, if the logs that it names are there: without them the store would begin empty.
+fn with_logs(root: &Path, manifest: Manifest) -> Result<Manifest, Failure> {
+    let generation = manifest.generation;
+    match fs::metadata(generation_dir(root, generation)) {
+        Err(error) => Err(Failure::host(format!(
+            "data directory {}: {MANIFEST} names the logs in logs-{generation}: {error}; restore \
+             that folder, or move {MANIFEST} away to start empty",
+            root.display()
+        ))),
+        Ok(_) => Ok(manifest),
     }
 }
 
@@ -243,8 +273,12 @@ fn taken(root: &Path) -> Failure {
 fn refuse_orphans(root: &Path) -> Result<(), Failure> {
     import::refuse_unfinished(root)?;
     let Ok(entries) = fs::read_dir(root) else { return Ok(()) };
-    let mut names = entries.flatten().map(|entry| entry.file_name());
-    if names.any(|name| name.to_string_lossy().starts_with("logs-")) {
+    // A start that was cut short before it wrote its manifest has left an empty folder.
+    let holds_logs = |entry: &fs::DirEntry| {
+        entry.file_name().to_string_lossy().starts_with("logs-")
+            && fs::read_dir(entry.path()).map_or(true, |mut logs| logs.next().is_some())
+    };
+    if entries.flatten().any(|entry| holds_logs(&entry)) {
         return Err(Failure::host(format!(
             "data directory {}: it holds logs but no {MANIFEST}; restore that file, or move the \
              logs away to start empty",
@@ -308,6 +342,32 @@ mod tests {
     }
 
     #[test]
+    fn a_store_whose_logs_are_gone_does_not_begin_empty() {
+        let root = scratch("datadir-gone");
+        drop(DataDir::open(&root, 2).unwrap());
+        // Nothing is acknowledged before: after a power cut it is there with the manifest.
+        assert!(root.join("logs-1").is_dir());
+        fs::rename(root.join("logs-1"), root.join("logs-2")).unwrap();
+        for refused in [DataDir::open(&root, 2), DataDir::read(&root)] {
+            let text = refused.unwrap_err().text;
+            assert!(text.contains("names the logs in logs-1: No such file"), "{text}");
+        }
+        assert!(root.join("logs-2").is_dir(), "what does not count may be all that is left");
+        fs::rename(root.join("logs-2"), root.join("logs-1")).unwrap();
+        assert!(DataDir::open(&root, 2).is_ok());
+        let _ = fs::remove_dir_all(&root);
+    }
+
+    #[test]
+    fn a_first_start_that_was_cut_short_is_done_again() {
+        let root = scratch("datadir-cut-short");
+        fs::create_dir_all(root.join("logs-1")).unwrap();
+        fs::write(root.join(MANIFEST_NEW), "form").unwrap();
+        assert_eq!(DataDir::open(&root, 2).unwrap().manifest.shards, 2);
+        let _ = fs::remove_dir_all(&root);
+    }
+
+    #[test]
     fn a_reader_changes_nothing_and_keeps_brokers_out() {
         let root = scratch("datadir-reader");
         let text = DataDir::read(&root).unwrap_err().text;
@@ -331,7 +391,7 @@ mod tests {
     #[test]
     fn what_it_does_not_know_it_refuses() {
         let root = scratch("datadir-refuses");
-        fs::create_dir_all(root.join("logs-1")).unwrap();
+        fs::create_dir_all(root.join("logs-1/0")).unwrap();
         assert!(DataDir::open(&root, 1).unwrap_err().text.contains("no store.toml"));
         fs::write(root.join(MANIFEST), "format = 3\nnew_key = 1\n").unwrap();
         assert!(DataDir::open(&root, 1).unwrap_err().text.contains("newer release"));

@@ -37,7 +37,9 @@ pub enum DropPolicy {
     Newest,
 }
 
-/// The limits of one client's queue. What is in flight does not count.
+/// The limits of one client's queue. What is in flight does not count. What waits above them since
+/// they were lowered or it was restored stays, and a new message meets a full queue until enough
+/// of it has gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueLimits {
     /// Most messages that may wait; 0 lets none wait.
@@ -306,8 +308,8 @@ impl<M: Clone> Outbound<M> {
             && !self.window.is_full()
     }
 
-    /// One more message that had to go for the last offered one, and why. The queue is within its
-    /// limits when there is none left; what is not collected is dropped at the next offer.
+    /// One more message that had to go for the last offered one, and why. The queue holds no more
+    /// than it may when there is none left; what is not collected is dropped at the next offer.
     pub fn evict_next(&mut self) -> Option<(Delivery<M>, DropReason)> {
         self.queue.pop_excess()
     }
@@ -635,7 +637,7 @@ impl<M: Clone> Outbound<M> {
     }
 
     /// The state that [`Outbound::drain`] gave up, as that of a client that is offline. An exchange
-    /// whose id an earlier one holds is left out; limits are not applied to what waits.
+    /// whose id an earlier one holds is left out; what waits stays, also above the limits.
     pub fn restore(
         limits: QueueLimits,
         unfinished: impl IntoIterator<Item = Unfinished<M>>,
@@ -652,6 +654,7 @@ impl<M: Clone> Outbound<M> {
                 Unfinished::Queued(delivery) => outbound.queue.append(delivery),
             }
         }
+        outbound.queue.set_limits(limits);
         outbound.on_disconnect();
         outbound
     }

@@ -36,6 +36,8 @@ struct Model {
     next_id: u16,
     receive_maximum: usize,
     limits: QueueLimits,
+    /// Bytes that may wait above the limit, since they waited when it was set.
+    allowance: u64,
 }
 
 impl Model {
@@ -63,15 +65,25 @@ impl Model {
         PacketId::new(id).unwrap()
     }
 
-    fn excess(&self, added: usize, bytes: u64) -> Option<DropReason> {
-        let waiting: u64 = self.queue.iter().map(|delivery| u64::from(delivery.bytes)).sum();
-        if self.queue.len() + added > self.limits.count_max as usize {
+    fn waiting_bytes(&self) -> u64 {
+        self.queue.iter().map(|delivery| u64::from(delivery.bytes)).sum()
+    }
+
+    fn above(&self) -> u64 {
+        self.waiting_bytes().saturating_sub(self.limits.bytes_max)
+    }
+
+    /// Why a message of so many bytes cannot be added.
+    fn full(&self, bytes: u64) -> Option<DropReason> {
+        if self.queue.len() >= self.limits.count_max as usize {
             Some(DropReason::QueueCount)
-        } else if waiting + bytes > self.limits.bytes_max {
-            Some(DropReason::QueueBytes)
         } else {
-            None
+            self.is_over(bytes).then_some(DropReason::QueueBytes)
         }
+    }
+
+    fn is_over(&self, bytes: u64) -> bool {
+        self.waiting_bytes() + bytes > self.limits.bytes_max + self.allowance
     }
 
     fn offer(&mut self, delivery: Delivery<u32>, now_ms: u64, connected: bool) -> Offer<u32> {
@@ -81,9 +93,10 @@ impl Model {
         if connected && self.queue.is_empty() && self.may_begin() {
             return Offer::Send(self.begin(State::Published(delivery)));
         }
-        while self.excess(0, 0).is_some() {
+        while self.is_over(0) {
             self.queue.remove(0);
         }
+        self.allowance = self.allowance.min(self.above());
         let bytes = u64::from(delivery.bytes);
         let alone = if self.limits.count_max == 0 {
             Some(DropReason::QueueCount)
@@ -93,13 +106,13 @@ impl Model {
         if let Some(reason) = alone {
             return Offer::Dropped { dropped: delivery, reason };
         }
-        let Some(reason) = self.excess(1, bytes) else {
+        let Some(reason) = self.full(bytes) else {
             self.queue.push(delivery);
             return Offer::Queued;
         };
         if self.queue.first().is_some_and(|first| first.is_expired(now_ms)) {
             let first = self.queue.remove(0);
-            if self.excess(1, bytes).is_none() {
+            if !self.is_over(bytes) {
                 self.queue.push(delivery);
                 return Offer::Dropped { dropped: first, reason: DropReason::Expired };
             }
@@ -362,11 +375,17 @@ impl Pair {
             next_id,
             receive_maximum: receive_maximum.into(),
             limits,
+            allowance: 0,
         };
         Pair { real, model, now_ms: 0, offered: 0, client_counts: HashSet::new() }
     }
 
     fn run(&mut self, op: &Op) {
+        self.act(op);
+        self.model.allowance = self.model.allowance.min(self.model.above());
+    }
+
+    fn act(&mut self, op: &Op) {
         match op {
             Op::Offer { qos, bytes, expiry_s } => self.offer(*qos, *bytes, *expiry_s),
             Op::Bare(qos) => {
@@ -415,6 +434,7 @@ impl Pair {
                 self.model.on_disconnect();
                 self.model.receive_maximum = usize::from(*receive_maximum);
                 self.model.limits = *limits;
+                self.model.allowance = self.model.above();
                 self.client_counts.clear();
             }
         }
@@ -499,8 +519,7 @@ impl Pair {
     fn check(&self) {
         assert_eq!(self.real.inflight_len(), self.model.flights.len());
         assert_eq!(self.real.queued_len(), self.model.queue.len());
-        let bytes: u64 = self.model.queue.iter().map(|delivery| u64::from(delivery.bytes)).sum();
-        assert_eq!(self.real.queued_bytes(), bytes);
+        assert_eq!(self.real.queued_bytes(), self.model.waiting_bytes());
         let again = self.model.flights.iter().any(|flight| !flight.on_wire);
         assert_eq!(self.real.is_waiting(), again || !self.model.queue.is_empty());
         let idle = self.model.flights.is_empty() && self.model.queue.is_empty();

@@ -14,7 +14,7 @@ type Handle = Arc<[u8; 64]>;
 #[test]
 fn states_are_as_small_as_they_were() {
     let sizes = [
-        ("Outbound", size_of::<Outbound<Handle>>(), 184),
+        ("Outbound", size_of::<Outbound<Handle>>(), 192),
         ("Delivery", size_of::<Delivery<Handle>>(), 48),
         ("Inbound", size_of::<Inbound>(), 40),
         ("Owed", size_of::<Owed>(), 64),

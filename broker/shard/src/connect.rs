@@ -18,6 +18,7 @@ use ringtide_session::{
     refusal_connack,
 };
 use ringtide_storage::Store;
+use ringtide_storage::record::SessionId;
 use ringtide_topics::{TenantId, topic_hash, valid_name};
 
 use crate::access::{Action, Verdict, Who};
@@ -473,6 +474,7 @@ impl<S: Store> Core<S> {
             }
         }
         let before = self.store.appended().0;
+        let had_ids = self.has_open_ids(&identity);
         let (session, present) = self.find_or_add(&identity, &negotiated);
         self.configure(index, session, &connect, &negotiated, &identity);
         let after = self.store.appended().0;
@@ -489,7 +491,9 @@ impl<S: Store> Core<S> {
         let mut encoded = Vec::new();
         packet.encode(negotiated.version, &mut encoded);
         // What was recorded of this client: its new session, the end of its old one.
-        let needs = self.awaited(index, if after > before { after } else { 0 });
+        let needs = if after > before { after } else { 0 };
+        // A session whose packet ids the log holds must not come back in any case, see `owe`.
+        let needs = if had_ids && !present { needs } else { self.awaited(index, needs) };
         let Some(conn) = self.clients.conns.at_mut(index) else { return };
         conn.promised = self.promises.give(server.maximum_packet_bytes);
         conn.partial = rest.to_vec();
@@ -506,8 +510,22 @@ impl<S: Store> Core<S> {
     }
 
     fn is_known(&self, identity: &Identity) -> bool {
+        self.known(identity).is_some()
+    }
+
+    fn known(&self, identity: &Identity) -> Option<u32> {
         let hash = self.routes.partitions.hash(identity.tenant, &identity.client_id);
-        self.clients.find(hash, identity.tenant, &identity.client_id).is_some()
+        self.clients.find(hash, identity.tenant, &identity.client_id)
+    }
+
+    /// True if the log holds packet ids of exchanges of the client that are not over.
+    fn has_open_ids(&self, identity: &Identity) -> bool {
+        let session = self.known(identity).and_then(|session| self.clients.sessions.at(session));
+        let kept = session.filter(|session| session.kept() != SessionId(0));
+        kept.is_some_and(|session| {
+            session.inbound.as_ref().is_some_and(|inbound| !inbound.is_idle())
+                || session.outbound.as_ref().is_some_and(|outbound| outbound.inflight_len() > 0)
+        })
     }
 
     /// The session of a client that connects: taken over, carried on, or new. True if state is

@@ -1,7 +1,7 @@
 //! The ends: of a connection, of a session, of a will's delay. What a session leaves behind is
 //! given up here: subscriptions, memberships, messages of shared groups.
 
-use ringtide_codec::ReasonCode;
+use ringtide_codec::{QoS, ReasonCode};
 use ringtide_filter::{Class, Fault};
 use ringtide_session::{EndKind, Unfinished, WillAction, keepalive};
 use ringtide_storage::Store;
@@ -196,9 +196,7 @@ impl<S: Store> Core<S> {
         for unfinished in outbound.drain() {
             let delivery = match unfinished {
                 Unfinished::Queued(delivery) => delivery,
-                Unfinished::Published { delivery, .. }
-                    if delivery.qos == ringtide_codec::QoS::AtLeastOnce =>
-                {
+                Unfinished::Published { delivery, .. } if delivery.qos == QoS::AtLeastOnce => {
                     delivery
                 }
                 Unfinished::Published { .. } | Unfinished::Released { .. } => continue,
@@ -219,7 +217,8 @@ impl<S: Store> Core<S> {
                 };
                 // Also when the session was to end with its connection: the log lets go of it now.
                 let kept = if delivery.message.seq == 0 { kept } else { log_id };
-                let origin = delivery.message.origin;
+                let once = message.view().header.qos == QoS::ExactlyOnce;
+                let origin = delivery.message.origin.filter(|_| once);
                 let waits_for = origin.map(|(shard, seq)| (shard, seq.get()));
                 let message = self.at_own_position(message);
                 let custody = self.own_custody(kept, &message, membership.group);
@@ -232,7 +231,7 @@ impl<S: Store> Core<S> {
     /// what an origin has not recorded is taken back after a crash.
     fn at_own_position(&self, message: Message) -> Message {
         let view = message.view();
-        if view.header.qos != ringtide_codec::QoS::AtLeastOnce {
+        if view.header.qos != QoS::AtLeastOnce {
             return message;
         }
         let lsn = self.store.appended().0 + 1;

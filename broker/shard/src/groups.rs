@@ -52,7 +52,8 @@ struct Home {
 /// A message whose member had gone, to be given to another.
 struct Again {
     group: u64,
-    exclude: (u16, SessionRef),
+    /// Shard, number and generation of the member.
+    exclude: (u16, SessionRef, u32),
     message: Message,
     /// In whose custody it is, if it must outlive a crash.
     custody: Option<(u16, u64)>,
@@ -164,7 +165,7 @@ impl Groups {
         custody: Option<(u16, u64)>,
         waits_for: Option<(u16, u64)>,
     ) {
-        let exclude = (self.me, SessionRef(chosen.session));
+        let exclude = (self.me, SessionRef(chosen.session), chosen.generation);
         self.again.push_back(Again {
             group: chosen.group,
             exclude,
@@ -183,7 +184,7 @@ impl Groups {
         custody: (u16, u64),
         until_ms: u64,
     ) {
-        let exclude = (u16::MAX, SessionRef(u32::MAX));
+        let exclude = (u16::MAX, SessionRef(u32::MAX), u32::MAX);
         self.again.push_back(Again {
             group,
             exclude,
@@ -211,7 +212,9 @@ impl Groups {
             let here = self.by_key.get(&group).and_then(|&index| self.here.get_mut(index as usize));
             let header = message.view().header;
             let member = here.and_then(Option::as_mut).and_then(|here| {
-                pick(here, self.me, header.publisher, header.topic_hash, &[exclude])
+                // A later session may have its number: that one has not gone.
+                let exclude = still_member(&here.snapshot, exclude);
+                pick(here, self.me, header.publisher, header.topic_hash, exclude.as_slice())
             });
             match member {
                 Some(member) => {
@@ -237,7 +240,7 @@ impl Groups {
     /// Gives a message back that found no room.
     pub(crate) fn put_again(&mut self, given: GivenAgain) {
         // The member was fine, only the lane was full: nobody is excluded the next time.
-        let exclude = (u16::MAX, SessionRef(u32::MAX));
+        let exclude = (u16::MAX, SessionRef(u32::MAX), u32::MAX);
         let GivenAgain { chosen, message, custody, .. } = given;
         let group = chosen.group;
         let waits_for = None;
@@ -472,6 +475,16 @@ fn pick(
         .choose(state, me, publisher, topic_hash, exclude)
         .or_else(|| snapshot.choose_offline(state, publisher, topic_hash, exclude))
         .copied()
+}
+
+/// The place of a member that a group's snapshot still has.
+fn still_member(
+    snapshot: &Snapshot,
+    (shard, session, generation): (u16, SessionRef, u32),
+) -> Option<(u16, SessionRef)> {
+    let place = (shard, session);
+    let mut members = snapshot.members.iter();
+    members.any(|one| one.place() == place && one.generation == generation).then_some(place)
 }
 
 fn of_member(group: u64, member: &Member) -> Chosen {

@@ -355,7 +355,9 @@ impl<S: Store> Core<S> {
         self.owe(index, kind, id, code, needs);
     }
 
-    /// Sends an acknowledgement when the log has reached `needs`.
+    /// Sends an acknowledgement when the log has reached `needs`. With PUBREL and PUBCOMP a packet
+    /// id that the log holds comes to its end for the client, who may use it anew with any
+    /// listener: after a crash the log must not hold it still.
     pub(crate) fn owe(
         &mut self,
         index: u32,
@@ -366,7 +368,11 @@ impl<S: Store> Core<S> {
     ) {
         let Some(conn) = self.clients.conns.at(index) else { return };
         let session_index = conn.session;
-        let (durable, needs) = (self.durable(), self.awaited(index, needs));
+        let durable = self.durable();
+        let needs = match kind {
+            AckKind::PubAck | AckKind::PubRec => self.awaited(index, needs),
+            AckKind::PubRel | AckKind::PubComp => needs,
+        };
         let Some(session) = self.clients.sessions.at_mut(session_index) else { return };
         if needs <= durable && session.owed.as_ref().is_none_or(|owed| owed.is_empty()) {
             acked(session.inbound.as_deref_mut(), kind, id, code);

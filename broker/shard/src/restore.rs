@@ -130,10 +130,12 @@ impl<S: Store> Core<S> {
         session.username = record.username.as_deref().map(Into::into);
         session.expiry_s = record.expiry_s;
         session.connected_ms = record.connected_ms;
-        let connected = record.detached_ms == 0;
-        let ended_ms = if connected { now_ms } else { record.detached_ms };
+        // Also if the clock of the run before was ahead of this one's.
+        let ends_now = record.detached_ms == 0 || record.detached_ms > now_ms;
+        let ended_ms = if ends_now { now_ms } else { record.detached_ms };
         session.detached_ms = ended_ms;
-        session.will = record.will.as_ref().and_then(|will| restored_will(will, &record, ended_ms));
+        session.will =
+            record.will.as_ref().and_then(|will| restored_will(will, &record, ended_ms, now_ms));
         if !record.inbound.is_empty() {
             let ids = record.inbound.iter().filter_map(|id| PacketId::new(*id));
             session.inbound = Some(Box::new(Inbound::restore(u16::MAX, ids)));
@@ -150,7 +152,7 @@ impl<S: Store> Core<S> {
         for filter in &record.filters {
             self.restore_filter(index, tenant, filter);
         }
-        if connected {
+        if ends_now {
             // Its expiry runs from this start on, also after the next one.
             self.record_connection(index);
         }
@@ -366,11 +368,19 @@ impl<S: Store> Core<S> {
 }
 
 /// A will that waited, or whose connection ended with the process.
-fn restored_will(kept: &WillRecord, record: &SessionRecord, ended_ms: u64) -> Option<Box<Will>> {
+fn restored_will(
+    kept: &WillRecord,
+    record: &SessionRecord,
+    ended_ms: u64,
+    now_ms: u64,
+) -> Option<Box<Will>> {
     let message = Message::from_encoded(kept.message.clone().into()).ok()?;
     let state = match kept.due_ms {
         0 => WillState::restore(kept.delay_s, record.expiry_s, ended_ms),
-        at_ms => WillState::Delayed { at_ms },
+        at_ms => {
+            let latest_ms = now_ms.saturating_add(u64::from(kept.delay_s) * 1000);
+            WillState::Delayed { at_ms: at_ms.min(latest_ms) }
+        }
     };
     Some(Box::new(Will { message, expiry_s: kept.expiry_s, delay_s: kept.delay_s, state }))
 }

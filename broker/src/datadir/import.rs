@@ -9,13 +9,14 @@ use std::path::Path;
 
 use ringtide_storage::log::{LockError, lock};
 
-use super::{DataDir, FORMAT, MANIFEST, Manifest, refuse_orphans, taken, write_manifest};
+use super::{
+    DataDir, FIRST_GENERATION as GENERATION, FORMAT, MANIFEST, Manifest, refuse_orphans, taken,
+    write_manifest,
+};
 use crate::exit::Failure;
 
 /// Stands beside logs that do not count yet.
 const MARK: &str = "import.unfinished";
-/// The first generation of a new store.
-const GENERATION: u64 = 1;
 
 /// A store under construction. Dropped before [`NewStore::commit`], it takes back all it made but
 /// the directory itself.
@@ -188,9 +189,9 @@ mod tests {
     #[test]
     fn logs_without_a_store_are_left_alone() {
         let root = scratch("import-orphans");
-        fs::create_dir_all(root.join("logs-4")).unwrap();
+        fs::create_dir_all(root.join("logs-4/0")).unwrap();
         assert!(NewStore::begin(&root, 1, 1).unwrap_err().text.contains("no store.toml"));
-        assert!(root.join("logs-4").exists());
+        assert!(root.join("logs-4/0").exists());
         let _ = fs::remove_dir_all(&root);
     }
 }

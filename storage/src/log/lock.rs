@@ -35,16 +35,30 @@ impl fmt::Display for LockError {
 
 impl std::error::Error for LockError {}
 
-/// Takes the data directory `dir`, which is made (0700) if it does not exist.
+/// Takes the data directory `dir`, which is made (0700) if it does not exist; its name is on the
+/// medium then.
 ///
 /// # Errors
 /// If another process holds it, or on any error of the file system.
 pub fn lock(dir: &Path) -> Result<DataDirLock, LockError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(LockError::Io)?;
+    make(dir).map_err(LockError::Io)?;
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let file = options.open(dir.join(LOCK_NAME)).map_err(LockError::Io)?;
     held(file.try_lock(), file)
+}
+
+/// Makes a directory with all above it, down to their names on the medium. Parents of one that is
+/// there are left alone: its user may have no right to read them.
+fn make(dir: &Path) -> io::Result<()> {
+    let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+    let missing: Vec<&Path> = dir.ancestors().take_while(is_missing).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    for parent in missing.into_iter().filter_map(Path::parent) {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Takes the data directory `dir` for reading, beside others that read it, and changes nothing in

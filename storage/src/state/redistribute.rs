@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use super::session::Session;
 use super::{State, UnderWay};
-use crate::record::{ANEW, Entry, MessageHead, SessionId, WatermarkRecord};
+use crate::record::{Entry, MessageHead, SessionId, WatermarkRecord};
 
 /// A message that is taken over under the old number of shards.
 #[derive(Debug)]
@@ -24,7 +24,9 @@ pub struct Due<'a> {
     pub shard: u16,
     /// The old shard that it comes from.
     pub origin: u16,
-    /// The shared group for one of whose members it is, by hash; 0 = for all that match there.
+    /// The shared group for one of whose members it is, by hash; 0 = for all that match there,
+    /// [`ANEW`](crate::record::ANEW) = for those and for one member of each shared group that
+    /// matches. Of a group's members one is to be taken, on whatever shard: every shard is asked.
     pub group: u64,
     /// The message.
     pub message: &'a Bytes,
@@ -97,9 +99,10 @@ fn settle_between(
         let had = under_way.get(&seq);
         // One member has it, or another shard that has one.
         let settled = group != 0 && had.is_some_and(UnderWay::is_passed_on);
-        if group == ANEW && !settled {
+        if group != 0 && !settled {
+            // The members may live anywhere: the one that it was meant for may be gone.
             for shard in 0..states.len() as u16 {
-                let due = Due { shard, origin, group: 0, message: &message };
+                let due = Due { shard, origin, group, message: &message };
                 let followed = take_over(&due);
                 states[usize::from(shard)].follow(&due, None, followed, None);
             }

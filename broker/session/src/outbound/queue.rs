@@ -1,5 +1,9 @@
 //! Messages that wait for a client: for its return, for its send quota. Owns their order, their
 //! limits in count and bytes and which one is dropped at a limit. Knows no packet ids.
+//!
+//! A queue may hold more than its limits allow: after a restart what was in flight waits in it too,
+//! and limits may be lowered. What it holds then stays, and its limits are what it holds, until so
+//! much has gone that it is within them: no message goes but for another one that comes.
 
 use super::chunks::Chunks;
 use super::{Delivery, DropPolicy, DropReason, QueueLimits};
@@ -13,15 +17,19 @@ pub(super) struct Queue<M> {
     waiting: Chunks<Delivery<M>>,
     bytes: u64,
     limits: QueueLimits,
+    /// Bytes that it may hold above its limit; what it holds above the other one, its length says.
+    allowance: u64,
 }
 
 impl<M> Queue<M> {
     pub(super) const fn new(limits: QueueLimits) -> Queue<M> {
-        Queue { waiting: Chunks::new(), bytes: 0, limits }
+        Queue { waiting: Chunks::new(), bytes: 0, limits, allowance: 0 }
     }
 
+    /// Sets the limits, above which all that waits now may stay.
     pub(super) fn set_limits(&mut self, limits: QueueLimits) {
         self.limits = limits;
+        self.allowance = self.bytes.saturating_sub(limits.bytes_max);
     }
 
     pub(super) fn len(&self) -> usize {
@@ -48,43 +56,47 @@ impl<M> Queue<M> {
         if let Some(reason) = self.limits.reached_by(1, bytes) {
             return Some((delivery, reason));
         }
-        let Some(reason) = self.limits.reached_by(self.len() + 1, self.bytes + bytes) else {
+        let charged = self.charged(self.bytes + bytes);
+        let Some(reason) = self.limits.reached_by(self.len() + 1, charged) else {
             self.append(delivery);
             return None;
         };
-        if self.front_makes_room(bytes, now_ms) {
-            let expired = self.pop();
-            self.append(delivery);
-            return expired.map(|expired| (expired, DropReason::Expired));
-        }
-        match self.limits.policy {
-            DropPolicy::Newest => Some((delivery, reason)),
-            DropPolicy::Oldest => {
-                let oldest = self.pop();
-                self.append(delivery);
-                oldest.map(|oldest| (oldest, reason))
-            }
-        }
+        let reason = match self.limits.policy {
+            _ if self.front_makes_room(bytes, now_ms) => DropReason::Expired,
+            DropPolicy::Newest => return Some((delivery, reason)),
+            DropPolicy::Oldest => reason,
+        };
+        // First in, then out: the new one takes the old one's place, also above the limits.
+        self.append(delivery);
+        self.pop().map(|oldest| (oldest, reason))
+    }
+
+    /// What counts against the limit of a queue with so many bytes.
+    fn charged(&self, bytes: u64) -> u64 {
+        bytes.saturating_sub(self.allowance)
     }
 
     /// Whether the oldest message has expired and its place is all that is missing.
     fn front_makes_room(&self, bytes: u64, now_ms: u64) -> bool {
         self.waiting.front().filter(|front| front.is_expired(now_ms)).is_some_and(|front| {
             let left = self.bytes - u64::from(front.bytes);
-            self.limits.reached_by(self.len(), left + bytes).is_none()
+            self.charged(left + bytes) <= self.limits.bytes_max
         })
     }
 
-    /// Puts a message back that another queue held, whatever the limits.
+    /// Puts a message back that another queue held, whatever the limits. [`Queue::set_limits`] is
+    /// to follow.
     pub(super) fn append(&mut self, delivery: Delivery<M>) {
         self.bytes += u64::from(delivery.bytes);
         self.waiting.push_back(delivery);
     }
 
-    /// The oldest message, if the queue is above a limit.
+    /// The oldest message, if a larger one has brought the queue above what it may hold in bytes.
     pub(super) fn pop_excess(&mut self) -> Option<(Delivery<M>, DropReason)> {
-        let reason = self.limits.reached_by(self.len(), self.bytes)?;
-        self.pop().map(|oldest| (oldest, reason))
+        if self.charged(self.bytes) <= self.limits.bytes_max {
+            return None;
+        }
+        self.pop().map(|oldest| (oldest, DropReason::QueueBytes))
     }
 
     /// The oldest message, which stays.
@@ -94,6 +106,17 @@ impl<M> Queue<M> {
 
     /// The oldest message.
     pub(super) fn pop(&mut self) -> Option<Delivery<M>> {
+        let delivery = self.take_front()?;
+        self.tighten();
+        Some(delivery)
+    }
+
+    /// What the queue no longer holds above its limit it may not hold again.
+    fn tighten(&mut self) {
+        self.allowance = self.allowance.min(self.bytes.saturating_sub(self.limits.bytes_max));
+    }
+
+    fn take_front(&mut self) -> Option<Delivery<M>> {
         let delivery = self.waiting.pop_front()?;
         self.bytes -= u64::from(delivery.bytes);
         if self.waiting.is_empty() && self.waiting.capacity() > KEPT_CAPACITY {
@@ -110,12 +133,13 @@ impl<M> Queue<M> {
             return;
         }
         for _ in 0..self.waiting.len() {
-            match self.pop() {
+            match self.take_front() {
                 Some(delivery) if delivery.is_expired(now_ms) => sink(delivery),
                 Some(delivery) => self.append(delivery),
-                None => return,
+                None => break,
             }
         }
+        self.tighten();
     }
 
     pub(super) fn behind(
@@ -230,6 +254,62 @@ mod tests {
         queue.sweep_expired(100, |delivery| expired.push(delivery.message));
         assert_eq!(expired, [0, 2, 4]);
         assert_eq!(contents(queue), [1, 3, 5]);
+    }
+
+    /// A queue with ten messages of 10 bytes that waited in another one.
+    fn restored(count_max: u32, bytes_max: u64, policy: DropPolicy) -> Queue<u32> {
+        let mut queue = queue(count_max, bytes_max, policy);
+        (0..10).for_each(|n| queue.append(sized(n, 10)));
+        queue.set_limits(queue.limits);
+        queue
+    }
+
+    #[test]
+    fn what_it_holds_above_its_limits_goes_for_nothing_but_another_message() {
+        for (count_max, bytes_max) in [(5, 1000), (100, 50)] {
+            let mut newest = restored(count_max, bytes_max, DropPolicy::Newest);
+            assert!(newest.pop_excess().is_none());
+            assert_eq!(newest.push(sized(10, 10), 0).unwrap().0.message, 10);
+            assert_eq!(contents(newest), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+            let mut oldest = restored(count_max, bytes_max, DropPolicy::Oldest);
+            assert_eq!(oldest.push(sized(10, 10), 0).unwrap().0.message, 0);
+            assert!(oldest.pop_excess().is_none());
+            assert_eq!(contents(oldest), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+        }
+    }
+
+    #[test]
+    fn room_above_the_limits_is_not_used_again() {
+        for (count_max, bytes_max) in [(5, 1000), (100, 50)] {
+            let mut queue = restored(count_max, bytes_max, DropPolicy::Newest);
+            for n in 0..5 {
+                assert_eq!(queue.pop().unwrap().message, n);
+                assert_eq!(queue.push(sized(100, 10), 0).unwrap().0.message, 100);
+            }
+            assert_eq!(queue.pop().unwrap().message, 5);
+            assert!(queue.push(sized(10, 10), 0).is_none());
+            assert_eq!(contents(queue), [6, 7, 8, 9, 10]);
+        }
+    }
+
+    #[test]
+    fn a_large_message_evicts_down_to_what_the_queue_held() {
+        let mut queue = restored(100, 50, DropPolicy::Oldest);
+        assert_eq!(queue.push(sized(10, 25), 0).unwrap().0.message, 0);
+        let more = core::iter::from_fn(|| queue.pop_excess()).map(|(d, _)| d.message);
+        assert_eq!(more.collect::<Vec<u32>>(), [1, 2]);
+        assert_eq!(queue.bytes(), 95);
+    }
+
+    #[test]
+    fn a_sweep_leaves_what_the_queue_holds_above_its_limits() {
+        let mut queue = restored(100, 50, DropPolicy::Newest);
+        queue.append(Delivery { bytes: 20, ..expiring(10, 100) });
+        queue.set_limits(queue.limits);
+        queue.sweep_expired(100, |expired| assert_eq!(expired.message, 10));
+        assert!(queue.pop_excess().is_none());
+        assert_eq!(queue.push(sized(11, 10), 0).unwrap().0.message, 11);
+        assert_eq!(contents(queue), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
     }
 
     #[test]

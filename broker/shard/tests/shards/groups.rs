@@ -56,6 +56,36 @@ fn a_member_gets_nothing_after_its_unsuback() {
     assert_eq!(world.count(Counter::DroppedNoMember), 0);
 }
 
+/// A message that was chosen for a member that has ended, whose number its successor has.
+#[test]
+fn the_only_member_gets_a_message_that_came_for_the_one_before_it() {
+    let mut world = World::new(3, quiet());
+    let filter = group_at(&mut world, 2);
+    let (before, after) = (world.name_at(1, "c"), world.name_at(1, "c"));
+    let publisher = world.name_at(0, "c");
+    let join = subscribe(1, &filter, options(QoS::AtLeastOnce));
+    world.accept(0, 10, &connect(&publisher));
+    world.accept(1, 11, &connect(&before));
+    world.send(1, 11, &join);
+    world.turns(10);
+    world.end(1, 11);
+    (0..3).for_each(|_| world.turn(1));
+    world.accept(1, 12, &connect(&after));
+    world.send(1, 12, &join);
+    (0..3).for_each(|_| world.turn(1));
+    // The publisher's shard knows of neither; the member's hears of them with the message.
+    world.send(
+        0,
+        10,
+        &publish(filter.strip_prefix("$share/g/").unwrap(), QoS::AtLeastOnce, 1, b"1"),
+    );
+    world.turn(0);
+    world.turn(2);
+    world.turns(10);
+    assert_eq!(payloads(&read(&world.sent(1, 12))), ["1"]);
+    assert_eq!(world.count(Counter::DroppedNoMember), 0);
+}
+
 #[test]
 fn a_join_of_an_earlier_connection_answers_no_later_subscribe() {
     let mut world = World::new(3, quiet());

@@ -479,6 +479,11 @@ impl World {
         }
     }
 
+    /// The time, in milliseconds since the epoch.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
     /// Lets time pass.
     pub(crate) fn pass_ms(&self, ms: u64) {
         self.clock.0.0.set(self.clock.0.0.get() + ms * 1000);

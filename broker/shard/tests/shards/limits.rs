@@ -1,6 +1,6 @@
 //! Limits on what one client may cost, and what they must not refuse.
 
-use ringtide_codec::{Connect, ConnectProperties, PublishOut, QoS, ReasonCode};
+use ringtide_codec::{AckKind, Connect, ConnectProperties, PublishOut, QoS, ReasonCode};
 use ringtide_shard::counters::Counter;
 use ringtide_shard::{Limits, ListenerLimits};
 
@@ -167,4 +167,46 @@ fn acknowledgements_of_a_listener_that_promises_nothing_do_not_wait() {
         assert!(all.iter().all(|one| first.contains(one)), "{first:?}");
         assert_eq!((first.len(), second.len()), (4, 0));
     }
+}
+
+/// What a client of such a listener hears of the end of a packet id that the log holds it may rely
+/// on at another listener, after a crash: a publish under that id must not count as a repeat.
+#[test]
+fn a_listener_that_promises_nothing_keeps_to_what_the_log_holds_of_packet_ids() {
+    let listener = ListenerLimits { durable_acks: false, ..ListenerLimits::default() };
+    let mut world = World::new(1, Limits { listeners: vec![listener], ..quiet() });
+    let told = |world: &mut World, sent: Vec<u8>| {
+        world.shelf.held.set(true);
+        world.send(0, 1, &sent);
+        world.turns(5);
+        let early = read(&world.sent(0, 1));
+        world.shelf.held.set(false);
+        world.turns(5);
+        (early, read(&world.sent(0, 1)))
+    };
+    world.accept(0, 1, &connect_lasting("lasting", None));
+    world.send(0, 1, &subscribe(1, "x", options(QoS::ExactlyOnce)));
+    world.turns(5);
+    world.sent(0, 1);
+    let came =
+        Got::Publish { topic: "x".into(), payload: "1".into(), id: 1, retain: false, dup: false };
+    let (received, completed) =
+        (Got::PubRec(1, ReasonCode::Success), Got::PubComp(1, ReasonCode::Success));
+    let got = told(&mut world, publish("x", QoS::ExactlyOnce, 1, b"1"));
+    assert_eq!(got, (vec![received], vec![came]));
+    assert_eq!(told(&mut world, ack(AckKind::PubRel, 1)), (vec![], vec![completed]));
+    // Its own PUBREC: a PUBREL makes it forget the id.
+    assert_eq!(told(&mut world, ack(AckKind::PubRec, 1)), (vec![], vec![Got::Other]));
+    assert_eq!(told(&mut world, ack(AckKind::PubComp, 1)), (vec![], vec![]));
+    // A new session ends all ids of the old one.
+    assert_eq!(told(&mut world, publish("y", QoS::ExactlyOnce, 1, b"1")).0.len(), 1);
+    world.end(0, 1);
+    world.turns(5);
+    world.shelf.held.set(true);
+    world.accept(0, 2, &bytes_of(&Connect { clean_start: true, ..connect_as("lasting") }));
+    world.turns(5);
+    assert_eq!(world.sent(0, 2), []);
+    world.shelf.held.set(false);
+    world.turns(5);
+    assert_eq!(read(&world.sent(0, 2)), [Got::ConnAck(ReasonCode::Success)]);
 }

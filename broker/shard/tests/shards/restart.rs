@@ -2,6 +2,9 @@
 
 use bytes::Bytes;
 use ringtide_codec::QoS;
+use ringtide_session::DropPolicy;
+use ringtide_shard::Limits;
+use ringtide_shard::counters::Counter;
 use ringtide_shard::message::{Header, Message, View};
 use ringtide_storage::record::{Filter, SessionId, SessionRecord, WillRecord};
 use ringtide_storage::state::{Body, Kept, Parts, Pending, SessionPart, Waiting};
@@ -155,4 +158,82 @@ fn what_a_run_that_crashed_may_have_sent_comes_with_dup() {
     }
     // An older version did not say when a session that never expires was left.
     assert_eq!(marked_again(1, u32::MAX), seen([true, false, true, false]));
+}
+
+/// The texts that a client reads in some turns.
+fn texts(world: &mut World, socket: u32) -> Vec<String> {
+    world.turns(20);
+    payloads(&read(&world.sent(0, socket))).into_iter().map(str::to_owned).collect()
+}
+
+/// What was in flight did not count against the limit of the queue; after a start it waits.
+#[test]
+fn what_was_in_flight_is_not_dropped_for_the_first_message_of_the_next_run() {
+    for (queue_policy, wanted) in [(DropPolicy::Newest, 0..21), (DropPolicy::Oldest, 1..22)] {
+        let waiting = |number: u64| {
+            let body = Body::Here(message("t", &number.to_string()).raw());
+            let message = Kept { lsn: number + 1, body, place: None, is_shared: false };
+            let seq = number + 1;
+            Waiting { seq, qos: 1, retain: false, membership: 0, ids: Vec::new(), message }
+        };
+        let reader = session("reader", &["t"], None);
+        let left = Parts {
+            sessions: vec![SessionPart { waiting: (0..21).map(waiting).collect(), ..reader }],
+            last_session: SessionId(1),
+            last_seq: 21,
+            ..Parts::default()
+        };
+        let limits = Limits { queue_count_max: 5, queue_policy, ..quiet() };
+        let mut world = World::restored(vec![left], limits);
+        world.turns(5);
+        world.accept(0, 1, &connect("publisher"));
+        world.send(0, 1, &publish("t", QoS::AtLeastOnce, 1, b"21"));
+        world.turns(5);
+        assert_eq!(world.count(Counter::DroppedQueueFull), 1, "one for the other, and counted");
+        world.accept(0, 2, &connect_lasting("reader", None));
+        let wanted: Vec<String> = wanted.map(|number: u64| number.to_string()).collect();
+        assert_eq!(texts(&mut world, 2), wanted);
+    }
+}
+
+/// The clock of the run before was a year ahead.
+#[test]
+fn expiry_and_delay_of_a_run_with_a_wrong_clock_end_in_their_time() {
+    let names = World::new(1, quiet());
+    let ahead_ms = names.now_ms() + 365 * 86_400_000;
+    let part = |id: u64, name: &str, expiry_s: u32, detached_ms: u64, will| {
+        let part = session(name, &["t"], None);
+        let id = SessionId(id);
+        let record = SessionRecord { id, expiry_s, detached_ms, will, ..part.record };
+        SessionPart { record, ..part }
+    };
+    let will = WillRecord {
+        message: message("will", "gone").raw().to_vec(),
+        expiry_s: None,
+        delay_s: 10,
+        due_ms: ahead_ms + 10_000,
+    };
+    let left = Parts {
+        // Of a session that never expires the log does not say when it was left.
+        sessions: vec![
+            part(1, "testator", u32::MAX, 1, Some(will)),
+            part(2, "away", 60, ahead_ms, None),
+        ],
+        last_session: SessionId(2),
+        ..Parts::default()
+    };
+    let mut world = World::restored(vec![left], quiet());
+    world.turns(5);
+    world.accept(0, 1, &connect("watcher"));
+    world.send(0, 1, &subscribe(1, "will", options(QoS::AtMostOnce)));
+    world.turns(5);
+    world.sent(0, 1);
+    for (seconds, wanted, sessions) in [(9, &[][..], 3), (2, &["gone"][..], 3), (50, &[][..], 2)] {
+        (0..seconds).for_each(|_| {
+            world.pass_ms(1000);
+            world.turns(1);
+        });
+        assert_eq!(texts(&mut world, 1), wanted);
+        assert_eq!(world.count(Counter::Sessions), sessions, "after {seconds} s more");
+    }
 }
