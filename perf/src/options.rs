@@ -318,7 +318,8 @@ fn run_reflect(reflect: &Reflect) -> Result<(), Failure> {
 
 impl Reflect {
     fn server_side(&self) -> Result<Option<ServerSide>, Failure> {
-        let read = |path| std::fs::read(path).map_err(|e| Failure::Io("cannot read the identity", e));
+        let read =
+            |path| std::fs::read(path).map_err(|e| Failure::Io("cannot read the identity", e));
         match (&self.certificate, &self.key) {
             (None, None) => Ok(None),
             (Some(certificate), Some(key)) => {

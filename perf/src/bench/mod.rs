@@ -86,12 +86,7 @@ impl Bench {
         parts.split(',').any(|part| row.id.contains(part.trim()))
     }
 
-    fn broker(
-        &self,
-        program: &std::path::Path,
-        extra: &[String],
-        transport: Transport,
-    ) -> Broker {
+    fn broker(&self, program: &std::path::Path, extra: &[String], transport: Transport) -> Broker {
         Broker {
             program: broker::resolve(program),
             kind: Kind::of(program),
@@ -125,8 +120,7 @@ pub(crate) fn bench<I: Io>(
     let mut brokers = vec![(Party::Ours, ours.clone())];
     let against = options.against.as_ref();
     let carries_other = options.against_transport.unwrap_or(transport);
-    let other =
-        against.map(|program| options.broker(program, &options.against_arg, carries_other));
+    let other = against.map(|program| options.broker(program, &options.against_arg, carries_other));
     brokers.extend(other.clone().map(|other| (Party::Other, other)));
     if options.relay {
         let itself = std::env::current_exe().map_err(|e| Failure::Io("cannot find myself", e))?;

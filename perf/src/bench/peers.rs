@@ -149,24 +149,30 @@ fn ringtide(listen: &str, transport: Transport, identity: &Identity) -> String {
 
 fn mosquitto(place: &Place<'_>, identity: &Identity) -> String {
     let Place { directory, port, keeps, transport, .. } = *place;
-    let websocket = if transport.has_websocket() { "protocol websockets\n" } else { "" };
+    // 2.0.11 ends if it has WebSocket listeners only: so there is another, of no use.
+    let (websocket, beside) = match transport.has_websocket() {
+        true => ("protocol websockets\n", format!("listener 0 {}/socket\n", directory.display())),
+        false => ("", String::new()),
+    };
     let Identity { certificate, key, .. } = identity;
     let (certificate, key) = (certificate.display(), key.display());
     let tls = match transport.has_tls() {
         true => format!("certfile {certificate}\nkeyfile {key}\n"),
         false => String::new(),
     };
-    // Started by root it would otherwise become a user who may not write there.
     let persistence = if keeps {
-        format!("persistence true\npersistence_location {}/\nuser root\n", directory.display())
+        format!("persistence true\npersistence_location {}/\n", directory.display())
     } else {
         "persistence false\n".to_owned()
     };
+    // Started by root it would otherwise become a user who may not use the directory.
     format!(
         "listener {port} 127.0.0.1\n\
          {websocket}{tls}\
          allow_anonymous true\n\
          {persistence}\
+         {beside}\
+         user root\n\
          max_queued_messages 0\n\
          max_inflight_messages 0\n\
          set_tcp_nodelay true\n\

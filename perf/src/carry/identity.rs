@@ -32,7 +32,8 @@ impl Identity {
         let unable = |error: rcgen::Error| Failure::Broker(format!("no certificate: {error}"));
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority = KeyPair::generate().and_then(|key| CertifiedIssuer::self_signed(params, key));
+        let authority =
+            KeyPair::generate().and_then(|key| CertifiedIssuer::self_signed(params, key));
         let authority = authority.map_err(unable)?;
         let key = KeyPair::generate().map_err(unable)?;
         let names = vec![SERVER_NAME.to_owned(), "127.0.0.1".to_owned()];

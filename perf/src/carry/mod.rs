@@ -2,8 +2,8 @@
 //! here wraps another one and keeps its rules, so nothing above it knows of transports.
 
 pub(crate) mod identity;
-pub(crate) mod link;
 mod line;
+pub(crate) mod link;
 pub(crate) mod tls;
 mod websocket;
 
@@ -149,8 +149,7 @@ impl<I: Io> Carried<I> {
         self.plain.clear();
         let mut out = self.spare.pop().unwrap_or_default();
         let line = &mut connection.line;
-        let taken =
-            line.receive(&mut self.raw, &mut self.plain, &mut self.scratch, &mut out);
+        let taken = line.receive(&mut self.raw, &mut self.plain, &mut self.scratch, &mut out);
         if !out.is_empty() {
             self.transmit(token, out);
         }

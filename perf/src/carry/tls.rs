@@ -162,10 +162,7 @@ impl fmt::Debug for Tls {
 trait Records {
     type Data;
 
-    fn process<'c, 'i>(
-        &'c mut self,
-        bytes: &'i mut [u8],
-    ) -> UnbufferedStatus<'c, 'i, Self::Data>;
+    fn process<'c, 'i>(&'c mut self, bytes: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
 }
 
 impl Records for UnbufferedClientConnection {

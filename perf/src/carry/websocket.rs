@@ -172,7 +172,9 @@ impl WebSocket {
                 self.put(OpCode::Control(Control::Close), payload, out);
                 self.stage = Stage::Closed;
             }
-            Control::Reserved(_) => return Err("a frame of the broker has no known kind".to_owned()),
+            Control::Reserved(_) => {
+                return Err("a frame of the broker has no known kind".to_owned());
+            }
         }
         Ok(())
     }

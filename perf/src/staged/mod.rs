@@ -220,12 +220,7 @@ pub(crate) fn run<I: Io>(
 }
 
 /// Runs one part of a scenario for the process that has started this one.
-fn run_part<I: Io>(
-    io: I,
-    options: &Run,
-    scenario: Read,
-    part: Part,
-) -> Result<Verdict, Failure> {
+fn run_part<I: Io>(io: I, options: &Run, scenario: Read, part: Part) -> Result<Verdict, Failure> {
     let address = options
         .target
         .ok_or_else(|| Failure::Option("--part is for the processes of --processes".to_owned()))?;

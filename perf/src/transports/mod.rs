@@ -134,8 +134,7 @@ fn measure<I: Io>(
     options: &Transports,
     row: Row,
 ) -> Result<Measured, Failure> {
-    let mut measured =
-        Measured { row, runs: Vec::new(), errors: Vec::new(), results: Vec::new() };
+    let mut measured = Measured { row, runs: Vec::new(), errors: Vec::new(), results: Vec::new() };
     for round in 0..options.rounds {
         let mut order = measured.row.sides.clone();
         // Nobody always runs first.
