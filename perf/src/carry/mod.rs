@@ -1,5 +1,5 @@
-//! What lies between the generator's MQTT bytes and its sockets: TLS, WebSocket, or both. The [`Io`]
-//! here wraps another one and keeps its rules, so nothing above it knows of transports.
+//! What lies between the generator's MQTT bytes and its sockets: TLS, WebSocket, or both. The
+//! [`Io`] here wraps another one and keeps its rules: nothing above it knows of transports.
 
 pub(crate) mod identity;
 mod line;
