@@ -72,7 +72,7 @@ fn tls_needs_somebody_to_trust() {
 fn compare(rows: &str) -> Value {
     let scratch = Scratch::new(rows.split(',').next().unwrap());
     let (program, results) = (broker().to_str().unwrap(), scratch.0.to_str().unwrap());
-    let small = ["--rounds", "1", "--measure-ms", "300", "--connections-max", "40"];
+    let small = ["--rounds", "1", "--measure-ms", "1000", "--connections-max", "40"];
     let cpus = ["--broker-cpu", "0", "--cpu", "0", "--remark", "a test"];
     let which = ["transports", "--broker", program, "--results", results, "--rows", rows];
     let output = perf(&[&which[..], &small, &cpus].concat());
@@ -85,7 +85,10 @@ fn compare(rows: &str) -> Value {
         assert_eq!(row["errors"], Value::Array(Vec::new()), "{said}");
         for run in row["runs"].as_array().unwrap() {
             assert!(run["report"]["done"].as_u64().unwrap() > 0, "{said}");
-            assert_eq!(run["report"]["faults"]["lost"], 0, "{said}");
+            // What is still on its way when a slow machine's time is over counts as lost.
+            for fault in ["duplicates", "out_of_order", "misrouted", "protocol", "disconnected"] {
+                assert_eq!(run["report"]["faults"][fault], 0, "{fault}: {said}");
+            }
         }
         for result in row["results"].as_array().unwrap() {
             let measured = result["median"].is_number();
