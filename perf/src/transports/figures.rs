@@ -59,6 +59,9 @@ impl Measured {
     fn lines(&self, table: &mut String) {
         let busy = self.runs.iter().map(|run| run.report.generator_busy).fold(0.0, f64::max);
         let faulty = self.runs.iter().any(|run| !run.report.faults.none());
+        // Latency is then that of the queue, and CPU that of another rate.
+        let bent = |note: &String| note.starts_with("BEHIND") || note.starts_with("STALLED");
+        let behind = self.runs.iter().any(|run| run.report.notes.iter().any(bent));
         for (figure, outcome) in self.row.figures.iter().zip(&self.results) {
             let bar = match figure.bar {
                 Bar::AtMost(bar) => format!("<= {}", short(bar)),
@@ -73,7 +76,7 @@ impl Measured {
             };
             let _ = writeln!(
                 table,
-                "{:<26} {:<20} {:>9} {:>9} {:>19} {:>9.0} % {remark}{}",
+                "{:<26} {:<20} {:>9} {:>9} {:>19} {:>9.0} % {remark}{}{}",
                 self.row.id,
                 figure.name,
                 bar,
@@ -81,6 +84,7 @@ impl Measured {
                 outcome.spread.map_or(String::new(), Spread::range),
                 busy * 100.0,
                 if faulty { " FAULTS" } else { "" },
+                if behind { " BEHIND" } else { "" },
             );
         }
         for error in &self.errors {
