@@ -18,7 +18,7 @@ PROFILE := ci
 
 .DEFAULT_GOAL := help
 .PHONY: help build run test test-disk test-epoll test-websocket test-clients lint fmt bench bench-peer \
-	bench-peers bench-run bench-compare bench-durable instructions fuzz miri loom install uninstall \
+	bench-peers bench-run bench-compare bench-durable bench-transports instructions fuzz miri loom install uninstall \
 	deb static tarball tune clean
 
 help: ## list the targets
@@ -98,6 +98,11 @@ bench-durable: ## what durability costs, a million sessions, the disk (BENCH="--
 	@scripts/ensure.sh bench
 	cargo build --release --locked -p ringtide -p ringtide-perf
 	$(TARGET)/release/ringtide-perf durable --broker $(TARGET)/release/ringtide $(BENCH)
+
+bench-transports: ## WebSocket, TLS and epoll beside TCP, a relay and io_uring (BENCH="--rows NAME")
+	@scripts/ensure.sh bench
+	cargo build --release --locked -p ringtide -p ringtide-perf
+	$(TARGET)/release/ringtide-perf transports --broker $(TARGET)/release/ringtide $(BENCH)
 
 instructions: ## instructions of the shard's work against the recorded ones (needs no quiet machine)
 	@scripts/ensure.sh instructions

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod carry;
 mod client;
 mod compare;
 mod connect;
@@ -20,6 +21,7 @@ mod sequence;
 mod staged;
 mod streams;
 mod template;
+mod transports;
 mod uring;
 mod wire;
 

@@ -11,6 +11,9 @@ use argh::FromArgs;
 use rustix::net::sockopt;
 
 use crate::bench;
+use crate::carry::Carried;
+use crate::carry::link::{Link, Transport, Way};
+use crate::carry::tls::ServerSide;
 use crate::compare;
 use crate::connect::{self, Connections};
 use crate::epoll::EpollIo;
@@ -20,6 +23,7 @@ use crate::report::Report;
 use crate::run::{self, Target};
 use crate::scenario::{Scenario, Work};
 use crate::staged::{self, Verdict};
+use crate::transports;
 use crate::uring::UringIo;
 use crate::wire::Version;
 use crate::{durable, procfs, reflect};
@@ -40,6 +44,7 @@ enum Command {
     Durable(durable::Durable),
     Run(staged::Run),
     Compare(compare::Compare),
+    Transports(transports::Transports),
 }
 
 /// Send one load to a broker on a loopback address and report.
@@ -94,6 +99,24 @@ struct Load {
     /// poll without sleeping
     #[argh(switch)]
     spin: bool,
+    /// tcp, tls, ws or wss; tcp by default
+    #[argh(option, default = "Transport::Tcp")]
+    transport: Transport,
+    /// file of those who may have signed the broker's certificate
+    #[argh(option)]
+    ca: Option<PathBuf>,
+    /// take any certificate; the report says so
+    #[argh(switch)]
+    insecure: bool,
+    /// path that WebSocket clients connect to; /mqtt by default
+    #[argh(option)]
+    path: Option<String>,
+    /// mask WebSocket frames with zeros and not with random keys
+    #[argh(switch)]
+    zero_mask: bool,
+    /// come back with the tickets that TLS gives
+    #[argh(switch)]
+    resume: bool,
     /// epoll or uring
     #[argh(option, default = "Backend::Epoll")]
     io: Backend,
@@ -118,6 +141,12 @@ struct Reflect {
     /// epoll or uring
     #[argh(option, default = "Backend::Epoll")]
     io: Backend,
+    /// speak TLS with this certificate
+    #[argh(option)]
+    certificate: Option<PathBuf>,
+    /// and its key
+    #[argh(option)]
+    key: Option<PathBuf>,
     /// seconds until it ends by itself; 3600 by default
     #[argh(option, default = "3600")]
     time_s: u64,
@@ -159,6 +188,10 @@ pub(crate) fn execute(options: Options) -> Result<u8, Failure> {
             Backend::Epoll => durable::durable(epoll, &options),
             Backend::Uring => durable::durable(uring, &options),
         },
+        Command::Transports(options) => match options.io {
+            Backend::Epoll => transports::transports(epoll, &options),
+            Backend::Uring => transports::transports(uring, &options),
+        },
         Command::Run(options) => {
             let verdict = match options.io {
                 Backend::Epoll => staged::run(epoll, &options),
@@ -183,10 +216,21 @@ fn run_load(load: &Load) -> Result<(), Failure> {
         version: Version::from_level(load.mqtt).unwrap_or(Version::V3_1_1),
         measure: Duration::from_millis(load.measure_ms),
     };
-    let report = match load.io {
-        Backend::Epoll => work(epoll, load, &target, &connections),
-        Backend::Uring => work(uring, load, &target, &connections),
+    let link = Link::new(&load.way())?;
+    let carries = link.transport != Transport::Tcp;
+    let mut report = match (load.io, carries) {
+        (Backend::Epoll, false) => work(epoll, load, &target, &connections),
+        (Backend::Uring, false) => work(uring, load, &target, &connections),
+        (Backend::Epoll, true) => {
+            let make = || Ok(Carried::client(epoll()?, link.clone()));
+            work(make, load, &target, &connections)
+        }
+        (Backend::Uring, true) => {
+            let make = || Ok(Carried::client(uring()?, link.clone()));
+            work(make, load, &target, &connections)
+        }
     }?;
+    report.notes.extend(link.notes());
     show(&report, load.json.as_ref())
 }
 
@@ -211,6 +255,17 @@ fn work<I: Io>(
 }
 
 impl Load {
+    fn way(&self) -> Way {
+        Way {
+            transport: self.transport,
+            ca: self.ca.clone(),
+            insecure: self.insecure,
+            path: self.path.clone(),
+            zero_mask: self.zero_mask,
+            resume: self.resume,
+        }
+    }
+
     fn scenario(&self, work: Work) -> Scenario {
         let load = self;
         Scenario {
@@ -250,16 +305,35 @@ fn run_reflect(reflect: &Reflect) -> Result<(), Failure> {
     sockopt::set_tcp_nodelay(&listener, true).map_err(|e| failed(e.into()))?;
     let _ = sockopt::set_tcp_congestion(&listener, "cubic");
     let time = Duration::from_secs(reflect.time_s);
+    let side = reflect.server_side()?;
     match reflect.io {
         Backend::Epoll => {
             let mut io = epoll()?;
             io.listen(listener).map_err(failed)?;
-            reflect::serve(&mut io, time)
+            serve(io, side, time)
         }
-        Backend::Uring => {
-            let mut io = UringIo::new(Some(listener)).map_err(failed)?;
-            reflect::serve(&mut io, time)
+        Backend::Uring => serve(UringIo::new(Some(listener)).map_err(failed)?, side, time),
+    }
+}
+
+impl Reflect {
+    fn server_side(&self) -> Result<Option<ServerSide>, Failure> {
+        let read =
+            |path| std::fs::read(path).map_err(|e| Failure::Io("cannot read the identity", e));
+        match (&self.certificate, &self.key) {
+            (None, None) => Ok(None),
+            (Some(certificate), Some(key)) => {
+                ServerSide::new(&read(certificate)?, &read(key)?).map(Some)
+            }
+            _ => Err(Failure::Option("--certificate and --key go together".to_owned())),
         }
+    }
+}
+
+fn serve<I: Io>(mut io: I, side: Option<ServerSide>, time: Duration) -> Result<(), Failure> {
+    match side {
+        None => reflect::serve(&mut io, time),
+        Some(side) => reflect::serve(&mut Carried::server(io, side), time),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::sequence::Faults;
 pub(crate) struct Latency {
     pub(crate) p50_us: f64,
     pub(crate) p90_us: f64,
+    pub(crate) p95_us: f64,
     pub(crate) p99_us: f64,
     pub(crate) p999_us: f64,
     pub(crate) max_us: f64,
@@ -29,6 +30,7 @@ impl Latency {
         (!histogram.is_empty()).then(|| Self {
             p50_us: at(0.5),
             p90_us: at(0.9),
+            p95_us: at(0.95),
             p99_us: at(0.99),
             p999_us: at(0.999),
             max_us: histogram.max() as f64 / 1000.0,
@@ -128,8 +130,9 @@ impl Report {
             add(&mut line, format_args!(", {each:.3} switches/{unit}"));
         }
         if let Some(latency) = &self.latency {
-            let Latency { p50_us, p99_us, max_us, .. } = latency;
-            add(&mut line, format_args!(", p50 {p50_us:.1} p99 {p99_us:.1} max {max_us:.0} us"));
+            let Latency { p50_us, p95_us, p99_us, max_us, .. } = latency;
+            add(&mut line, format_args!(", p50 {p50_us:.1} p95 {p95_us:.1}"));
+            add(&mut line, format_args!(" p99 {p99_us:.1} max {max_us:.0} us"));
         }
         if let Some(latency) = &self.ack_latency {
             let Latency { p50_us, p99_us, max_us, .. } = latency;

@@ -2,69 +2,16 @@
 //! their reports, and every exit code.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod common;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_ringtide-perf");
-
-/// The broker beside this test's program; built if there is none.
-fn broker() -> &'static Path {
-    static BROKER: OnceLock<PathBuf> = OnceLock::new();
-    BROKER.get_or_init(|| {
-        let folder = Path::new(PROGRAM).parent().unwrap();
-        let broker = folder.join("ringtide");
-        if !broker.exists() {
-            // A program of the profile `dev` lies in the folder `debug`.
-            let profile = folder.file_name().unwrap().to_str().unwrap().replace("debug", "dev");
-            let mut cargo = Command::new(env!("CARGO"));
-            cargo.args(["build", "--locked", "-p", "ringtide", "--profile", &profile]);
-            cargo.env("CARGO_TARGET_DIR", folder.parent().unwrap()).current_dir(root());
-            assert!(cargo.status().unwrap().success());
-        }
-        broker
-    })
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
-}
-
-/// A folder of one test's own, removed when dropped.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Scratch {
-        let name = format!("scenarios-{}-{name}", std::process::id());
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).unwrap();
-        Scratch(path)
-    }
-
-    /// The report of the one run whose results are here, as JSON and as a page.
-    fn report(&self) -> (Value, String) {
-        let read = |extension: &str| {
-            let entries = fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().path());
-            let mut named = entries.filter(|path| path.extension().is_some_and(|e| e == extension));
-            let path = named.next().unwrap();
-            assert!(named.next().is_none(), "one run leaves one file");
-            fs::read_to_string(path).unwrap()
-        };
-        (serde_json::from_str(&read("json")).unwrap(), read("html"))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
+use common::{PROGRAM, Scratch, broker, ended, root};
 
 /// `ringtide-perf run` in the root of the sources.
 fn command(scenario: &str, scratch: &Scratch, arguments: &[&str]) -> Command {
@@ -72,14 +19,6 @@ fn command(scenario: &str, scratch: &Scratch, arguments: &[&str]) -> Command {
     command.args(["run", scenario, "--results"]).arg(&scratch.0).arg("--broker").arg(broker());
     command.args(arguments).current_dir(root()).stdin(Stdio::null());
     command
-}
-
-#[track_caller]
-fn ended(code: i32, output: &Output) -> String {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let said = text(&output.stdout) + &text(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{said}");
-    said
 }
 
 /// Runs a scenario whose messages must all come; a slow machine may break latency bars.
@@ -200,12 +139,14 @@ fn idle_clients_are_held_and_cost_what_they_cost() {
 }
 
 #[test]
-fn a_transport_that_is_not_spoken_ends_with_5_and_another_can_be_asked_for() {
+fn a_broker_without_the_transport_ends_with_5_and_another_can_be_asked_for() {
     let scratch = Scratch::new("ws");
     let small = ["--scale", "0.00002", "--duration", "2"];
-    let output = command("b-websocket-1m", &scratch, &small).output().unwrap();
-    let said = ended(5, &output);
-    assert!(said.contains("transport is ws, which this generator does not speak yet"), "{said}");
+    let mut other = Command::new(PROGRAM);
+    other.args(["run", "b-websocket-1m", "--broker", "/missing/rumqttd", "--results"]);
+    other.arg(&scratch.0).args(small).current_dir(root()).stdin(Stdio::null());
+    let said = ended(5, &other.output().unwrap());
+    assert!(said.contains("rumqttd is not known to listen with ws"), "{said}");
     let options = [&small[..], &["--transport", "tcp"]].concat();
     let (report, page, _) = run("b-websocket-1m", &scratch, &options);
     assert_eq!(report["clients"], 20);

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 
 use super::peers::{Kind, Place};
+use crate::carry::identity::Identity;
+use crate::carry::link::{Link, Transport, Way};
 use crate::failure::Failure;
 use crate::options::pin;
 
@@ -28,6 +30,8 @@ pub(crate) struct Broker {
     /// Arguments after those that the kind gives.
     pub(crate) extra: Vec<String>,
     pub(crate) cpu: usize,
+    /// What its listener speaks.
+    pub(crate) transport: Transport,
     /// For a broker that is to keep what it is sent.
     pub(crate) keeps: Option<Keeps>,
 }
@@ -47,6 +51,7 @@ pub(crate) struct Running {
     child: Child,
     pub(crate) directory: PathBuf,
     pub(crate) address: SocketAddr,
+    transport: Transport,
     shards: u16,
 }
 
@@ -67,8 +72,13 @@ impl Broker {
     /// Starts it and waits until it accepts connections.
     ///
     /// # Errors
-    /// If it ends, or does not accept within ten seconds.
+    /// If it ends, does not accept within ten seconds, or has no such listener.
     pub(crate) fn start(&self, shards: u16) -> Result<Running, Failure> {
+        if !self.kind.speaks(self.transport) {
+            let (program, transport) = (self.program.display(), self.transport.name());
+            let text = format!("{program} is not known to listen with {transport}");
+            return Err(Failure::Transport(text));
+        }
         // A port that was free a moment ago may be somebody's by now.
         for _ in 1..STARTS_MAX {
             if let Ok(running) = self.start_once(shards) {
@@ -81,10 +91,14 @@ impl Broker {
     fn start_once(&self, shards: u16) -> Result<Running, Failure> {
         let root = self.keeps.as_ref().map_or_else(std::env::temp_dir, |keeps| keeps.root.clone());
         let directory = fresh_directory(&root)?;
+        if self.transport.has_tls() {
+            Identity::make(&directory)?;
+        }
         let port = free_port()?;
         let child = self.spawn(&directory, port, shards)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let mut running = Running { child, directory, address, shards };
+        let transport = self.transport;
+        let mut running = Running { child, directory, address, transport, shards };
         running.wait_until_up()?;
         Ok(running)
     }
@@ -99,7 +113,8 @@ impl Broker {
     }
 
     fn spawn(&self, directory: &Path, port: u16, shards: u16) -> Result<Child, Failure> {
-        let place = Place { directory, port, shards, keeps: self.keeps.is_some() };
+        let (keeps, transport) = (self.keeps.is_some(), self.transport);
+        let place = Place { directory, port, shards, keeps, transport };
         let (arguments, config) = self.kind.arguments(&place);
         fs::write(directory.join("config"), config).map_err(failed("cannot write a config"))?;
         let mut log = fs::OpenOptions::new();
@@ -129,6 +144,24 @@ impl Broker {
 impl Running {
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The file of those who have signed its certificate, if it has one.
+    pub(crate) fn ca(&self) -> Option<PathBuf> {
+        self.transport.has_tls().then(|| Identity::within(&self.directory).ca)
+    }
+
+    /// How clients reach it: by its own transport, and with trust in its own certificate unless
+    /// `way` says otherwise.
+    ///
+    /// # Errors
+    /// As [`Link::new`].
+    pub(crate) fn link(&self, way: &Way) -> Result<Link, Failure> {
+        let mut way = Way { transport: self.transport, ..way.clone() };
+        if !way.insecure {
+            way.ca = way.ca.or_else(|| self.ca());
+        }
+        Link::new(&way)
     }
 
     /// Ends it with this signal; how long it took. Nothing if it has ended before.

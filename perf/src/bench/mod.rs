@@ -3,13 +3,15 @@
 pub(crate) mod broker;
 pub(crate) mod peers;
 pub(crate) mod record;
-mod rows;
+pub(crate) mod rows;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use argh::FromArgs;
 
+use crate::carry::Carried;
+use crate::carry::link::{Transport, Way};
 use crate::connect::{self, Connections};
 use crate::failure::Failure;
 use crate::io::Io;
@@ -40,6 +42,15 @@ pub(crate) struct Bench {
     /// an argument for that one; may be given several times
     #[argh(option)]
     against_arg: Vec<String>,
+    /// what carries MQTT to the broker: tcp, tls, ws or wss; tcp by default
+    #[argh(option, default = "Transport::Tcp")]
+    transport: Transport,
+    /// and to the other one; the same by default
+    #[argh(option)]
+    against_transport: Option<Transport>,
+    /// mask WebSocket frames with zeros and not with random keys
+    #[argh(switch)]
+    zero_mask: bool,
     /// run the null broker over io_uring too: the limit of this machine
     #[argh(switch)]
     relay: bool,
@@ -75,12 +86,13 @@ impl Bench {
         parts.split(',').any(|part| row.id.contains(part.trim()))
     }
 
-    fn broker(&self, program: &std::path::Path, extra: &[String]) -> Broker {
+    fn broker(&self, program: &std::path::Path, extra: &[String], transport: Transport) -> Broker {
         Broker {
             program: broker::resolve(program),
             kind: Kind::of(program),
             extra: extra.to_vec(),
             cpu: self.broker_cpu,
+            transport,
             keeps: None,
         }
     }
@@ -103,19 +115,21 @@ pub(crate) fn bench<I: Io>(
         return Err(Failure::Option("no row has such a name; see --list".to_owned()));
     }
     pin(Some(options.cpu))?;
-    let ours = options.broker(&options.broker, &options.broker_arg);
+    let transport = options.transport;
+    let ours = options.broker(&options.broker, &options.broker_arg, transport);
     let mut brokers = vec![(Party::Ours, ours.clone())];
     let against = options.against.as_ref();
-    let other = against.map(|program| options.broker(program, &options.against_arg));
+    let carries_other = options.against_transport.unwrap_or(transport);
+    let other = against.map(|program| options.broker(program, &options.against_arg, carries_other));
     brokers.extend(other.clone().map(|other| (Party::Other, other)));
     if options.relay {
         let itself = std::env::current_exe().map_err(|e| Failure::Io("cannot find myself", e))?;
-        brokers.push((Party::Relay, options.broker(&itself, &[])));
+        brokers.push((Party::Relay, options.broker(&itself, &[], transport)));
     }
     let mut record = Record {
         time: record::time(),
         commit: record::commit(),
-        command: std::env::args().collect::<Vec<_>>().join(" "),
+        command: record::command(),
         host: procfs::host(),
         congestion_control: record::congestion_control(),
         ours: Side::of(&ours),
@@ -170,17 +184,47 @@ fn run_once<I: Io>(
     row: &Row,
     broker: &Broker,
 ) -> Result<Report, Failure> {
-    let running = broker.start(row.shards)?;
+    let way = Way { zero_mask: options.zero_mask, ..Way::default() };
+    let measure = Duration::from_millis(options.measure_ms);
+    run_load(make, broker, row.shards, &way, &row.load, measure)
+}
+
+/// Starts a broker and puts a load on it, by the transport that it listens with.
+///
+/// # Errors
+/// If it does not start, or the load cannot be run.
+pub(crate) fn run_load<I: Io>(
+    make: &impl Fn() -> Result<I, Failure>,
+    broker: &Broker,
+    shards: u16,
+    way: &Way,
+    load: &Load,
+    measure: Duration,
+) -> Result<Report, Failure> {
+    let running = broker.start(shards)?;
     let target = Target::new(running.address, Some(running.pid()))?;
-    let connections = |count| Connections {
-        count,
-        version: Version::V3_1_1,
-        measure: Duration::from_millis(options.measure_ms),
+    let link = running.link(way)?;
+    let mut report = if broker.transport == Transport::Tcp {
+        put(make, &target, load, measure)?
+    } else {
+        let carried = || Ok(Carried::client(make()?, link.clone()));
+        put(&carried, &target, load, measure)?
     };
-    match &row.load {
-        Load::Messages(scenario) => run::run(&mut make()?, &target, scenario),
-        Load::Connect(count) => connect::held(make, &target, &connections(*count)),
-        Load::ConnectClose => connect::closed(make, &target, &connections(0)),
-        Load::Idle(count) => connect::idle(make, &target, &connections(*count)),
+    report.notes.extend(link.notes());
+    Ok(report)
+}
+
+fn put<I: Io>(
+    make: &impl Fn() -> Result<I, Failure>,
+    target: &Target,
+    load: &Load,
+    measure: Duration,
+) -> Result<Report, Failure> {
+    let connections = |count| Connections { count, version: Version::V3_1_1, measure };
+    match load {
+        Load::Messages(scenario) => run::run(&mut make()?, target, scenario),
+        Load::Connect(count) => connect::held(make, target, &connections(*count)),
+        Load::ConnectClose => connect::closed(make, target, &connections(0)),
+        Load::Idle(count) => connect::idle(make, target, &connections(*count)),
     }
 }

@@ -6,6 +6,9 @@ use std::process::{Command, Stdio};
 
 use serde::Serialize;
 
+use crate::carry::identity::Identity;
+use crate::carry::link::Transport;
+
 /// Which broker it is: how to start it follows from that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -28,6 +31,8 @@ pub(crate) struct Place<'a> {
     pub(crate) shards: u16,
     /// It keeps sessions and messages in the directory; else it need not.
     pub(crate) keeps: bool,
+    /// What it listens with; its identity for TLS is in the directory.
+    pub(crate) transport: Transport,
 }
 
 impl Kind {
@@ -43,23 +48,43 @@ impl Kind {
         known.iter().find(|(part, _)| name.contains(part)).map_or(Self::Ringtide, |found| found.1)
     }
 
+    /// Whether it is known how to have it listen with this.
+    pub(crate) fn speaks(self, transport: Transport) -> bool {
+        match self {
+            Self::Ringtide | Self::Mosquitto => true,
+            Self::Reflector => matches!(transport, Transport::Tcp | Transport::Tls),
+            Self::NatsServer | Self::Rumqttd => transport == Transport::Tcp,
+        }
+    }
+
     /// The arguments and, if the broker wants one, the configuration file.
     pub(crate) fn arguments(self, place: &Place<'_>) -> (Vec<String>, String) {
-        let Place { directory, port, shards, keeps } = *place;
+        let Place { directory, port, shards, keeps, transport } = *place;
+        let identity = Identity::within(directory);
+        let [certificate, key] =
+            [&identity.certificate, &identity.key].map(|path| path.display().to_string());
         let file = directory.join("config").display().to_string();
         let listen = format!("127.0.0.1:{port}");
         let data = directory.join("data").display().to_string();
         let shards = shards.to_string();
         let (arguments, config): (Vec<&str>, _) = match self {
+            Self::Ringtide if transport != Transport::Tcp => {
+                let run = ["run", "--config", &file, "--shards", &shards, "--data-dir", &data];
+                (run.to_vec(), ringtide(&listen, transport, &identity))
+            }
             Self::Ringtide => {
                 let run = ["run", "--listen", &listen, "--shards", &shards, "--data-dir", &data];
                 (run.to_vec(), String::new())
             }
-            Self::Mosquitto => (vec!["-c", &file], mosquitto(directory, port, keeps)),
+            Self::Mosquitto => (vec!["-c", &file], mosquitto(place, &identity)),
             Self::NatsServer => (vec!["-c", &file], nats(directory, port, keeps)),
             Self::Rumqttd => (vec!["-c", &file], rumqttd(port)),
             Self::Reflector => {
-                (vec!["reflect", "--io", "uring", "--listen", &listen], String::new())
+                let mut arguments = vec!["reflect", "--io", "uring", "--listen", &listen];
+                if transport.has_tls() {
+                    arguments.extend(["--certificate", &certificate, "--key", &key]);
+                }
+                (arguments, String::new())
             }
         };
         (arguments.into_iter().map(str::to_owned).collect(), config)
@@ -109,17 +134,45 @@ impl Kind {
     }
 }
 
-fn mosquitto(directory: &Path, port: u16, keeps: bool) -> String {
-    // Started by root it would otherwise become a user who may not write there.
+fn ringtide(listen: &str, transport: Transport, identity: &Identity) -> String {
+    let Identity { certificate, key, .. } = identity;
+    let name = transport.name();
+    let listener = format!("[[listeners]]\nbind = \"{listen}\"\ntransport = \"{name}\"\n");
+    if !transport.has_tls() {
+        return listener;
+    }
+    format!(
+        "{listener}[listeners.tls]\n[[listeners.tls.certificates]]\ncertificate = {certificate:?}\n\
+         key = {key:?}\n"
+    )
+}
+
+fn mosquitto(place: &Place<'_>, identity: &Identity) -> String {
+    let Place { directory, port, keeps, transport, .. } = *place;
+    // 2.0.11 ends if it has WebSocket listeners only: so there is another, of no use.
+    let (websocket, beside) = match transport.has_websocket() {
+        true => ("protocol websockets\n", format!("listener 0 {}/socket\n", directory.display())),
+        false => ("", String::new()),
+    };
+    let Identity { certificate, key, .. } = identity;
+    let (certificate, key) = (certificate.display(), key.display());
+    let tls = match transport.has_tls() {
+        true => format!("certfile {certificate}\nkeyfile {key}\n"),
+        false => String::new(),
+    };
     let persistence = if keeps {
-        format!("persistence true\npersistence_location {}/\nuser root\n", directory.display())
+        format!("persistence true\npersistence_location {}/\n", directory.display())
     } else {
         "persistence false\n".to_owned()
     };
+    // Started by root it would otherwise become a user who may not use the directory.
     format!(
         "listener {port} 127.0.0.1\n\
+         {websocket}{tls}\
          allow_anonymous true\n\
          {persistence}\
+         {beside}\
+         user root\n\
          max_queued_messages 0\n\
          max_inflight_messages 0\n\
          set_tcp_nodelay true\n\
@@ -164,6 +217,24 @@ fn rumqttd(port: u16) -> String {
 mod tests {
     use super::*;
 
+    fn place(port: u16, shards: u16, transport: Transport) -> Place<'static> {
+        Place { directory: Path::new("/d"), port, shards, keeps: false, transport }
+    }
+
+    #[test]
+    fn each_transport_has_its_listener() {
+        let (arguments, config) = Kind::Ringtide.arguments(&place(4477, 1, Transport::Wss));
+        assert_eq!(arguments[..3], ["run", "--config", "/d/config"]);
+        for part in ["bind = \"127.0.0.1:4477\"", "transport = \"wss\"", "\"/d/cert.pem\""] {
+            assert!(config.contains(part), "{config}");
+        }
+        let (_, config) = Kind::Mosquitto.arguments(&place(4477, 1, Transport::Wss));
+        assert!(config.contains("protocol websockets\ncertfile /d/cert.pem\n"), "{config}");
+        let (arguments, _) = Kind::Reflector.arguments(&place(4477, 1, Transport::Tls));
+        assert_eq!(arguments[5..], ["--certificate", "/d/cert.pem", "--key", "/d/key.pem"]);
+        assert!(!Kind::Reflector.speaks(Transport::Ws) && Kind::Ringtide.speaks(Transport::Ws));
+    }
+
     #[test]
     fn the_kind_follows_from_the_name() {
         assert_eq!(Kind::of(Path::new("/usr/sbin/mosquitto")), Kind::Mosquitto);
@@ -173,7 +244,7 @@ mod tests {
 
     #[test]
     fn each_kind_gets_port_and_shards() {
-        let place = Place { directory: Path::new("/d"), port: 4477, shards: 3, keeps: false };
+        let place = place(4477, 3, Transport::Tcp);
         let (arguments, _) = Kind::Ringtide.arguments(&place);
         let run = ["run", "--listen", "127.0.0.1:4477", "--shards", "3", "--data-dir", "/d/data"];
         assert_eq!(arguments, run);
@@ -186,7 +257,7 @@ mod tests {
 
     #[test]
     fn what_is_to_be_kept_is_kept_in_the_directory() {
-        let place = Place { directory: Path::new("/d"), port: 1, shards: 1, keeps: true };
+        let place = Place { keeps: true, ..place(1, 1, Transport::Tcp) };
         let (_, config) = Kind::Mosquitto.arguments(&place);
         assert!(config.contains("persistence true\npersistence_location /d/\n"), "{config}");
         let environment = Kind::Ringtide.environment("os");

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::bench::broker::Broker;
 use crate::bench::peers::Kind;
 use crate::bench::rows::{Metric, Row};
+use crate::carry::link::Transport;
 use crate::failure::Failure;
 use crate::procfs::Host;
 use crate::report::Report;
@@ -17,15 +18,18 @@ use crate::report::Report;
 /// One side of the comparison.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Side {
+    /// Its name, without the folders of this host.
     pub(crate) program: PathBuf,
     pub(crate) kind: Kind,
+    pub(crate) transport: Transport,
     pub(crate) version: String,
 }
 
 impl Side {
     pub(crate) fn of(broker: &Broker) -> Side {
         let version = broker.kind.version(&broker.program);
-        Side { program: broker.program.clone(), kind: broker.kind, version }
+        let program = PathBuf::from(public(&broker.program.to_string_lossy()));
+        Side { program, kind: broker.kind, transport: broker.transport, version }
     }
 }
 
@@ -100,7 +104,7 @@ pub(crate) struct Record {
 }
 
 /// Median, smallest and largest.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
     min: f64,
@@ -118,6 +122,11 @@ impl Spread {
             (values[middle - 1] + values[middle]) / 2.0
         };
         Some(Self { median, min, max })
+    }
+
+    /// The smallest and the largest as text.
+    pub(crate) fn range(self) -> String {
+        format!("({} .. {})", short(self.min), short(self.max))
     }
 
     fn less(self, base: f64) -> Self {
@@ -157,8 +166,7 @@ impl Record {
     fn line(&self, table: &mut String, measured: &Measured, metric: Metric, bar: Option<f64>) {
         let [ours, other, relay] = [Party::Ours, Party::Other, Party::Relay]
             .map(|party| self.figure(measured, metric, party));
-        let range =
-            ours.map_or_else(String::new, |s| format!("({} .. {})", short(s.min), short(s.max)));
+        let range = ours.map_or_else(String::new, Spread::range);
         let median = |spread: Option<Spread>| spread.map_or("-".to_owned(), |s| short(s.median));
         let ratio = ours
             .zip(other)
@@ -214,6 +222,21 @@ pub(crate) fn write(record: &impl Serialize, path: &Path) -> Result<PathBuf, Fai
     let text = serde_json::to_string_pretty(record).map_err(|e| failed(e.into()))?;
     std::fs::write(path, text + "\n").map_err(failed)?;
     Ok(path.to_owned())
+}
+
+/// An argument without the folders of this host: of an absolute path only its end stays, unless it
+/// lies where systems have their programs.
+fn public(argument: &str) -> String {
+    let keeps = ["/usr/", "/bin/", "/sbin/", "/opt/"];
+    if !argument.starts_with('/') || keeps.iter().any(|folder| argument.starts_with(folder)) {
+        return argument.to_owned();
+    }
+    argument.rsplit('/').next().unwrap_or(argument).to_owned()
+}
+
+/// The command of this run.
+pub(crate) fn command() -> String {
+    std::env::args().map(|argument| public(&argument)).collect::<Vec<_>>().join(" ")
 }
 
 /// The TCP congestion control of this host.

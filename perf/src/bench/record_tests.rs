@@ -26,7 +26,8 @@ fn report(cpu: f64) -> Report {
 }
 
 fn record(measured: &[(&str, Vec<f64>, Vec<f64>)]) -> Record {
-    let side = Side { program: "ringtide".into(), kind: Kind::Ringtide, version: String::new() };
+    let (kind, transport) = (Kind::Ringtide, Transport::Tcp);
+    let side = Side { program: "ringtide".into(), kind, transport, version: String::new() };
     let all = rows(1);
     let find = |id: &str| all.iter().find(|row| row.id == id).cloned().unwrap();
     let reports = |values: &Vec<f64>| values.iter().map(|cpu| report(*cpu)).collect();
@@ -104,4 +105,12 @@ fn a_record_is_written_as_json() {
     std::fs::remove_dir_all(&directory).unwrap();
     assert_eq!(json["rows"][0]["row"]["id"], "q0-n1000-w1-256");
     assert_eq!(json["commit"], "abc");
+}
+
+#[test]
+fn records_hold_no_folders_of_this_host() {
+    assert_eq!(public("/home/me/target/release/ringtide"), "ringtide");
+    assert_eq!(public("/usr/sbin/mosquitto"), "/usr/sbin/mosquitto");
+    assert_eq!(public("target/release/ringtide"), "target/release/ringtide");
+    assert_eq!(public("--rows"), "--rows");
 }

@@ -33,7 +33,13 @@ pub(crate) enum Metric {
     /// Latency, microseconds.
     P50,
     /// Latency, microseconds.
+    P95,
+    /// Latency, microseconds.
     P99,
+    /// Messages or connections a second.
+    PerSecond,
+    /// Messages or connections that a second of one core is good for.
+    PerCoreSecond,
     /// Broker CPU per message beyond that of the same load on one shard, microseconds.
     ExtraCpu,
 }
@@ -48,6 +54,9 @@ impl Metric {
                 report.idle.as_ref().map(|idle| idle.user_per_client_after_churn)
             }
             Self::P50 => report.latency.as_ref().map(|latency| latency.p50_us),
+            Self::P95 => report.latency.as_ref().map(|latency| latency.p95_us),
+            Self::PerSecond => Some(report.per_second),
+            Self::PerCoreSecond => report.cpu_us_per_unit.map(|cpu_us| 1e6 / cpu_us),
             Self::P99 => report.latency.as_ref().map(|latency| latency.p99_us),
         }
     }
@@ -59,7 +68,10 @@ impl Metric {
             Self::UserBytes => "user B",
             Self::UserBytesAfterChurn => "user B, churned",
             Self::P50 => "p50 us",
+            Self::P95 => "p95 us",
             Self::P99 => "p99 us",
+            Self::PerSecond => "a second",
+            Self::PerCoreSecond => "a core-second",
             Self::ExtraCpu => "extra cpu us",
         }
     }

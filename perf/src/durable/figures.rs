@@ -198,11 +198,17 @@ impl Record {
 mod tests {
     use super::*;
     use crate::bench::peers::Kind;
+    use crate::carry::link::Transport;
     use crate::procfs::host;
 
     fn record() -> Record {
         let party = |name: &str, kind| Party {
-            side: Side { program: name.into(), kind, version: String::new() },
+            side: Side {
+                program: name.into(),
+                kind,
+                transport: Transport::Tcp,
+                version: String::new(),
+            },
             name: name.to_owned(),
             promise: "nothing",
         };

@@ -15,6 +15,7 @@ use argh::FromArgs;
 use crate::bench::broker::{Broker, Keeps, resolve, say};
 use crate::bench::peers::Kind;
 use crate::bench::record::{self, Side};
+use crate::carry::link::Transport;
 use crate::failure::Failure;
 use crate::io::Io;
 use crate::options::{Backend, pin};
@@ -159,6 +160,7 @@ impl Durable {
             kind: Kind::of(program),
             extra: Vec::new(),
             cpu: self.broker_cpu,
+            transport: Transport::Tcp,
             keeps: Some(Keeps { root, durability: self.durability.clone() }),
         })
     }
@@ -207,7 +209,7 @@ pub(crate) fn durable<I: Io>(
     let mut record = Record {
         time: record::time(),
         commit: record::commit(),
-        command: std::env::args().collect::<Vec<_>>().join(" "),
+        command: record::command(),
         host: procfs::host(),
         congestion_control: record::congestion_control(),
         file_system: procfs::file_system(&options.dir),

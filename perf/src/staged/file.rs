@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
+
+use crate::carry::link::Transport;
 
 /// A whole file.
 #[derive(Debug, Deserialize)]
@@ -29,37 +30,6 @@ pub(crate) struct File {
     #[serde(rename = "stage")]
     pub(crate) stages: Vec<Stage>,
     pub(crate) bars: Bars,
-}
-
-/// What carries MQTT.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Transport {
-    Tcp,
-    Tls,
-    Ws,
-    Wss,
-}
-
-impl Transport {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Tls => "tls",
-            Self::Ws => "ws",
-            Self::Wss => "wss",
-        }
-    }
-}
-
-impl FromStr for Transport {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let all = [Self::Tcp, Self::Tls, Self::Ws, Self::Wss];
-        let named = all.into_iter().find(|transport| transport.name() == text);
-        named.ok_or_else(|| "it is tcp, tls, ws or wss".to_owned())
-    }
 }
 
 /// The published test: what it ran on and what it found.

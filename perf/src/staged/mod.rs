@@ -22,6 +22,8 @@ use argh::FromArgs;
 use crate::bench::broker::{Broker, Running, resolve, say};
 use crate::bench::peers::Kind;
 use crate::bench::record;
+use crate::carry::Carried;
+use crate::carry::link::{Link, Transport, Way};
 use crate::failure::Failure;
 use crate::io::Io;
 use crate::options::{Backend, pin};
@@ -30,7 +32,8 @@ use crate::run::Target;
 use check::Host;
 use dial::Dial;
 use engine::{Ending, Engine};
-use file::{File, Transport};
+use file::File;
+use meter::Meter;
 use outcome::{About, Before, Outcome};
 use plan::{Part, Plan, Size};
 use screen::Screen;
@@ -38,7 +41,8 @@ use screen::Screen;
 /// Run a scenario against a broker: `perf/scenarios/` has those of the published tests.
 ///
 /// Exit codes: 0 all bars held, 1 it could not be run, 2 the scenario or an option is wrong,
-/// 3 a bar was not held, 4 the broker ended before the scenario did, 5 the transport is not spoken.
+/// 3 a bar was not held, 4 the broker ended before the scenario did, 5 the broker that is to be
+/// started is not known to listen with the transport.
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "run")]
 pub(crate) struct Run {
@@ -81,6 +85,18 @@ pub(crate) struct Run {
     /// tcp, tls, ws or wss in place of the scenario's own
     #[argh(option)]
     transport: Option<Transport>,
+    /// file of those who may have signed the broker's certificate
+    #[argh(option)]
+    ca: Option<PathBuf>,
+    /// take any certificate; the report says so
+    #[argh(switch)]
+    insecure: bool,
+    /// path that WebSocket clients connect to; /mqtt by default
+    #[argh(option)]
+    path: Option<String>,
+    /// mask WebSocket frames with zeros and not with random keys
+    #[argh(switch)]
+    zero_mask: bool,
     /// processes that the clients are dealt out to, each with descriptors of its own; 1 by default
     #[argh(option, default = "1")]
     processes: u16,
@@ -154,34 +170,29 @@ pub(crate) fn run<I: Io>(
 ) -> Result<Verdict, Failure> {
     let scenario = read(options)?;
     if let Some(part) = options.part {
-        return run_part(&mut make()?, options, scenario, part);
+        return run_part(make()?, options, scenario, part);
     }
     let Read { name, file, plan, addresses } = &scenario;
     scenario.introduce(options)?;
-    let transport = options.transport.unwrap_or(file.transport);
-    if transport != Transport::Tcp {
-        return Err(Failure::Transport(format!(
-            "the scenario's transport is {}, which this generator does not speak yet: nothing was \
-             run; --transport tcp measures the rest of it",
-            transport.name()
-        )));
-    }
+    let way = options.way(file);
     if options.check {
         say("the scenario can be run here")?;
         return Ok(Verdict::Held);
     }
     pin(options.cpu)?;
-    let broker = options.start()?;
-    let (target, version) = match (&broker, options.target) {
+    let broker = options.start(way.transport)?;
+    let (target, version, link) = match (&broker, options.target) {
         (Some((running, version)), _) => {
-            (Target::new(running.address, Some(running.pid()))?, version.clone())
+            let target = Target::new(running.address, Some(running.pid()))?;
+            (target, version.clone(), running.link(&way)?)
         }
         (None, address) => {
             let address = address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 1883)));
-            (Target::new(address, options.pid)?, format!("the broker on {address}"))
+            let version = format!("the broker on {address}");
+            (Target::new(address, options.pid)?, version, Link::new(&way)?)
         }
     };
-    let about = About {
+    let mut about = About {
         scenario: name.clone(),
         time: record::time(),
         commit: record::commit(),
@@ -193,25 +204,23 @@ pub(crate) fn run<I: Io>(
             broker_bytes: target.pid.and_then(|pid| procfs::memory(pid).ok()).map(|m| m.resident),
             kernel_bytes: procfs::kernel_memory(),
         },
-        notes: notes(file, transport, options.scale),
+        notes: notes(file, way.transport, options.scale),
     };
     let mut screen = Screen::new(plan.stages.len());
     let (meter, ending) = if options.processes > 1 {
-        parts::conduct(plan, &target, options.processes, &options.for_parts(), &mut screen)?
+        let ca = broker.as_ref().and_then(|(running, _)| running.ca());
+        let arguments = options.for_parts(&way, ca.as_deref());
+        parts::conduct(plan, &target, options.processes, &arguments, &mut screen)?
     } else {
         let dial = Dial::new(target.address, 0, *addresses);
-        Engine::new(&mut make()?, plan, target, dial)?.run(&mut screen)?
+        drive(make()?, &link, Drive { plan, target, dial, keeps: false }, &mut screen)?
     };
+    about.notes.extend(link.notes());
     report(&Outcome::new(about, plan, &meter, ending), ending, options)
 }
 
 /// Runs one part of a scenario for the process that has started this one.
-fn run_part<I: Io>(
-    io: &mut I,
-    options: &Run,
-    scenario: Read,
-    part: Part,
-) -> Result<Verdict, Failure> {
+fn run_part<I: Io>(io: I, options: &Run, scenario: Read, part: Part) -> Result<Verdict, Failure> {
     let address = options
         .target
         .ok_or_else(|| Failure::Option("--part is for the processes of --processes".to_owned()))?;
@@ -221,11 +230,46 @@ fn run_part<I: Io>(
     let dial = Dial::new(address, u64::from(part.number) * addresses, addresses);
     let mut screen = Screen::of_part(plan.stages.len());
     parts::wait_for_go()?;
-    let mut engine = Engine::new(io, &plan, target, dial)?;
-    engine.keep_latencies();
-    let (meter, ending) = engine.run(&mut screen)?;
+    let link = Link::new(&options.way(&scenario.file))?;
+    let of = Drive { plan: &plan, target, dial, keeps: true };
+    let (meter, ending) = drive(io, &link, of, &mut screen)?;
     parts::tell_end(&meter, ending);
     Ok(Verdict::Held)
+}
+
+/// What an engine is to run.
+struct Drive<'a> {
+    plan: &'a Plan,
+    target: Target,
+    dial: Dial,
+    /// Whether it keeps the latencies of each reading.
+    keeps: bool,
+}
+
+/// Runs the stages by the transport of `link`.
+fn drive<I: Io>(
+    mut io: I,
+    link: &Link,
+    of: Drive<'_>,
+    screen: &mut Screen,
+) -> Result<(Meter, Ending), Failure> {
+    if link.transport == Transport::Tcp {
+        drive_over(&mut io, of, screen)
+    } else {
+        drive_over(&mut Carried::client(io, link.clone()), of, screen)
+    }
+}
+
+fn drive_over<I: Io>(
+    io: &mut I,
+    of: Drive<'_>,
+    screen: &mut Screen,
+) -> Result<(Meter, Ending), Failure> {
+    let mut engine = Engine::new(io, of.plan, of.target, of.dial)?;
+    if of.keeps {
+        engine.keep_latencies();
+    }
+    engine.run(screen)
 }
 
 impl Read {
@@ -260,14 +304,26 @@ fn notes(file: &File, transport: Transport, scale: f64) -> Vec<String> {
     }
     if transport != file.transport {
         let (ours, theirs) = (transport.name(), file.transport.name());
-        notes.push(format!("The source used {theirs}, this run {ours}: a lighter transport."));
+        notes.push(format!("The source used {theirs}, this run {ours}."));
     }
     notes
 }
 
 impl Run {
+    /// How the clients reach the broker.
+    fn way(&self, file: &File) -> Way {
+        Way {
+            transport: self.transport.unwrap_or(file.transport),
+            ca: self.ca.clone(),
+            insecure: self.insecure,
+            path: self.path.clone(),
+            zero_mask: self.zero_mask,
+            resume: false,
+        }
+    }
+
     /// The arguments by which each of several processes knows what to run.
-    fn for_parts(&self) -> Vec<String> {
+    fn for_parts(&self, way: &Way, ca: Option<&Path>) -> Vec<String> {
         let io = match self.io {
             Backend::Epoll => "epoll",
             Backend::Uring => "uring",
@@ -277,14 +333,23 @@ impl Run {
         option("--scale", self.scale.to_string());
         option("--processes", self.processes.to_string());
         option("--io", io.to_owned());
+        option("--transport", way.transport.name().to_owned());
+        if let Some(ca) = way.ca.as_deref().or(ca).filter(|_| !way.insecure) {
+            option("--ca", ca.display().to_string());
+        }
+        if let Some(path) = &way.path {
+            option("--path", path.clone());
+        }
         if let Some(duration) = self.duration {
             option("--duration", duration.to_string());
         }
+        let switches = [("--insecure", way.insecure), ("--zero-mask", way.zero_mask)];
+        arguments.extend(switches.iter().filter(|s| s.1).map(|s| s.0.to_owned()));
         arguments
     }
 
     /// Starts the broker, unless one is named.
-    fn start(&self) -> Result<Option<(Running, String)>, Failure> {
+    fn start(&self, transport: Transport) -> Result<Option<(Running, String)>, Failure> {
         if self.target.is_some() {
             return Ok(None);
         }
@@ -292,7 +357,8 @@ impl Run {
         let kind = Kind::of(&program);
         let version = kind.version(&program);
         let extra = self.broker_arg.clone();
-        let broker = Broker { program, kind, extra, cpu: self.broker_cpu, keeps: None };
+        let cpu = self.broker_cpu;
+        let broker = Broker { program, kind, extra, cpu, transport, keeps: None };
         Ok(Some((broker.start(self.shards)?, version)))
     }
 }
