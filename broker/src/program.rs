@@ -67,7 +67,8 @@ pub(crate) fn load(settings: &Settings) -> Result<(Sources, Loaded), Failure> {
 
 fn check_config(settings: &Settings) -> Result<String, Failure> {
     let (_, loaded) = load(settings)?;
-    preflight::check_files(&loaded.config).map_err(|error| Failure::usage(error.to_string()))?;
+    let rules = preflight::read_rules(&loaded.config.access);
+    rules.map_err(|error| Failure::usage(error.to_string()))?;
     passwords::read(&loaded.config.access).map_err(|error| Failure::usage(error.to_string()))?;
     let tls = tls::check(&loaded.config.listeners);
     let mut warnings = tls.map_err(|error| Failure::usage(error.to_string()))?;
@@ -119,12 +120,15 @@ fn run(settings: &Settings) -> Exit {
 fn serve(sources: Sources, loaded: &Loaded, level: LogLevel) -> Result<(), Failure> {
     let mut config = loaded.config.clone();
     let driver = drivers::choose(&mut config)?;
+    let rules = preflight::read_rules(&config.access);
+    let rules = rules.map_err(|error| Failure::usage(error.to_string()))?;
     let footing = preflight::check(&config)?;
     for warning in footing.warnings.iter().chain(&passwords::warnings(&config.access)) {
         warn!("{warning}");
     }
     let users = read_users(&config)?;
     let control = Arc::new(Control::new(Live::from(&config)));
+    control.set_rules(rules);
     let tls = TlsFiles::open(&config.listeners, Arc::clone(&control));
     let tls = Arc::new(tls.map_err(|error| Failure::usage(error.to_string()))?);
     let shards = u16::try_from(footing.cpus.len()).unwrap_or(config::SHARDS_MAX);

@@ -237,6 +237,39 @@ fn a_hangup_applies_what_it_can_and_names_the_rest() {
 }
 
 #[test]
+fn a_hangup_reads_the_access_rules_again_unless_they_are_wrong() {
+    let rules = Scratch::new("hangup.acl", "default deny\nallow all all a\n");
+    let text = format!(
+        "[access]\nacl_file = \"{}\"\n[[listeners]]\nbind = \"127.0.0.1:0\"\n",
+        rules.path()
+    );
+    let file = Scratch::new("hangup-acl.toml", &text);
+    let mut running = Running::start(&["run", "--config", file.path()]);
+    fs::write(&rules.0, "default deny\nallow all all a\nallow all all b\n").unwrap();
+    running.signal("HUP");
+    running.line_with("1 changes applied");
+    running.line_with("applied: access rules: 1 rule before, 2 rules now");
+    for (wrong, said) in [
+        ("default deny\nallow all all a/#/b\n", "line 2: `a/#/b` is no topic filter"),
+        ("default deny\n\ndefault allow\n", "line 3: there is a `default` in line 1 already"),
+    ] {
+        fs::write(&rules.0, wrong).unwrap();
+        running.signal("HUP");
+        let line = running.line_with("nothing has changed");
+        assert!(line.contains(said) && line.contains(rules.path()), "{line}");
+        for command in ["check-config", "run"] {
+            let refused = output(&[command, "--config", file.path()]);
+            assert_eq!(refused.status.code(), Some(2), "{command}");
+            let text = stderr(&refused);
+            assert!(text.contains(said) && text.contains(rules.path()), "{text}");
+        }
+    }
+    fs::write(&rules.0, "default deny\n").unwrap();
+    running.signal("HUP");
+    running.line_with("applied: access rules: 2 rules before, 0 rules now");
+}
+
+#[test]
 fn json_logs_are_one_object_a_line() {
     let arguments = ["run", "--listen", "127.0.0.1:0", "--log", "json"];
     let running = Running::start(&arguments);
