@@ -174,6 +174,56 @@ fn the_effective_configuration_says_where_each_value_comes_from() {
 }
 
 #[test]
+fn a_configuration_that_cannot_be_printed_is_no_success() {
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = program(&["config"]).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = stderr(&output);
+    assert!(text.contains("standard output: No space left on device"), "{text}");
+}
+
+#[test]
+fn variables_that_name_no_key_are_warned_of_by_each_command() {
+    for command in ["config", "check-config"] {
+        let output = program(&[command]).env("RINGTIDE_SHARD", "2").output().unwrap();
+        assert!(output.status.success(), "{command}");
+        let text = stderr(&output);
+        assert!(text.contains("RINGTIDE_SHARD names no key"), "{command}: {text}");
+    }
+}
+
+#[test]
+fn what_cannot_work_is_refused_before_the_start() {
+    let both = "[[listeners]]\nbind = \"0.0.0.0:1\"\n[[listeners]]\nbind = \"127.0.0.1:1\"\n";
+    for (text, said) in [
+        ("data_dir = \"\"\n", "`data_dir` is empty"),
+        (both, "the broker's own listener \"0.0.0.0:1\" on 0.0.0.0:1 has already"),
+    ] {
+        let file = Scratch::new("refused.toml", text);
+        for command in ["check-config", "run"] {
+            let output = output(&[command, "--config", file.path()]);
+            assert_eq!(output.status.code(), Some(2), "{command}");
+            assert!(stderr(&output).contains(said), "{command}: {}", stderr(&output));
+        }
+    }
+}
+
+#[test]
+fn each_problem_of_a_reload_is_a_line_of_the_log() {
+    let file = Scratch::new("problems.toml", "[[listeners]]\nbind = \"127.0.0.1:0\"\n");
+    let mut running = Running::start(&["run", "--config", file.path(), "--log", "json"]);
+    fs::write(&file.0, "[limits]\nreceive_maximum = 0\nqueue_count_max = 0\n").unwrap();
+    running.signal("HUP");
+    for key in ["receive_maximum", "queue_count_max"] {
+        let line = running.line_with(key);
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["level"], "ERROR", "{line}");
+        let message = value["message"].as_str().unwrap();
+        assert!(message.contains("nothing has changed") && !message.contains('\n'), "{line}");
+    }
+}
+
+#[test]
 fn a_port_that_is_taken_ends_with_3_and_one_line() {
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = other.local_addr().unwrap().to_string();
