@@ -3,8 +3,8 @@
 //! No line is written per message or per drop: those have counters.
 //!
 //! Whoever logs never waits for whoever reads standard error: lines go through a bounded buffer to
-//! a thread that writes them. Lines that find no room are dropped and counted, and one line says how
-//! many when there is room again. Whoever ends the process calls [`finish`] first.
+//! a thread that writes them. Lines that find no room are dropped and counted, and one line says
+//! how many when there is room again. Whoever ends the process calls [`finish`] first.
 
 use std::io::{self, IsTerminal, Write};
 use std::mem;

@@ -112,7 +112,7 @@ fn listeners(listeners: &[Listener], durability: Durability, report: &mut Report
         }
         if let Some(other) = listeners[..index].iter().find(|other| overlap(listener, other)) {
             let text = format!(
-                "is {}, which the broker's own listener \"{}\" on {} has already: leave one of them \
+                "is {}, which the broker's own listener \"{}\" on {} has already: leave one \
                  out or choose another address",
                 listener.bind, other.name, other.bind
             );
