@@ -198,5 +198,7 @@ fn end_on_panic(control: Arc<Control>) {
         let thread = std::thread::current();
         error!("{} has failed: {panic}; ending", thread.name().unwrap_or("a thread"));
         control.advance(Stage::Ending);
+        // The thread may be the one whose end is the process's.
+        logs::finish(LAST_LINES / 2);
     }));
 }
