@@ -6,8 +6,9 @@
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use ringtide_driver::Waker;
+use ringtide_shard::access::Acl;
 use ringtide_tls::Acceptor;
 
 use crate::config::{Access, Config, Limits, Listener, Log, Shared};
@@ -45,7 +46,7 @@ pub struct Live {
     pub limits: Limits,
     /// The listeners, in their order; of each only what a running one can change is changed.
     pub listeners: Vec<Listener>,
-    /// Who may connect, publish and subscribe; the rules' file is read again.
+    /// Who may connect, and the files that say more.
     pub access: Access,
     /// How shared subscriptions pick a member.
     pub shared: Shared,
@@ -77,6 +78,7 @@ pub struct Control {
     epoch: Arc<AtomicU64>,
     live: ArcSwap<Live>,
     tls: ArcSwap<Vec<Option<Acceptor>>>,
+    rules: ArcSwapOption<Acl>,
     wakers: Mutex<Vec<Arc<dyn Waker>>>,
 }
 
@@ -88,6 +90,7 @@ impl Control {
             epoch: Arc::new(AtomicU64::new(0)),
             live: ArcSwap::from_pointee(live),
             tls: ArcSwap::from_pointee(Vec::new()),
+            rules: ArcSwapOption::empty(),
             wakers: Mutex::new(Vec::new()),
         }
     }
@@ -121,6 +124,17 @@ impl Control {
     /// order; `None`, or no entry, for a listener without TLS.
     pub fn tls(&self) -> Arc<Vec<Option<Acceptor>>> {
         self.tls.load_full()
+    }
+
+    /// Who may publish and subscribe where; `None`: everybody everywhere.
+    pub fn rules(&self) -> Option<Arc<Acl>> {
+        self.rules.load_full()
+    }
+
+    /// Puts other rules in place. Shards take them with the next change of the settings, see
+    /// [`Control::set_live`].
+    pub fn set_rules(&self, rules: Option<Acl>) {
+        self.rules.store(rules.map(Arc::new));
     }
 
     /// Adds a shard's waker, to be rung at every change.

@@ -8,7 +8,7 @@ use std::fs;
 use ringtide_shard::access::Acl;
 use ringtide_tuning::{Demand, IoUring, RING_SLOTS_MAX, Root, Verdict, cores, limits};
 
-use crate::config::{Config, ConfigError, Descriptors, Driver, Host, KeyPath, Problem};
+use crate::config::{Access, Config, ConfigError, Descriptors, Driver, Host, KeyPath, Problem};
 use crate::drivers;
 use crate::exit::Failure;
 
@@ -36,7 +36,6 @@ pub struct Footing {
 /// # Errors
 /// The first thing that is missing without which the broker cannot run.
 pub fn check(config: &Config) -> Result<Footing, Failure> {
-    check_files(config).map_err(|error| Failure::usage(error.to_string()))?;
     let cpus = place_shards(config, &cores::usable())?;
     let nofile = limits::raise_nofile();
     let memlock = limits::raise_memlock();
@@ -90,12 +89,12 @@ pub fn demand(config: &Config, target: Option<u64>) -> Result<Demand, Failure> {
     })
 }
 
-/// The file of rules that the configuration names can be read and understood.
+/// Reads the file of rules that the configuration names, if it names one.
 ///
 /// # Errors
-/// Names the key and the file.
-pub fn check_files(config: &Config) -> Result<(), ConfigError> {
-    let Some(path) = config.access.acl_file() else { return Ok(()) };
+/// Names the key, the file and the line.
+pub fn read_rules(access: &Access) -> Result<Option<Acl>, ConfigError> {
+    let Some(path) = access.acl_file() else { return Ok(None) };
     let key = KeyPath::default().key("access").key("acl_file");
     let problem = |what: &str, error: String| {
         let text = format!("named by `{key}`, {what}: {error}");
@@ -103,8 +102,8 @@ pub fn check_files(config: &Config) -> Result<(), ConfigError> {
     };
     let text =
         fs::read_to_string(path).map_err(|error| problem("cannot be read", error.to_string()))?;
-    Acl::parse(&text).map_err(|error| problem("is not understood", error.to_string()))?;
-    Ok(())
+    let rules = Acl::parse(&text);
+    rules.map(Some).map_err(|error| problem("is not understood", error.to_string()))
 }
 
 /// The processor of each shard: those configured, else those usable, used again from the start
@@ -203,19 +202,19 @@ mod tests {
     #[test]
     fn a_file_of_rules_must_be_readable() {
         let mut config = Config::default();
-        assert!(check_files(&config).is_ok());
+        assert_eq!(read_rules(&config.access), Ok(None));
         config.access.acl_file = std::env::temp_dir();
-        assert!(check_files(&config).is_err(), "a folder is no file");
+        assert!(read_rules(&config.access).is_err(), "a folder is no file");
         let rules = std::env::temp_dir().join(format!("ringtide-acl-{}", std::process::id()));
         config.access.acl_file.clone_from(&rules);
         fs::write(&rules, "allow everybody anything\n").unwrap();
-        let text = check_files(&config).unwrap_err().to_string();
+        let text = read_rules(&config.access).unwrap_err().to_string();
         assert!(text.contains("named by `access.acl_file`, is not understood"), "{text}");
         fs::write(&rules, "default deny\nallow all subscribe public/#\n").unwrap();
-        assert!(check_files(&config).is_ok());
+        assert!(read_rules(&config.access).is_ok());
         fs::remove_file(&rules).unwrap();
         config.access.acl_file = "/nonexistent/acl".into();
-        let text = check_files(&config).unwrap_err().to_string();
+        let text = read_rules(&config.access).unwrap_err().to_string();
         assert!(text.starts_with("/nonexistent/acl: named by `access.acl_file`"), "{text}");
     }
 }

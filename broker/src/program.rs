@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{error, info, warn};
 
@@ -16,14 +17,18 @@ use crate::passwords::{self, Passwords};
 use crate::tls::{self, TlsFiles};
 use crate::{drivers, notify, preflight, signals, start, store_command, tune_command, watchdog};
 
+/// The longest that the end waits for whoever reads the log.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
 /// Does what the arguments (without the program's name) ask for.
 pub fn main(arguments: &[&str]) -> Exit {
     let done = match args::parse(arguments) {
         Ok(Command::Run(settings)) => return run(&settings),
         Ok(Command::CheckConfig(settings)) => check_config(&settings),
-        Ok(Command::Config(settings)) => {
-            load(&settings).map(|(_, loaded)| config::effective(&loaded))
-        }
+        Ok(Command::Config(settings)) => load(&settings).map(|(_, loaded)| {
+            warn_plainly(&loaded.warnings);
+            config::effective(&loaded)
+        }),
         Ok(Command::Passwd(command)) => return passwords::run(&command),
         Ok(Command::Store(command)) => return store_command::run(&command),
         Ok(Command::Tune(command)) => return tune_command::run(&command),
@@ -32,12 +37,20 @@ pub fn main(arguments: &[&str]) -> Exit {
         Err(failure) => Err(failure),
     };
     match done {
-        Ok(text) => {
-            // A reader that has gone away (`ringtide config | head`) is no failure.
-            let _ = io::stdout().write_all(text.as_bytes());
-            Exit::Done
-        }
+        Ok(text) => print(&text),
         Err(failure) => complain(&failure),
+    }
+}
+
+/// What a command has to say, on standard output.
+fn print(text: &str) -> Exit {
+    let mut out = io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // A reader that has gone away (`ringtide config | head`) is no failure.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            complain(&Failure::runtime(format!("standard output: {error}")))
+        }
+        _ => Exit::Done,
     }
 }
 
@@ -54,18 +67,24 @@ pub(crate) fn load(settings: &Settings) -> Result<(Sources, Loaded), Failure> {
 
 fn check_config(settings: &Settings) -> Result<String, Failure> {
     let (_, loaded) = load(settings)?;
-    preflight::check_files(&loaded.config).map_err(|error| Failure::usage(error.to_string()))?;
+    let rules = preflight::read_rules(&loaded.config.access);
+    rules.map_err(|error| Failure::usage(error.to_string()))?;
     passwords::read(&loaded.config.access).map_err(|error| Failure::usage(error.to_string()))?;
     let tls = tls::check(&loaded.config.listeners);
     let mut warnings = tls.map_err(|error| Failure::usage(error.to_string()))?;
     warnings.extend(passwords::warnings(&loaded.config.access));
-    for warning in loaded.warnings.iter().chain(&warnings) {
-        let _ = writeln!(io::stderr(), "ringtide: warning: {warning}");
-    }
+    warn_plainly(&loaded.warnings);
+    warn_plainly(&warnings);
     Ok(match &loaded.file {
         Some(path) => format!("{}: the configuration can be used\n", path.display()),
         None => "the configuration can be used (no file, built-in defaults)\n".to_owned(),
     })
+}
+
+fn warn_plainly(warnings: &[String]) {
+    for warning in warnings {
+        let _ = writeln!(io::stderr(), "ringtide: warning: {warning}");
+    }
 }
 
 /// Starts the broker and returns when it has ended. What is wrong before the logs are there is a
@@ -79,27 +98,37 @@ fn run(settings: &Settings) -> Exit {
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
-    match serve(sources, &loaded, level) {
+    let served = serve(sources, &loaded, level);
+    // Makes room, so that what comes now is not dropped.
+    logs::finish(LAST_LINES / 2);
+    let exit = match served {
         Ok(()) => {
             info!("ended");
             Exit::Done
         }
         Err(failure) => {
-            error!("{failure}");
+            for line in failure.text.lines() {
+                error!("{line}");
+            }
             failure.exit
         }
-    }
+    };
+    logs::finish(LAST_LINES / 2);
+    exit
 }
 
 fn serve(sources: Sources, loaded: &Loaded, level: LogLevel) -> Result<(), Failure> {
     let mut config = loaded.config.clone();
     let driver = drivers::choose(&mut config)?;
+    let rules = preflight::read_rules(&config.access);
+    let rules = rules.map_err(|error| Failure::usage(error.to_string()))?;
     let footing = preflight::check(&config)?;
     for warning in footing.warnings.iter().chain(&passwords::warnings(&config.access)) {
         warn!("{warning}");
     }
     let users = read_users(&config)?;
     let control = Arc::new(Control::new(Live::from(&config)));
+    control.set_rules(rules);
     let tls = TlsFiles::open(&config.listeners, Arc::clone(&control));
     let tls = Arc::new(tls.map_err(|error| Failure::usage(error.to_string()))?);
     let shards = u16::try_from(footing.cpus.len()).unwrap_or(config::SHARDS_MAX);
@@ -169,5 +198,7 @@ fn end_on_panic(control: Arc<Control>) {
         let thread = std::thread::current();
         error!("{} has failed: {panic}; ending", thread.name().unwrap_or("a thread"));
         control.advance(Stage::Ending);
+        // The thread may be the one whose end is the process's.
+        logs::finish(LAST_LINES / 2);
     }));
 }

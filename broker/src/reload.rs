@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use ringtide_shard::access::Acl;
+
 use crate::config::{
     Config, ConfigError, KeyPath, LIVE_LISTENER_KEYS, Problem, Sources, Step, flatten, load,
 };
@@ -84,7 +86,7 @@ pub fn reload(
     passwords: &Arc<Passwords>,
 ) -> Result<Changes, ConfigError> {
     let new = load(sources)?.config;
-    preflight::check_files(&new)?;
+    let rules = preflight::read_rules(&new.access)?;
     let users = passwords::read(&new.access)?;
     let mut changes = compare(running, &new);
     let mut listeners = running.listeners.clone();
@@ -101,6 +103,8 @@ pub fn reload(
         ConfigError(vec![Problem { place: "access.password_file".to_owned(), text }])
     })?;
     changes.applied.extend(users);
+    changes.applied.extend(told_of_rules(control.rules().as_deref(), rules.as_ref()));
+    control.set_rules(rules);
     running.listeners = listeners;
     running.access = new.access;
     running.limits = new.limits;
@@ -110,6 +114,19 @@ pub fn reload(
     running.sys_interval_s = new.sys_interval_s;
     control.set_live(Live::from(&*running));
     Ok(changes)
+}
+
+/// What has become of the access rules, if they are others.
+fn told_of_rules(before: Option<&Acl>, now: Option<&Acl>) -> Option<String> {
+    if before == now {
+        return None;
+    }
+    let count = |rules: Option<&Acl>| match rules {
+        Some(rules) if rules.rule_count() == 1 => "1 rule".to_owned(),
+        Some(rules) => format!("{} rules", rules.rule_count()),
+        None => "no file".to_owned(),
+    };
+    Some(format!("access rules: {} before, {} now", count(before), count(now)))
 }
 
 #[cfg(test)]
@@ -190,6 +207,19 @@ mod tests {
         assert!(error.contains("/nonexistent/acl"), "{error}");
         assert_eq!(running, before);
         assert_eq!(control.epoch(), 1, "of the start");
+    }
+
+    #[test]
+    fn other_rules_are_told_with_their_number() {
+        let rules = |text: &str| Acl::parse(text).unwrap();
+        let (one, two) = (rules("allow all all a"), rules("allow all all a\nallow all all b"));
+        assert_eq!(told_of_rules(Some(&one), Some(&one)), None);
+        assert_eq!(told_of_rules(None, None), None);
+        let told = |before, now| told_of_rules(before, now).unwrap();
+        assert_eq!(told(Some(&one), Some(&two)), "access rules: 1 rule before, 2 rules now");
+        assert_eq!(told(None, Some(&two)), "access rules: no file before, 2 rules now");
+        let denied = rules("default allow\nallow all all a");
+        assert_eq!(told(Some(&one), Some(&denied)), "access rules: 1 rule before, 1 rule now");
     }
 
     #[test]

@@ -11,7 +11,6 @@ use ringtide_shard::{
 use ringtide_tls::Acceptor;
 use ringtide_topics::TenantId;
 use ringtide_topics::shared::Strategy;
-use tracing::error;
 
 use crate::config::{self, Config, Listener, ListenerDurability, QueuePolicy};
 use crate::control::{self, Control, Live};
@@ -190,17 +189,10 @@ fn strategy(strategy: config::Strategy) -> Strategy {
     }
 }
 
-/// The rules in force. A file that has become unreadable or wrong since the start means "deny",
-/// never "allow".
-fn access(live: &Live) -> Access {
-    let Some(path) = live.access.acl_file() else { return Access::Open };
-    let acl = std::fs::read_to_string(path)
-        .map_err(|error| error.to_string())
-        .and_then(|text| Acl::parse(&text).map_err(|error| error.to_string()))
-        .unwrap_or_else(|error| {
-            error!("{}: {error}; everything is denied until it is mended", path.display());
-            Acl::default()
-        });
+/// The rules in force.
+fn access(control: &Control) -> Access {
+    let Some(rules) = control.rules() else { return Access::Open };
+    let acl = Acl::clone(&rules);
     match std::env::var(LATE_ACCESS).ok().and_then(|turns| turns.parse().ok()) {
         Some(turns) => Access::Late(LateAccess::new(acl, turns)),
         None => Access::Rules(acl),
@@ -222,6 +214,6 @@ impl Steering for ProgramSteering {
 
     fn settings(&self) -> Settings {
         let live = self.control.live();
-        Settings { limits: self.limits(&live), access: access(&live) }
+        Settings { limits: self.limits(&live), access: access(&self.control) }
     }
 }

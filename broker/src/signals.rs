@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 use crate::config::{Config, Sources};
 use crate::control::{Control, Stage};
 use crate::exit::{Exit, Failure};
-use crate::logs::LogLevel;
+use crate::logs::{self, LogLevel};
 use crate::notify;
 use crate::passwords::Passwords;
 use crate::reload::reload;
@@ -21,6 +21,9 @@ use crate::tls::TlsFiles;
 
 /// Time that shards have to return after they were told to end now.
 const ENDING_GRACE: Duration = Duration::from_secs(2);
+
+/// The longest that an end at once waits for whoever reads the log.
+const LAST_LINES: Duration = Duration::from_millis(200);
 
 /// What a signal works on.
 pub struct Wiring {
@@ -57,6 +60,7 @@ fn take_signals(mut signals: Signals, mut wiring: Wiring) {
             _ if wiring.control.stage() == Stage::Running => begin_shutdown(&wiring),
             _ => {
                 warn!("second signal: ending at once");
+                logs::finish(LAST_LINES);
                 std::process::exit(Exit::Runtime as i32);
             }
         }
@@ -83,6 +87,7 @@ fn enforce_shutdown(control: &Control, limit: Duration) {
     control.advance(Stage::Ending);
     thread::sleep(ENDING_GRACE);
     error!("shards did not end");
+    logs::finish(LAST_LINES);
     std::process::exit(Exit::Runtime as i32);
 }
 
@@ -100,7 +105,9 @@ fn take_hangup(wiring: &mut Wiring) {
             }
         }
         Err(problems) => {
-            error!("configuration read again but not used, nothing has changed: {problems}");
+            for problem in &problems.0 {
+                error!("configuration read again but not used, nothing has changed: {problem}");
+            }
         }
     }
 }

@@ -210,8 +210,7 @@ fn a_write_that_fails_ends_the_broker_and_loses_nothing_acknowledged() {
     assert_eq!(reader.subscribe("kept/#", 1), 1);
     reader.disconnect();
     let mut publisher = Client::connect(&broker.address, &Connect::new(V5, "publisher"));
-    // One that cannot be prepared would be want of space. The next is asked for when this one is
-    // full.
+    // Else their preparation would fail first. The next is asked for when this one is full.
     eventually("two segments are prepared", || {
         segments(&data).iter().filter(|segment| is_prepared(segment)).count() == 2
     });
@@ -243,6 +242,44 @@ fn a_write_that_fails_ends_the_broker_and_loses_nothing_acknowledged() {
     assert_eq!(publisher.publish(Publish::new("kept/end", "end").qos(1)), code::SUCCESS);
     let got = take_until(&mut lasting(&broker.address), "end");
     assert!(kept.is_subset(&got), "{} of {} came", got.len(), kept.len());
+}
+
+#[test]
+fn a_data_directory_that_is_taken_away_is_no_want_of_space() {
+    if is_foreign() {
+        return;
+    }
+    let data = scratch().join("data");
+    let settings = on_disk(1, &data).config("[store]\nsegment_bytes = 65536\n");
+    let mut broker = Broker::start(&settings);
+    let mut reader = lasting(&broker.address);
+    assert_eq!(reader.subscribe("kept/#", 1), 1);
+    reader.disconnect();
+    let mut publisher = Client::connect(&broker.address, &Connect::new(V5, "publisher"));
+    // A segment that is being made keeps the directory from being empty.
+    eventually("the data directory is gone", || fs::remove_dir_all(&data).is_ok());
+    let payload = "x".repeat(8000);
+    let ended = (0..1000).any(|_| {
+        let id = publisher.fresh_id();
+        publisher.send_publish(&Publish::new("kept/x", &payload).qos(1).id(id));
+        match publisher.event(PATIENCE) {
+            Event::Packet(common::Packet::PubAck(ack)) => {
+                assert_eq!((ack.id, ack.code), (id, code::SUCCESS));
+                false
+            }
+            Event::Closed => true,
+            other => panic!("{other:?}"),
+        }
+    });
+    assert!(ended, "the broker goes on without its data directory");
+    assert_eq!(broker.wait().code(), Some(1));
+    let log = broker.log_text();
+    let line = log.lines().find(|line| line.contains("the store has failed")).unwrap_or(&log);
+    let directory = data.join("logs-1/0").display().to_string();
+    for part in ["preparation of log-", &directory, "No such file or directory"] {
+        assert!(line.contains(part), "`{part}` is not in: {line}");
+    }
+    assert!(!log.contains("has no room"), "{log}");
 }
 
 /// The files of shard 0's log, in order.

@@ -174,6 +174,56 @@ fn the_effective_configuration_says_where_each_value_comes_from() {
 }
 
 #[test]
+fn a_configuration_that_cannot_be_printed_is_no_success() {
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = program(&["config"]).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = stderr(&output);
+    assert!(text.contains("standard output: No space left on device"), "{text}");
+}
+
+#[test]
+fn variables_that_name_no_key_are_warned_of_by_each_command() {
+    for command in ["config", "check-config"] {
+        let output = program(&[command]).env("RINGTIDE_SHARD", "2").output().unwrap();
+        assert!(output.status.success(), "{command}");
+        let text = stderr(&output);
+        assert!(text.contains("RINGTIDE_SHARD names no key"), "{command}: {text}");
+    }
+}
+
+#[test]
+fn what_cannot_work_is_refused_before_the_start() {
+    let both = "[[listeners]]\nbind = \"0.0.0.0:1\"\n[[listeners]]\nbind = \"127.0.0.1:1\"\n";
+    for (text, said) in [
+        ("data_dir = \"\"\n", "`data_dir` is empty"),
+        (both, "the broker's own listener \"0.0.0.0:1\" on 0.0.0.0:1 has already"),
+    ] {
+        let file = Scratch::new("refused.toml", text);
+        for command in ["check-config", "run"] {
+            let output = output(&[command, "--config", file.path()]);
+            assert_eq!(output.status.code(), Some(2), "{command}");
+            assert!(stderr(&output).contains(said), "{command}: {}", stderr(&output));
+        }
+    }
+}
+
+#[test]
+fn each_problem_of_a_reload_is_a_line_of_the_log() {
+    let file = Scratch::new("problems.toml", "[[listeners]]\nbind = \"127.0.0.1:0\"\n");
+    let mut running = Running::start(&["run", "--config", file.path(), "--log", "json"]);
+    fs::write(&file.0, "[limits]\nreceive_maximum = 0\nqueue_count_max = 0\n").unwrap();
+    running.signal("HUP");
+    for key in ["receive_maximum", "queue_count_max"] {
+        let line = running.line_with(key);
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["level"], "ERROR", "{line}");
+        let message = value["message"].as_str().unwrap();
+        assert!(message.contains("nothing has changed") && !message.contains('\n'), "{line}");
+    }
+}
+
+#[test]
 fn a_port_that_is_taken_ends_with_3_and_one_line() {
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = other.local_addr().unwrap().to_string();
@@ -234,6 +284,39 @@ fn a_hangup_applies_what_it_can_and_names_the_rest() {
     running.line_with("nothing has changed");
     running.signal("TERM");
     assert_eq!(running.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_hangup_reads_the_access_rules_again_unless_they_are_wrong() {
+    let rules = Scratch::new("hangup.acl", "default deny\nallow all all a\n");
+    let text = format!(
+        "[access]\nacl_file = \"{}\"\n[[listeners]]\nbind = \"127.0.0.1:0\"\n",
+        rules.path()
+    );
+    let file = Scratch::new("hangup-acl.toml", &text);
+    let mut running = Running::start(&["run", "--config", file.path()]);
+    fs::write(&rules.0, "default deny\nallow all all a\nallow all all b\n").unwrap();
+    running.signal("HUP");
+    running.line_with("1 changes applied");
+    running.line_with("applied: access rules: 1 rule before, 2 rules now");
+    for (wrong, said) in [
+        ("default deny\nallow all all a/#/b\n", "line 2: `a/#/b` is no topic filter"),
+        ("default deny\n\ndefault allow\n", "line 3: there is a `default` in line 1 already"),
+    ] {
+        fs::write(&rules.0, wrong).unwrap();
+        running.signal("HUP");
+        let line = running.line_with("nothing has changed");
+        assert!(line.contains(said) && line.contains(rules.path()), "{line}");
+        for command in ["check-config", "run"] {
+            let refused = output(&[command, "--config", file.path()]);
+            assert_eq!(refused.status.code(), Some(2), "{command}");
+            let text = stderr(&refused);
+            assert!(text.contains(said) && text.contains(rules.path()), "{text}");
+        }
+    }
+    fs::write(&rules.0, "default deny\n").unwrap();
+    running.signal("HUP");
+    running.line_with("applied: access rules: 2 rules before, 0 rules now");
 }
 
 #[test]

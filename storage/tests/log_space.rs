@@ -11,6 +11,8 @@ use ringtide_storage::log::faults::{Fault, FaultDisk};
 
 /// Linux: read-only file system.
 const EROFS: i32 = 30;
+const ENOENT: i32 = 2;
+const EACCES: i32 = 13;
 /// What a record of this test takes: a batch of its own.
 const RECORD_BYTES: u64 = 4096;
 
@@ -141,7 +143,7 @@ fn while_a_checkpoint_takes_the_last_space_others_wait() {
 
 #[test]
 fn a_broken_disk_is_no_shortage() {
-    for errno in [EIO, EROFS] {
+    for errno in [EIO, EROFS, ENOENT, EACCES] {
         let disk = FaultDisk::new(33);
         let mut model = Model::default();
         let (mut life, _) = model.open(&disk, &config(Sync::EachBatch)).unwrap();

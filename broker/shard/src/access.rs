@@ -13,7 +13,7 @@
 
 use std::collections::VecDeque;
 
-use ringtide_topics::matches;
+use ringtide_topics::{Filter, matches};
 
 /// What a client wants to do with a topic (publish) or a filter (subscribe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +140,7 @@ enum Subject {
     Client(String),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Rule {
     allow: bool,
     subject: Subject,
@@ -152,7 +152,7 @@ struct Rule {
 }
 
 /// The rules of an ACL file.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Acl {
     rules: Vec<Rule>,
     default_allow: bool,
@@ -177,23 +177,38 @@ impl Acl {
     /// Reads an ACL file's text. Without a `default` line what no rule allows is denied.
     ///
     /// # Errors
-    /// The first line that is neither a rule, a `default` line, a comment nor blank.
+    /// The first line that is neither a rule, the only `default` line, a comment nor blank.
     pub fn parse(text: &str) -> Result<Acl, AclError> {
         let mut acl = Acl::default();
+        let mut default_line = None;
         for (index, line) in text.lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let fail = |message: &str| AclError { line: index + 1, message: message.to_string() };
-            if let Some(word) = line.strip_prefix("default ") {
-                acl.default_allow = verdict_word(word.trim())
-                    .ok_or_else(|| fail("`default` takes `allow` or `deny`"))?;
+            let number = index + 1;
+            let fail = |message: String| AclError { line: number, message };
+            let mut words = line.split_whitespace();
+            if words.next() != Some("default") {
+                acl.rules.push(parse_rule(line).map_err(fail)?);
                 continue;
             }
-            acl.rules.push(parse_rule(line).map_err(fail)?);
+            acl.default_allow = match (words.next().and_then(verdict_word), words.next()) {
+                (Some(allow), None) => allow,
+                _ => return Err(fail("`default` takes `allow` or `deny`".to_owned())),
+            };
+            if let Some(first) = default_line.replace(number) {
+                let text =
+                    format!("there is a `default` in line {first} already: keep one of them");
+                return Err(fail(text));
+            }
         }
         Ok(acl)
+    }
+
+    /// How many rules there are, the default not counted.
+    pub fn rule_count(&self) -> usize {
+        self.rules.len()
     }
 
     fn judge(&self, who: Who<'_>, action: Action, topic: &str) -> Verdict {
@@ -214,7 +229,7 @@ fn verdict_word(word: &str) -> Option<bool> {
     }
 }
 
-fn parse_rule(line: &str) -> Result<Rule, &'static str> {
+fn parse_rule(line: &str) -> Result<Rule, String> {
     const FORM: &str =
         "expected: allow|deny  all|user NAME|client ID  publish|subscribe|all  FILTER";
     let mut rest = line;
@@ -223,27 +238,45 @@ fn parse_rule(line: &str) -> Result<Rule, &'static str> {
         let end = trimmed.find(char::is_whitespace).unwrap_or(trimmed.len());
         let (word, after) = trimmed.split_at(end);
         rest = after;
-        (!word.is_empty()).then_some(word)
+        (!word.is_empty()).then_some(word).ok_or(FORM)
     };
-    let allow = word().and_then(verdict_word).ok_or(FORM)?;
-    let subject = match word().ok_or(FORM)? {
+    let allow = verdict_word(word()?).ok_or(FORM)?;
+    let subject = match word()? {
         "all" => Subject::All,
-        "user" => Subject::User(word().ok_or(FORM)?.to_string()),
-        "client" => Subject::Client(word().ok_or(FORM)?.to_string()),
-        _ => return Err(FORM),
+        "user" => Subject::User(word()?.to_string()),
+        "client" => Subject::Client(word()?.to_string()),
+        _ => return Err(FORM.to_owned()),
     };
-    let (publish, subscribe) = match word().ok_or(FORM)? {
+    let (publish, subscribe) = match word()? {
         "publish" => (true, false),
         "subscribe" => (false, true),
         "all" => (true, true),
-        _ => return Err(FORM),
+        _ => return Err(FORM.to_owned()),
     };
-    let filter = rest.trim().to_string();
+    let filter = rest.trim();
     if filter.is_empty() {
-        return Err(FORM);
+        return Err(FORM.to_owned());
     }
+    check_filter(filter)?;
     let placeholders = filter.contains("%c") || filter.contains("%u");
-    Ok(Rule { allow, subject, publish, subscribe, filter, placeholders })
+    Ok(Rule { allow, subject, publish, subscribe, filter: filter.to_owned(), placeholders })
+}
+
+/// A rule whose filter is none would match nothing, or not what was meant.
+fn check_filter(text: &str) -> Result<(), String> {
+    let parsed = Filter::parse(text, u16::MAX).map_err(|error| {
+        format!(
+            "`{text}` is no topic filter: {error}; `+` stands for one whole level and `#`, at the \
+             end, for all that follow: `sensors/+/state`, `sensors/#`"
+        )
+    })?;
+    match parsed.share() {
+        None => Ok(()),
+        Some(_) => Err(format!(
+            "rules are about the filter behind `$share/NAME/`: write `{}`",
+            parsed.filter()
+        )),
+    }
 }
 
 impl Rule {
@@ -368,7 +401,29 @@ mod tests {
         let error = Acl::parse("default deny\nallow bob publish x\n").unwrap_err();
         assert_eq!(error.line, 2);
         assert!(Acl::parse("default maybe").is_err());
+        assert!(Acl::parse("default").is_err());
+        assert!(Acl::parse("default deny allow").is_err());
         assert!(Acl::parse("allow all publish").is_err());
+    }
+
+    #[test]
+    fn there_is_one_default() {
+        let error = Acl::parse("default\tdeny\nallow all all a\ndefault allow\n").unwrap_err();
+        assert_eq!(error.line, 3);
+        assert!(error.message.contains("line 1"), "{error}");
+    }
+
+    #[test]
+    fn a_rule_must_have_a_topic_filter() {
+        for filter in ["a/#/b", "sec+ret/x", "a#", "%c+/a", "$share/g/a"] {
+            let text = format!("default deny\nallow all subscribe {filter}\n");
+            let error = Acl::parse(&text).unwrap_err();
+            assert_eq!(error.line, 2, "{error}");
+        }
+        for filter in ["a/+/b/#", "+", "#", "%c/%u/x-%c", "/", "$SYS/#", "a b"] {
+            let acl = Acl::parse(&format!("allow all subscribe {filter}\n")).unwrap();
+            assert_eq!(acl.rule_count(), 1, "{filter}");
+        }
     }
 
     #[test]

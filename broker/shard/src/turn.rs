@@ -482,7 +482,11 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
         }
         match (self.steering.stage(), self.drain_until_ms) {
             (Stage::Running, _) => TurnEnd::Again,
-            (Stage::Stopped, _) => TurnEnd::Done,
+            (Stage::Stopped, None) => TurnEnd::Done,
+            (Stage::Stopped, Some(_)) => {
+                self.cut_short_unless_idle();
+                TurnEnd::Done
+            }
             (Stage::Draining, None) => {
                 self.drain_until_ms = Some(now_ms + self.core.limits.drain_ms);
                 self.core.draining = true;
@@ -493,13 +497,38 @@ impl<D: Driver, S: Store, C: Clock> Shard<D, S, C> {
                 TurnEnd::Again
             }
             (Stage::Draining, Some(until_ms)) => {
-                // The ends of the connections are records, too.
-                let idle = self.core.clients.conns.len() == 0 && self.core.is_all_durable();
-                if idle || now_ms >= until_ms {
+                if self.is_idle() {
+                    return TurnEnd::Done;
+                }
+                if now_ms >= until_ms {
+                    self.cut_short_unless_idle();
                     return TurnEnd::Done;
                 }
                 TurnEnd::Again
             }
         }
+    }
+
+    /// Whether a shutdown has nothing left to wait for.
+    fn is_idle(&self) -> bool {
+        // The ends of the connections are records, too.
+        self.core.clients.conns.len() == 0 && self.core.is_all_durable()
+    }
+
+    /// A shutdown that leaves something undone is not what was asked for.
+    fn cut_short_unless_idle(&mut self) {
+        if self.is_idle() {
+            return;
+        }
+        let me = self.core.mesh.me;
+        let open = self.core.clients.conns.len();
+        let kept = match self.core.is_all_durable() {
+            true => "",
+            false => ", and what was not acknowledged yet is not on the disk",
+        };
+        self.failure = Some(format!(
+            "shard {me}: the shutdown took longer than shutdown_timeout_s and was cut short: \
+             {open} connections were not closed in an orderly way{kept}"
+        ));
     }
 }

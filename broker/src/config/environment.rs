@@ -173,7 +173,7 @@ mod tests {
         assert!(all.contains("environment RINGTIDE_SHARDS: `many` for `shards`"), "{all}");
         assert!(all.contains("unknown variant `dpdk`"), "{all}");
         assert!(all.contains("true or false"), "{all}");
-        assert!(all.contains("expected u16"), "{all}");
+        assert!(all.contains("expected a whole number from 0 to 65535"), "{all}");
         assert!(all.contains("the next number is 1"), "{all}");
     }
 

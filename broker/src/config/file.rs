@@ -9,7 +9,7 @@ use toml::{Spanned, Table, Value};
 use super::Config;
 use super::layers::{Layers, Origin};
 use super::load::Problem;
-use super::names::{element, suggestion};
+use super::names::{element, plain_words, suggestion};
 use super::path::KeyPath;
 
 /// Adds the text of a file to the layers.
@@ -85,7 +85,7 @@ fn located(text: &str, path: &Path, error: &toml::de::Error) -> Problem {
         Some(span) => format!("{}:{}", path.display(), line_of(text, span.start)),
         None => path.display().to_string(),
     };
-    Problem { place, text: error.message().trim().replace('\n', ", ") }
+    Problem { place, text: plain_words(error) }
 }
 
 /// The line of a byte offset, from 1.
@@ -131,6 +131,11 @@ mod tests {
         let found = problems("\nshards = \"two\"\n");
         assert_eq!(found.len(), 1);
         assert!(found[0].starts_with("r.toml:2: invalid type: string \"two\""), "{found:?}");
+        assert!(found[0].ends_with("expected a whole number from 0 to 65535"), "{found:?}");
+        let found = problems("limits = 7\n");
+        assert!(found[0].ends_with("expected a section"), "{found:?}");
+        let found = problems("[access]\nallow_anonymous = 1\n");
+        assert!(found[0].ends_with("expected true or false"), "{found:?}");
         let found = problems("[limits]\nreceive_maximum = 70000\n");
         assert!(found[0].starts_with("r.toml:2: invalid value: integer `70000`"), "{found:?}");
         let found = problems("[limits]\nqueue_policy = \"drop\"\n");

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use toml::{Table, Value};
 
 use super::Config;
+use super::names::plain_words;
 use super::path::{KeyPath, Step};
 
 /// Where an effective value comes from.
@@ -68,7 +69,7 @@ impl Layers {
         }
         place(&mut changed.table, &path.0, value)?;
         changed.origins.insert(path.clone(), origin);
-        changed.resolve().map_err(|error| error.message().trim().replace('\n', ", "))?;
+        changed.resolve().map_err(|error| plain_words(&error))?;
         *self = changed;
         Ok(())
     }

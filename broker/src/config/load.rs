@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::environment::{self, CONFIG_VARIABLE};
 use super::layers::{Layers, Origin};
+use super::names::plain_words;
 use super::path::KeyPath;
 use super::validate::validate;
 use super::{Config, file};
@@ -109,7 +110,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     let warnings = environment::apply(&mut layers, &sources.environment).map_err(ConfigError)?;
     arguments(&mut layers, sources).map_err(ConfigError)?;
     let config = layers.resolve().map_err(|error| {
-        let text = error.message().trim().replace('\n', ", ");
+        let text = plain_words(&error);
         ConfigError(vec![Problem { place: "configuration".into(), text }])
     })?;
     let problems = validate(&config, &layers);

@@ -17,6 +17,27 @@ pub(super) fn suggestion(name: &str, table: &Table, schema: &Table) -> String {
     format!("known here: {}", known.join(", "))
 }
 
+/// What is wrong with a value, in the words of the documentation instead of Rust's types.
+pub(super) fn plain_words(error: &toml::de::Error) -> String {
+    let text = error.message().trim().replace('\n', ", ");
+    let Some((found, expected)) = text.rsplit_once(", expected ") else { return text };
+    let number = |max: u64| format!("a whole number from 0 to {max}");
+    let expected = match expected {
+        "u8" => number(u8::MAX.into()),
+        "u16" => number(u16::MAX.into()),
+        "u32" => number(u32::MAX.into()),
+        "u64" | "usize" => "a whole number, 0 or more".to_owned(),
+        "a boolean" => "true or false".to_owned(),
+        "a sequence" => "a list".to_owned(),
+        "path string" => "a string, the path of a file or directory".to_owned(),
+        other => match other.split_once(' ') {
+            Some(("struct", _)) => "a section".to_owned(),
+            _ => return text,
+        },
+    };
+    format!("{found}, expected {expected}")
+}
+
 /// The candidate with the fewest edits to `name`, if that is few enough to be a slip.
 pub(super) fn nearest<'a>(
     name: &str,

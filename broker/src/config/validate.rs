@@ -1,6 +1,7 @@
 //! Rules that types cannot say: ranges, and keys that must fit each other.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 
 use ringtide_net::ListenAddr;
 
@@ -54,6 +55,11 @@ fn machine(config: &Config, report: &mut Report<'_>) {
     report.range(&root.key("shards"), config.shards, 0, SHARDS_MAX.into());
     report.range(&root.key("shutdown_timeout_s"), config.shutdown_timeout_s, 1, 3600);
     report.range(&root.key("sys_interval_s"), config.sys_interval_s, 0, 86_400);
+    if config.data_dir.as_os_str().is_empty() {
+        let text =
+            "is empty; name a directory, or set durability = \"memory\" if nothing is to be kept";
+        report.add(&root.key("data_dir"), text.to_owned());
+    }
     let mut seen = HashSet::new();
     if let Some(cpu) = config.cpus.iter().find(|cpu| !seen.insert(**cpu)) {
         report.add(&root.key("cpus"), format!("names processor {cpu} twice"));
@@ -99,14 +105,18 @@ fn listeners(listeners: &[Listener], durability: Durability, report: &mut Report
         report.add(&list, format!("has {} elements, at most 64 are possible", listeners.len()));
     }
     let mut names = HashSet::new();
-    let mut binds = HashSet::new();
     for (index, listener) in listeners.iter().enumerate() {
         let at = list.index(index);
         if !names.insert(listener.name.as_str()) {
             report.add(&at.key("name"), format!("\"{}\" is used twice", listener.name));
         }
-        if listener.bind.port() != Some(0) && !binds.insert(&listener.bind) {
-            report.add(&at.key("bind"), format!("{} is used twice", listener.bind));
+        if let Some(other) = listeners[..index].iter().find(|other| overlap(listener, other)) {
+            let text = format!(
+                "is {}, which the broker's own listener \"{}\" on {} has already: leave one \
+                 out or choose another address",
+                listener.bind, other.name, other.bind
+            );
+            report.add(&at.key("bind"), text);
         }
         if listener.versions.is_empty() {
             report.add(&at.key("versions"), "is empty: no client could connect".to_owned());
@@ -128,6 +138,19 @@ fn listeners(listeners: &[Listener], durability: Durability, report: &mut Report
         report.range(&at.key("backlog"), listener.backlog, 1, i32::MAX as u64);
         report.range(&at.key("handshake_timeout_s"), listener.handshake_timeout_s, 1, 3600);
     }
+}
+
+/// Whether the system would refuse one of two listeners for the other's sake.
+fn overlap(one: &Listener, other: &Listener) -> bool {
+    let (ListenAddr::Tcp(one), ListenAddr::Tcp(other)) = (&one.bind, &other.bind) else {
+        return one.bind == other.bind;
+    };
+    let (first, second) = (one.ip().to_canonical(), other.ip().to_canonical());
+    // All addresses of IPv6 are those of IPv4, too: see `ringtide_net::listen`.
+    let has = |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    one.port() != 0
+        && one.port() == other.port()
+        && (first == second || has(first, second) || has(second, first))
 }
 
 /// Options of a listener's sockets.
@@ -337,6 +360,51 @@ mod tests {
         assert!(text.contains("`listeners[1].name`") && text.contains("`listeners[1].bind`"));
         let text = problems(|config| config.listeners[0].versions = Vec::<Version>::new());
         assert!(text.contains("listeners[0].versions"), "{text}");
+    }
+
+    #[test]
+    fn listeners_must_not_be_in_each_other_s_way() {
+        let both = |one: &str, other: &str| {
+            problems(|config| {
+                config.listeners = [one, other]
+                    .map(|bind| Listener {
+                        name: bind.to_owned(),
+                        bind: bind.parse().unwrap(),
+                        ..Listener::default()
+                    })
+                    .to_vec();
+                config.listeners[1].name.push('2');
+            })
+        };
+        for (one, other) in [
+            ("0.0.0.0:1883", "127.0.0.1:1883"),
+            ("127.0.0.1:1883", "0.0.0.0:1883"),
+            ("[::]:1883", "127.0.0.1:1883"),
+            ("0.0.0.0:1883", "[::]:1883"),
+            ("[::1]:1883", "[::]:1883"),
+            ("127.0.0.1:1883", "127.0.0.1:1883"),
+            ("127.0.0.1:1883", "[::ffff:127.0.0.1]:1883"),
+            ("unix:a.sock", "unix:a.sock"),
+        ] {
+            let text = both(one, other);
+            let said = format!("the broker's own listener \"{one}\" on {one} has already");
+            assert!(text.contains("`listeners[1].bind` is") && text.contains(&said), "{text}");
+        }
+        for (one, other) in [
+            ("0.0.0.0:1883", "127.0.0.1:1884"),
+            ("0.0.0.0:0", "127.0.0.1:0"),
+            ("127.0.0.1:1883", "127.0.0.2:1883"),
+            ("0.0.0.0:1883", "[::1]:1883"),
+            ("unix:a.sock", "unix:b.sock"),
+        ] {
+            assert_eq!(both(one, other), "");
+        }
+    }
+
+    #[test]
+    fn data_has_a_directory() {
+        let text = problems(|config| config.data_dir = "".into());
+        assert!(text.contains("`data_dir` is empty"), "{text}");
     }
 
     #[test]

@@ -126,8 +126,8 @@
 //! or sync that fails ends the log: nothing becomes durable any more
 //! ([`Store::failed`](crate::Store::failed)), and the process must be started anew, because the
 //! page cache may now differ from the medium. An opening reads the newest segment from the medium,
-//! past the page cache. A segment that cannot be *prepared* is no failure (see [`Log::shortage`]),
-//! unless the reason is an input/output error or a read-only file system.
+//! past the page cache. A segment that cannot be *prepared* for want of space, descriptors or
+//! memory is no failure (see [`Log::shortage`]); for any other reason it is.
 
 mod error;
 pub mod faults;

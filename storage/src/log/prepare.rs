@@ -24,10 +24,16 @@ const LOOK: Duration = Duration::from_secs(1);
 const ENOSPC: i32 = 28;
 /// Linux: disk quota exceeded.
 const EDQUOT: i32 = 122;
+/// Linux: interrupted system call.
+const EINTR: i32 = 4;
+/// Linux: out of memory.
+const ENOMEM: i32 = 12;
+/// Linux: too many open files in the system.
+const ENFILE: i32 = 23;
+/// Linux: too many open files in the process.
+const EMFILE: i32 = 24;
 /// Linux: input/output error; stands for errors that have no number.
 const EIO: i32 = 5;
-/// Linux: read-only file system.
-const EROFS: i32 = 30;
 
 /// A segment to be made.
 #[derive(Clone, Copy, Debug)]
@@ -184,9 +190,9 @@ impl Preparer {
                 Err(error) => {
                     let what = format!("preparation of {}", segment_name(order.number));
                     let failure = failure(&what, &error);
-                    return answer(match failure.errno {
-                        EIO | EROFS => Answer::Failed(failure),
-                        _ => Answer::Short(failure),
+                    return answer(match lacks_something(failure.errno) {
+                        true => Answer::Short(failure),
+                        false => Answer::Failed(failure),
                     });
                 }
             }
@@ -314,6 +320,12 @@ impl Preparer {
 /// Whether an error passes when files are removed.
 fn lacks_space(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(ENOSPC | EDQUOT))
+}
+
+/// Whether an error passes when there is more of something: space, descriptors, memory. All others
+/// say that the disk is broken, or that somebody has taken the directory away.
+fn lacks_something(errno: i32) -> bool {
+    matches!(errno, ENOSPC | EDQUOT | EINTR | ENOMEM | ENFILE | EMFILE)
 }
 
 pub(super) fn failure(what: &str, error: &io::Error) -> StoreFailure {

@@ -472,6 +472,12 @@ impl World {
         assert_eq!(self.shards[shard].turn(), TurnEnd::Again);
     }
 
+    /// The turn with which a shard ends, and why it did without being asked to.
+    pub(crate) fn last_turn(&mut self, shard: usize) -> Option<String> {
+        assert_eq!(self.shards[shard].turn(), TurnEnd::Done);
+        self.shards[shard].failure()
+    }
+
     /// So many turns of every shard.
     pub(crate) fn turns(&mut self, count: usize) {
         for _ in 0..count {

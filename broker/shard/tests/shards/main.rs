@@ -1,4 +1,5 @@
-//! What shards do, stepped turn by turn: fairness, limits, a full disk, groups, reloads.
+//! What shards do, stepped turn by turn: fairness, limits, a full disk, groups, reloads,
+//! the end.
 
 mod again;
 mod checkpoints;
@@ -15,6 +16,7 @@ mod passwords;
 mod reload;
 mod restart;
 mod sessions;
+mod shutdown;
 #[path = "../../../tls/tests/common/mod.rs"]
 mod tls;
 mod under_way;
