@@ -25,6 +25,9 @@ use crate::park::Parked;
 use crate::replay::Item;
 use crate::session::{Membership, Session};
 
+/// Filters of a SUBSCRIBE that are put in place in one go: others have their turn between them.
+const FILTERS_AT_ONCE: usize = 128;
+
 /// What the current filter of a SUBSCRIBE waits for.
 #[derive(Clone, Copy, Debug)]
 enum Wait {
@@ -123,13 +126,16 @@ impl<S: Store> Core<S> {
     pub(crate) fn advance(&mut self, index: u32, mut job: Box<SubscribeJob>) -> Flow {
         //= [MQTT-3.8.4-5]
         //= 3.1.1 [MQTT-3.8.4-4]
+        let until = job.codes.len() + FILTERS_AT_ONCE;
         while job.codes.len() < job.filters.len() {
-            if let Progress::Waits = self.step(&mut job) {
+            let is_over = job.codes.len() >= until;
+            if is_over || matches!(self.step(&mut job), Progress::Waits) {
                 let Some(conn) = self.clients.conns.at_mut(index) else { return Flow::Stop };
                 let key = (index, conn.generation);
                 let wait = job.wait;
                 conn.cold().parked = Some(Parked::Subscribe(job));
                 match wait {
+                    _ if is_over => self.parked.push_back(key),
                     Wait::Verdict(ticket) => {
                         self.tickets.insert(ticket, key);
                     }

@@ -2,6 +2,7 @@
 //! in the next turn. Each look at the clock takes 100 us here, and a turn may take 250.
 
 use ringtide_codec::QoS;
+use ringtide_shard::Limits;
 use ringtide_shard::counters::Counter;
 
 use crate::harness::{World, quiet};
@@ -197,4 +198,27 @@ fn what_comes_up_after_the_steps_is_not_slept_over() {
     world.turns(2);
     assert!(!world.sent(0, 3).is_empty());
     assert!(world.polls(0), "messages are left");
+}
+
+#[test]
+fn the_filters_of_one_subscribe() {
+    let mut world = World::new(1, Limits { subscriptions_max: MANY, ..quiet() });
+    join_as(&mut world, 0, BYSTANDER, "other");
+    world.accept(0, 1, &connect("c"));
+    world.turns(4);
+    world.sent(0, 1);
+    let names: Vec<String> = (0..MANY).map(|number| format!("f/{number}")).collect();
+    let all: Vec<_> = names.iter().map(|name| (&**name, options(QoS::AtLeastOnce))).collect();
+    world.send(0, 1, &subscribe_all(2, &all));
+    world.send(0, 1, &ping());
+    for _ in 0..4 {
+        world.send(0, BYSTANDER, &ping());
+        world.turn(0);
+        assert_eq!(read(&world.sent(0, BYSTANDER)), [Got::Pong]);
+        assert_eq!(read(&world.sent(0, 1)), [], "it is not in place as a whole");
+    }
+    world.turns(MANY as usize / 100);
+    let answers = read(&world.sent(0, 1));
+    assert_eq!(answers, [Got::SubAck(2, vec![1; MANY as usize]), Got::Pong], "and in order");
+    assert_eq!(world.count(Counter::Subscriptions), u64::from(MANY) + 1);
 }

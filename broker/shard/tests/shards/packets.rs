@@ -62,11 +62,11 @@ pub(crate) fn no_local(qos: QoS) -> SubscriptionOptions {
 }
 
 pub(crate) fn subscribe(number: u16, filter: &str, options: SubscriptionOptions) -> Vec<u8> {
-    let packet = SubscribeOut {
-        packet_id: id(number),
-        subscription_id: None,
-        filters: &[(filter, options)],
-    };
+    subscribe_all(number, &[(filter, options)])
+}
+
+pub(crate) fn subscribe_all(number: u16, filters: &[(&str, SubscriptionOptions)]) -> Vec<u8> {
+    let packet = SubscribeOut { packet_id: id(number), subscription_id: None, filters };
     let mut out = Vec::new();
     packet.encode(Version::V5, &mut out);
     out
