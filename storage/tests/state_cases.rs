@@ -12,6 +12,7 @@ use ringtide_storage::record::{
     CheckpointEndRecord, Destination, Entry, Exchange, ExchangeRecord, MessageHead, QueueRecord,
     RecordError, SessionId, SessionRecord, Step, VoidRecord, WatermarkRecord,
 };
+use ringtide_storage::state::Followed;
 use ringtide_storage::{Lsn, RecordKind, State};
 
 /// A state and the position of its last record.
@@ -445,4 +446,34 @@ fn the_place_of_a_message_that_its_origin_lost_is_not_given_to_another() {
     assert_eq!(sends.pending.iter().map(|one| (one.shard, one.seq)).collect::<Vec<_>>(), [(1, 3)]);
     assert_eq!(takes.under_way, [], "nobody had what is sent now");
     assert_eq!((sends.sent, takes.watermarks), (vec![(1, 3)], vec![]));
+}
+
+/// A retained message whose fan-out was under way when another one took its topic, and another
+/// number of shards: what is taken over anew is retained no more.
+#[test]
+fn what_is_taken_over_anew_does_not_take_its_topic_back() {
+    let retained = |head: MessageHead<'static>| MessageHead { retained: true, ..head };
+    for own in [true, false] {
+        let (mut home, mut origin) = (Log::of(0), Log::of(1));
+        let old = message("t", 1, (0, 1), false);
+        if own {
+            let destinations = Cow::Owned(vec![to(0, 1)]);
+            home.message(&retained(MessageHead { destinations, ..Default::default() }), &old);
+        } else {
+            let destinations = Cow::Owned(vec![to(0, 1)]);
+            origin.message(&MessageHead { destinations, ..Default::default() }, &old);
+            let taken = MessageHead { origin: Some((1, 1)), ..Default::default() };
+            home.message(&retained(taken), &old);
+        }
+        home.message(&retained(MessageHead::default()), &message("t", 2, (0, 9), false));
+        let states = vec![home.state, origin.state];
+        let new = State::redistribute(states, 1, |_, _| 0, &mut |due| Followed {
+            entries: Vec::new(),
+            retained: due.shard == 0,
+        });
+        let parts = new.into_iter().next().unwrap().into_parts();
+        let held: Vec<u64> =
+            parts.retained.iter().map(|one| number_of(one.message.bytes())).collect();
+        assert_eq!(held, [2], "own place: {own}");
+    }
 }

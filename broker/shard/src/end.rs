@@ -151,7 +151,7 @@ impl<S: Store> Core<S> {
         self.clients.counters.add(Counter::WillsPublished, 1);
         let message = Message::new(&View { header, ..view });
         // That the session has no will any more may be on the disk before the publication is.
-        let custody = self.own_custody(kept, &message, ANEW);
+        let custody = self.own_custody(kept, &message, ANEW, None);
         self.publish_internal(message, Some(publisher), custody);
     }
 
@@ -221,7 +221,7 @@ impl<S: Store> Core<S> {
                 let origin = delivery.message.origin.filter(|_| once);
                 let waits_for = origin.map(|(shard, seq)| (shard, seq.get()));
                 let message = self.at_own_position(message);
-                let custody = self.own_custody(kept, &message, membership.group);
+                let custody = self.own_custody(kept, &message, membership.group, waits_for);
                 self.routes.groups.choose_again(chosen, message, custody, waits_for);
             }
         }
@@ -239,12 +239,14 @@ impl<S: Store> Core<S> {
         Message::new(&View { header, ..view })
     }
 
-    /// Records that this shard itself must find another taker for what a session of its log had.
+    /// Records that this shard itself must find another taker for what a session of its log had,
+    /// or for what came from another shard at `origin`, which may yet lose it.
     fn own_custody(
         &mut self,
         kept: SessionId,
         message: &Message,
         group: u64,
+        origin: Option<(u16, u64)>,
     ) -> Option<(u16, u64)> {
         if kept == SessionId(0) {
             return None;
@@ -254,7 +256,7 @@ impl<S: Store> Core<S> {
         self.routes.custody.begin(me, own.seq);
         self.routes.custody.keep(&own, message);
         let destinations = std::borrow::Cow::Borrowed(std::slice::from_ref(&own));
-        let head = MessageHead { destinations, ..MessageHead::default() };
+        let head = MessageHead { origin, destinations, ..MessageHead::default() };
         self.clients.journal.message(&head, &message.view(), None);
         Some((me, own.seq))
     }

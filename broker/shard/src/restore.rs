@@ -29,6 +29,9 @@ use crate::session::{Membership, Session, Stored, Will};
 /// Milliseconds that a message waits after a start for the members of its shared group to be known.
 const GROUP_PATIENCE_MS: u64 = 5000;
 
+/// Sessions whose records a start writes together.
+const SESSIONS_PER_BATCH: usize = 4096;
+
 /// Messages that wait for more than one session, by position; and when they expire.
 type Shared = HashMap<u64, (Kept, u64)>;
 
@@ -44,7 +47,10 @@ impl<S: Store> Core<S> {
         let had: HashSet<SessionId> = had.collect();
         let mut numbers = HashMap::new();
         let mut shared = HashMap::new();
-        for part in sessions {
+        for (restored, part) in sessions.into_iter().enumerate() {
+            if restored % SESSIONS_PER_BATCH == SESSIONS_PER_BATCH - 1 {
+                self.end_unit();
+            }
             let id = part.record.id;
             if let Some(index) = self.restore_session(part, &mut shared)
                 && had.contains(&id)

@@ -15,7 +15,7 @@ use crate::custody::Custody;
 use crate::deliver::{Fan, Queues, deliver};
 use crate::groups::Groups;
 use crate::mesh_out::MeshOut;
-use crate::message::{Message, View};
+use crate::message::{Header, Message, View};
 use crate::note::Chosen;
 use crate::park::Progress;
 use crate::partition::PartitionMap;
@@ -161,6 +161,7 @@ pub(crate) fn arrived(
     }
     let mut fan = Fan::new(view);
     fan.message = message;
+    fan.fleeting = seq == 0;
     let mut was_retained = false;
     if seq != 0 {
         fan.custody = Some((from, seq));
@@ -170,6 +171,8 @@ pub(crate) fn arrived(
     let is_home = routes.partitions.shard(view.header.partition) == routes.queues.me;
     if view.header.retain && is_home && !was_retained {
         routes.retained.set(&mut fan, clients);
+        // Also if it changed nothing: sent again after a crash it would change what came since.
+        fan.retained |= seq != 0;
     }
     local(routes, clients, &mut fan, None);
     record(clients, &fan);
@@ -412,6 +415,8 @@ pub(crate) fn member_arrived(
         }
         fan.custody = Some((from, seq));
     }
+    // One that nobody keeps is not taken into custody here: its origin has answered for it.
+    fan.fleeting = seq == 0;
     to_member(routes, clients, &mut fan, chosen);
     record(clients, &fan);
 }
@@ -421,7 +426,16 @@ fn again(routes: &mut Routes, clients: &Clients, fan: &mut Fan<'_>, chosen: Chos
     let mut waits_for = fan.custody.filter(|(origin, _)| *origin != routes.queues.me);
     waits_for = waits_for.filter(|_| fan.view.header.qos == QoS::ExactlyOnce);
     let custody = into_custody(routes, clients, fan, chosen.group);
-    let message = fan.message().clone();
+    let mut message = fan.message().clone();
+    let me = routes.queues.me;
+    let once = fan.view.header.qos == QoS::ExactlyOnce;
+    if custody.is_none() && fan.view.header.origin_log != me && !once {
+        // Its origin has not recorded it, and what an origin has not recorded is taken back after
+        // a crash from those who have it: for them it is this shard's, of any position. (Of QoS 2
+        // the origin has the packet id at the message's position.)
+        let header = Header { lsn: 0, origin_log: me, ..fan.view.header };
+        message = Message::new(&View { header, ..fan.view });
+    }
     routes.groups.choose_again(chosen, message, custody, waits_for);
     fan.again = true;
 }

@@ -108,7 +108,9 @@ fn settle_between(
             }
         } else if !settled {
             let due = Due { shard, origin, group, message: &message };
-            let followed = take_over(&due);
+            let mut followed = take_over(&due);
+            // It was retained when it came: another one may have taken its topic since.
+            followed.retained &= origin != shard && !had.is_some_and(|one| one.retained);
             states[to].follow(&due, Some(seq), followed, had);
         }
     }

@@ -1,9 +1,11 @@
 //! What a crash finds half done: fan-outs, messages for other members of groups, wills of the
 //! start.
 
-use ringtide_codec::QoS;
+use std::borrow::Cow;
+
+use ringtide_codec::{Connect, PublishOut, QoS};
 use ringtide_shard::message::{Header, Message, View, origin_of, topic_of};
-use ringtide_storage::record::{Filter, SessionId, SessionRecord, WillRecord};
+use ringtide_storage::record::{Entry, Filter, MessageHead, SessionId, SessionRecord, WillRecord};
 use ringtide_storage::state::{Body, Kept, Parts, Pending, Retained, SessionPart, UnderWay};
 use ringtide_storage::{Lsn, RecordKind, State};
 use ringtide_topics::{TenantId, topic_hash};
@@ -191,4 +193,94 @@ fn another_member_gets_nothing_that_its_origin_may_lose() {
         assert_eq!(payloads(&read(&world.sent(2, 12))), ["once"]);
     }
     assert!(relayed > 0, "it went to its member at once both times");
+}
+
+/// The records of messages that all shards together have written: heads and messages.
+fn recorded(world: &World) -> Vec<(MessageHead<'static>, Vec<u8>)> {
+    let log = world.shelf.since_begin.borrow();
+    let messages = log.iter().filter(|(kind, _)| *kind == RecordKind::Message);
+    let of = |(_, body): &(RecordKind, Vec<u8>)| {
+        let (head, message) = MessageHead::decode(body).expect("a good record");
+        let entries = head.entries.iter().map(|one| Entry { ids: Cow::Owned(Vec::new()), ..*one });
+        let entries = entries.collect();
+        let destinations = Cow::Owned(head.destinations.into_owned());
+        (MessageHead { entries, destinations, ..head }, message.to_vec())
+    };
+    messages.map(of).collect()
+}
+
+fn member_at(world: &mut World, shard: u16, filter: &str, lasting: bool) -> String {
+    let name = world.name_at(shard, "c");
+    let (at, socket) = (usize::from(shard), u32::from(shard) + 10);
+    let packet = if lasting { connect_lasting(&name, None) } else { connect(&name) };
+    world.accept(at, socket, &packet);
+    world.send(at, socket, &subscribe(1, filter, options(QoS::ExactlyOnce)));
+    world.turns(10);
+    world.sent(at, socket);
+    name
+}
+
+/// A message that clears nothing when it comes would clear what came after it, were it taken for
+/// new when it is sent again after a crash.
+#[test]
+fn what_clears_nothing_is_recorded_as_taken() {
+    let mut world = World::new(2, quiet());
+    member_at(&mut world, 1, "other", true);
+    let topic = world.name_at(1, "topic");
+    let name = world.name_at(0, "c");
+    world.accept(0, 20, &connect(&name));
+    let clear = PublishOut { retain: true, ..publish_as(&topic, QoS::AtLeastOnce, 1) };
+    world.send(0, 20, &frame_of(clear, b""));
+    world.turns(10);
+    let taken = recorded(&world).into_iter().filter(|(head, _)| head.origin.is_some());
+    let taken: Vec<_> = taken.map(|(head, _)| (head.origin, head.retained)).collect();
+    assert_eq!(taken, [(Some((0, 1)), true)]);
+}
+
+/// What waits for a member's session when that ends is this shard's own business from then on, and
+/// still its origin's: what the origin loses is void with it.
+#[test]
+fn what_a_session_leaves_to_others_says_where_it_came_from() {
+    let mut world = World::new(2, quiet());
+    let name = member_at(&mut world, 1, "$share/g/work", true);
+    world.end(1, 11);
+    world.turns(5);
+    let publisher = world.name_at(0, "c");
+    world.accept(0, 10, &connect(&publisher));
+    world.send(0, 10, &publish("work", QoS::ExactlyOnce, 1, b"once"));
+    world.turns(10);
+    world.accept(1, 12, &bytes_of(&Connect { clean_start: true, ..connect_as(&name) }));
+    world.turns(5);
+    let all = recorded(&world);
+    let own = |head: &&MessageHead<'_>| head.destinations.iter().any(|to| to.shard == 1);
+    let left = all.iter().map(|(head, _)| head).filter(own).map(|head| head.origin);
+    // The first is the origin's own record, for this shard.
+    assert_eq!(left.collect::<Vec<_>>(), [None, Some((0, 1))]);
+}
+
+/// Where no session outlives its connection an origin records nothing: a member elsewhere whose
+/// session does must not lose the message for that.
+#[test]
+fn what_its_origin_did_not_record_is_this_shards_for_another_member() {
+    let mut world = World::new(3, quiet());
+    let filter = "$share/g/work";
+    member_at(&mut world, 1, filter, false);
+    member_at(&mut world, 2, filter, true);
+    let publisher = world.name_at(0, "c");
+    world.accept(0, 10, &connect(&publisher));
+    world.turns(5);
+    world.send(1, 11, &unsubscribe(2, filter));
+    world.turn(1);
+    for number in 1..=2 {
+        world.send(0, 10, &publish("work", QoS::AtLeastOnce, number, b"one each"));
+    }
+    world.turn(0);
+    world.turns(20);
+    assert_eq!(payloads(&read(&world.sent(2, 12))).len(), 2);
+    let all = recorded(&world);
+    let kept = all.iter().filter(|(head, _)| !head.entries.is_empty());
+    let mut origins: Vec<_> = kept.filter_map(|(_, message)| origin_of(message)).collect();
+    origins.sort_unstable();
+    assert_eq!(origins.iter().map(|one| one.0).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(origins[1], (1, 0), "it counts whatever the origin's log holds");
 }
