@@ -116,8 +116,8 @@ pub(crate) fn recover(config: &Config, shards: u16) -> Result<Option<Recovery>, 
     Ok(Some(Recovery { dir, shards, damage }))
 }
 
-/// Records, to the disk, that messages are void which the log still has. Later it could not be told:
-/// by then their origin has used their positions, and their places in the order, for others.
+/// Records, to the disk, that messages are void which the log still has. Later it could not be
+/// told: by then their origin has used their positions, and their places in the order, for others.
 fn record_void(log: &mut Log, messages: Vec<(u16, u64)>) -> Result<(), String> {
     if messages.is_empty() {
         return Ok(());

@@ -298,8 +298,8 @@ impl<S: Store> Core<S> {
         }
     }
 
-    /// Ends what the log must hold together or not at all, as a turn's end does: a session's end and
-    /// what its will becomes.
+    /// Ends what the log must hold together or not at all, as a turn's end does: a session's end
+    /// and what its will becomes.
     fn end_unit(&mut self) {
         self.clients.journal.flush(&mut self.store);
         self.store.end_turn();
