@@ -365,9 +365,12 @@ fn the_client_behind_a_trusted_proxy_is_known_by_its_address() {
             socket.send_message(&cx.v5(&format!("client{n}")).encode());
             assert_eq!(socket.expect_frame().payload[0], 0x20);
         }
-        let log = broker.log_text();
+        let mut log = String::new();
+        eventually("a line for each client", || {
+            log = broker.log_text();
+            log.lines().filter(|line| line.contains(" connected ")).count() == 8
+        });
         let connected: Vec<_> = log.lines().filter(|line| line.contains(" connected ")).collect();
-        assert_eq!(connected.len(), 8, "{log}");
         let peer = format!("peer={wanted}");
         assert!(connected.iter().all(|line| line.contains(&peer)), "{connected:#?}");
     }

@@ -1,5 +1,5 @@
 #![no_main]
-#[allow(dead_code, reason = "its tests are not run here")]
+#[allow(dead_code, unused_imports, reason = "its tests are not run here")]
 #[path = "../../../storage/tests/state.rs"]
 mod state;
 

@@ -275,7 +275,7 @@ fn resend_next(outbound: &mut Outbound<u32>) -> Step {
 
 /// An exchange to act on: mostly one under way, sometimes any id.
 #[derive(Clone, Debug)]
-enum Pick {
+pub(crate) enum Pick {
     UnderWay(prop::sample::Index),
     Any(u16),
 }
@@ -293,7 +293,7 @@ impl Pick {
 }
 
 #[derive(Clone, Debug)]
-enum Op {
+pub(crate) enum Op {
     Offer { qos: QoS, bytes: u32, expiry_s: Option<u32> },
     Bare(QoS),
     Next,
@@ -535,7 +535,7 @@ impl Pair {
 }
 
 /// The limits, the receive maximum, the next packet id and what happens.
-type Case = (QueueLimits, u16, u16, Vec<Op>);
+pub(crate) type Case = (QueueLimits, u16, u16, Vec<Op>);
 
 pub(crate) fn case() -> impl Strategy<Value = Case> {
     let next_id = prop_oneof![Just(1_u16), Just(2), 65_528..=u16::MAX];
