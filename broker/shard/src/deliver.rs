@@ -55,7 +55,8 @@ pub(crate) struct Fan<'a> {
     pub(crate) given: Vec<u32>,
     /// It still needs a member of a group.
     pub(crate) again: bool,
-    /// It is known to concern nothing that outlives a crash: no record of it is needed.
+    /// It is not taken into custody here: it concerns nothing that outlives a crash, or it came
+    /// from another shard, which has answered for it without a record.
     pub(crate) fleeting: bool,
     frames: FrameCache,
     /// Sessions that were reached.

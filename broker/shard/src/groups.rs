@@ -208,27 +208,24 @@ impl Groups {
                 self.again.push_back(again);
                 continue;
             }
-            let Again { group, exclude, message, custody, until_ms, .. } = again;
-            let here = self.by_key.get(&group).and_then(|&index| self.here.get_mut(index as usize));
-            let header = message.view().header;
+            let index = self.by_key.get(&again.group);
+            let here = index.and_then(|&index| self.here.get_mut(index as usize));
+            let header = again.message.view().header;
             let member = here.and_then(Option::as_mut).and_then(|here| {
                 // A later session may have its number: that one has not gone.
-                let exclude = still_member(&here.snapshot, exclude);
+                let exclude = still_member(&here.snapshot, again.exclude);
                 pick(here, self.me, header.publisher, header.topic_hash, exclude.as_slice())
             });
             match member {
                 Some(member) => {
-                    let chosen = of_member(group, &member);
+                    let chosen = of_member(again.group, &member);
+                    let Again { message, custody, .. } = again;
                     return Some(GivenAgain { shard: member.shard, chosen, message, custody });
                 }
-                None if clients.now_ms < until_ms => {
-                    let waits_for = None;
-                    let again = Again { group, exclude, message, custody, waits_for, until_ms };
-                    self.again.push_back(again);
-                }
+                None if clients.now_ms < again.until_ms => self.again.push_back(again),
                 None => {
                     clients.counters.add(Counter::DroppedNoMember, 1);
-                    if let Some((origin, seq)) = custody {
+                    if let Some((origin, seq)) = again.custody {
                         custody_of.finish(origin, seq);
                     }
                 }

@@ -423,12 +423,11 @@ pub(crate) fn member_arrived(
 
 /// A message needs another member of its group.
 fn again(routes: &mut Routes, clients: &Clients, fan: &mut Fan<'_>, chosen: Chosen) {
-    let mut waits_for = fan.custody.filter(|(origin, _)| *origin != routes.queues.me);
-    waits_for = waits_for.filter(|_| fan.view.header.qos == QoS::ExactlyOnce);
-    let custody = into_custody(routes, clients, fan, chosen.group);
-    let mut message = fan.message().clone();
     let me = routes.queues.me;
     let once = fan.view.header.qos == QoS::ExactlyOnce;
+    let waits_for = fan.custody.filter(|(origin, _)| once && *origin != me);
+    let custody = into_custody(routes, clients, fan, chosen.group);
+    let mut message = fan.message().clone();
     if custody.is_none() && fan.view.header.origin_log != me && !once {
         // Its origin has not recorded it, and what an origin has not recorded is taken back after
         // a crash from those who have it: for them it is this shard's, of any position. (Of QoS 2

@@ -56,9 +56,7 @@ fn machine(config: &Config, report: &mut Report<'_>) {
     report.range(&root.key("shutdown_timeout_s"), config.shutdown_timeout_s, 1, 3600);
     report.range(&root.key("sys_interval_s"), config.sys_interval_s, 0, 86_400);
     if config.data_dir.as_os_str().is_empty() {
-        let text =
-            "is empty; name a directory, or set durability = \"memory\" if nothing is to be kept";
-        report.add(&root.key("data_dir"), text.to_owned());
+        report.add(&root.key("data_dir"), "is empty: name a directory".to_owned());
     }
     let mut seen = HashSet::new();
     if let Some(cpu) = config.cpus.iter().find(|cpu| !seen.insert(**cpu)) {

@@ -4,7 +4,7 @@
 //!
 //! [`Log`] is a [`Store`](crate::Store). Records are gathered in memory; at the end of a turn they
 //! become a *batch*, which the shard's driver writes and syncs. While one write is under way the
-//! following turns gather the next batch (at most 1 MiB, larger records are batches of their own),
+//! following turns gather the next batch (a turn is never divided; above 1 MiB none is added),
 //! so that the cost of a sync is shared by all that came meanwhile. There is no timer.
 //! Batches go into *segments*: files that a thread fills with zeros and syncs ahead of need, so
 //! that a sync in steady state writes data blocks only. A segment whose records are all void

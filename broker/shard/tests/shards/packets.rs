@@ -5,6 +5,8 @@ use ringtide_codec::{
     ReasonCode, RetainHandling, Role, SubscribeOut, SubscriptionOptions, UnsubscribeOut, Version,
     Will, decode, fixed_header, write_ack,
 };
+use ringtide_shard::message::{Header, Message, View};
+use ringtide_topics::{TenantId, topic_hash};
 
 pub(crate) fn id(value: u16) -> PacketId {
     PacketId::new(value).expect("tests use ids from 1")
@@ -185,4 +187,25 @@ pub(crate) fn payloads(got: &[Got]) -> Vec<&str> {
         }
     }
     all
+}
+
+/// A message as an earlier run has left it, of QoS 1 and of the first shard's partition.
+pub(crate) fn left_message(ingress_ms: u64, topic: &str, retain: bool, payload: &str) -> Message {
+    let tenant = TenantId(0);
+    let header = Header {
+        flags: 0,
+        qos: QoS::AtLeastOnce,
+        retain,
+        hops: 0,
+        tenant,
+        origin_node: 0,
+        origin_log: 0,
+        partition: 0,
+        lsn: 1,
+        publisher: 1,
+        ingress_ms,
+        expires_ms: 0,
+        topic_hash: topic_hash(tenant, topic),
+    };
+    Message::new(&View { header, topic, properties: &[], payload: payload.as_bytes() })
 }

@@ -5,10 +5,9 @@ use ringtide_codec::QoS;
 use ringtide_session::DropPolicy;
 use ringtide_shard::Limits;
 use ringtide_shard::counters::Counter;
-use ringtide_shard::message::{Header, Message, View};
+use ringtide_shard::message::Message;
 use ringtide_storage::record::{Filter, SessionId, SessionRecord, WillRecord};
 use ringtide_storage::state::{Body, Kept, Parts, Pending, SessionPart, Waiting};
-use ringtide_topics::{TenantId, topic_hash};
 
 use crate::harness::{World, quiet};
 use crate::packets::*;
@@ -18,28 +17,7 @@ const MESSAGES: usize = 700;
 const BYTES: usize = 2000;
 
 fn message(topic: &str, payload: &str) -> Message {
-    message_at(0, topic, payload)
-}
-
-/// One that came at a time.
-fn message_at(ingress_ms: u64, topic: &str, payload: &str) -> Message {
-    let tenant = TenantId(0);
-    let header = Header {
-        flags: 0,
-        qos: QoS::AtLeastOnce,
-        retain: false,
-        hops: 0,
-        tenant,
-        origin_node: 0,
-        origin_log: 0,
-        partition: 0,
-        lsn: 1,
-        publisher: 1,
-        ingress_ms,
-        expires_ms: 0,
-        topic_hash: topic_hash(tenant, topic),
-    };
-    Message::new(&View { header, topic, properties: &[], payload: payload.as_bytes() })
+    left_message(0, topic, false, payload)
 }
 
 /// A session of an earlier run: kept for its will alone, if it has one.
@@ -119,7 +97,7 @@ const START_MS: u64 = 1_700_000_000_000;
 fn marked_again(detached_ms: u64, expiry_s: u32) -> Vec<(String, bool)> {
     let came = [(1, 90_000, "before"), (2, 90_000, "exactly"), (1, 30_000, "after")];
     let waiting = (1..).zip(came).map(|(seq, (qos, ago_ms, text))| {
-        let message = message_at(START_MS - ago_ms, "t", text);
+        let message = left_message(START_MS - ago_ms, "t", false, text);
         waits(seq, qos, message.raw())
     });
     let mut part = session("reader", &["t"], None);

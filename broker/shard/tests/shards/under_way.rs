@@ -4,34 +4,16 @@
 use std::borrow::Cow;
 
 use ringtide_codec::{Connect, PublishOut, QoS};
-use ringtide_shard::message::{Header, Message, View, origin_of, topic_of};
+use ringtide_shard::message::{Message, origin_of, topic_of};
 use ringtide_storage::record::{Entry, Filter, MessageHead, SessionId, SessionRecord, WillRecord};
 use ringtide_storage::state::{Body, Kept, Parts, Pending, Retained, SessionPart, UnderWay};
 use ringtide_storage::{Lsn, RecordKind, State};
-use ringtide_topics::{TenantId, topic_hash};
 
 use crate::harness::{World, quiet};
 use crate::packets::*;
 
 fn message(topic: &str, retain: bool, payload: &str) -> Message {
-    let tenant = TenantId(0);
-    let header = Header {
-        flags: 0,
-        qos: QoS::AtLeastOnce,
-        retain,
-        hops: 0,
-        tenant,
-        origin_node: 0,
-        origin_log: 0,
-        // Of the first shard.
-        partition: 0,
-        lsn: 1,
-        publisher: 1,
-        ingress_ms: 0,
-        expires_ms: 0,
-        topic_hash: topic_hash(tenant, topic),
-    };
-    Message::new(&View { header, topic, properties: &[], payload: payload.as_bytes() })
+    left_message(0, topic, retain, payload)
 }
 
 fn kept(lsn: u64, message: &Message) -> Kept {
